@@ -1,0 +1,64 @@
+"""What an execution can find: one record a finding, and how model code reports it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from . import runtime as rt
+
+#: every kind of finding, in the order in which a report lists them
+KINDS = (
+    "BUG",
+    "WARN",
+    "invariant",
+    "use-after-free",
+    "precondition",
+    "deadlock",
+    "inversion",
+    "race",
+    "never-ends",
+    "raised",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong that one execution showed.
+
+    ``name`` is a short slug that cases expect and reports print (``stale-translation``); ``message`` says it in words.
+    Two findings are the same finding iff kind and name are equal.
+    """
+
+    kind: str
+    name: str
+    message: str = field(compare=False, default="")
+
+
+class Abandon(BaseException):
+    """Unwinds a task of an execution that the explorer has given up. Model code must never swallow it."""
+
+
+class Oops(BaseException):
+    """Unwinds a task that hit a BUG: it ends there, its locks stay held."""
+
+
+def report(kind: str, name: str, message: str) -> None:
+    """Record a finding of the running execution. The execution goes on."""
+    rt.engine.found(Finding(kind, name, message))
+
+
+def bug(name: str, message: str) -> NoReturn:
+    """A BUG(): record it and stop the task where it stands, with its locks held."""
+    report("BUG", name, message)
+    raise Oops(name)
+
+
+def reached(what: str) -> None:
+    """Say that the execution got somewhere a case cares about (see ``reach`` of a case)."""
+    rt.engine.reached.add(what)
+
+
+def describe(value: Any) -> str:
+    """A deterministic one-word rendering of a value for messages (never an address)."""
+    return getattr(value, "name", None) or str(value)

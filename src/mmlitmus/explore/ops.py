@@ -1,0 +1,121 @@
+"""Events: their kinds and their footprints.
+
+An op is a plain tuple ``(kind, object, extra, *argument)``: what a task announces at a scheduling point, and what
+becomes an event when the scheduler lets it happen.
+
+* ``object`` is the id of the shared object that the event is about, or ``NONE`` for an event that touches nothing
+  shared (a choice).
+* ``extra`` is a tuple of further ids, ``id << 1 | written``. Together they are the event's whole footprint.
+
+Two events commute iff they share no object that one of them writes (``conflict``). On its own object an event is
+*read-like* or not by its kind: read-like events of one object commute with each other (two ``up_read``, two
+``READ_ONCE``), everything else on one object conflicts.
+
+A kind is *blocking* when the event may have to wait. A blocking event waits on its own object only, never on one in
+``extra``, so that whether it was enabled can be asked of that object's state alone (see ``dpor.Dpor._races_of``).
+"""
+
+from __future__ import annotations
+
+from .runtime import Op
+
+NONE = -1
+
+_KINDS: list[tuple[str, bool, bool]] = []
+
+
+def _kind(name: str, *, read_like: bool = False, blocks: bool = False) -> int:
+    _KINDS.append((name, read_like, blocks))
+    return len(_KINDS) - 1
+
+
+# -- data -------------------------------------------------------------------------------------------------------
+READ_ONCE = _kind("READ_ONCE", read_like=True)
+WRITE_ONCE = _kind("WRITE_ONCE")
+PLAIN_READ = _kind("read", read_like=True)
+PLAIN_WRITE = _kind("write")
+LOOK = _kind("look", read_like=True)  # an event with a declared footprint that only reads its own object
+TOUCH = _kind("touch")  # ... or also writes it
+FREE = _kind("free")
+CHOOSE = _kind("choose", read_like=True)
+
+# -- synchronisation: every kind from here on orders the tasks that meet on the object --------------------------
+ATOMIC_READ = _kind("atomic_read", read_like=True)
+ATOMIC_RMW = _kind("atomic_rmw")
+COUNTER_ADD = _kind("atomic_add", read_like=True)  # adds whose result nobody looks at commute with each other ...
+COUNTER_READ = _kind("counter_read")  # ... and with no look at the sum
+LOCK = _kind("lock", blocks=True)
+TRYLOCK = _kind("trylock")
+UNLOCK = _kind("unlock")
+DOWN_READ = _kind("down_read", read_like=True, blocks=True)
+DOWN_READ_TRYLOCK = _kind("down_read_trylock", read_like=True)
+UP_READ = _kind("up_read", read_like=True)
+DOWN_WRITE = _kind("down_write")  # joins the queue; DOWN_WRITE_ACQUIRE is when the lock is had
+DOWN_WRITE_ACQUIRE = _kind("acquired", blocks=True)
+DOWN_WRITE_TRYLOCK = _kind("down_write_trylock")
+UP_WRITE = _kind("up_write")
+DOWNGRADE_WRITE = _kind("downgrade_write")
+PREPARE_TO_WAIT = _kind("prepare_to_wait")
+SCHEDULE = _kind("schedule", blocks=True)
+FINISH_WAIT = _kind("finish_wait")
+WAKE_UP = _kind("wake_up")
+RCU_READ_LOCK = _kind("rcu_read_lock")
+RCU_READ_UNLOCK = _kind("rcu_read_unlock")
+GP_START = _kind("grace_period_start", read_like=True)
+GP_WAIT = _kind("grace_period_wait", read_like=True, blocks=True)
+LOCAL_IRQ_DISABLE = _kind("local_irq_disable")
+LOCAL_IRQ_ENABLE = _kind("local_irq_enable")
+IPI = _kind("ipi", read_like=True, blocks=True)
+SPAWN = _kind("spawn")
+TASK_START = _kind("start", blocks=True)
+JOIN = _kind("join", blocks=True)
+
+FIRST_SYNC = ATOMIC_READ
+NAME = tuple(k[0] for k in _KINDS)
+READ_LIKE = tuple(k[1] for k in _KINDS)
+WRITES = tuple(not k[1] for k in _KINDS)
+BLOCKS = tuple(k[2] for k in _KINDS)
+SYNC = tuple(i >= FIRST_SYNC for i in range(len(_KINDS)))
+PLAIN = tuple(i in (PLAIN_READ, PLAIN_WRITE) for i in range(len(_KINDS)))
+
+#: what a task that has ended announces
+DONE: Op = (-1, NONE, ())
+
+
+def footprint(op: Op) -> list[tuple[int, bool]]:
+    """Every (object, written) that the event touches."""
+    own = [(op[1], not READ_LIKE[op[0]])] if op[1] >= 0 else []
+    return own + [(x >> 1, bool(x & 1)) for x in op[2]]
+
+
+def conflict(a: Op, b: Op) -> bool:
+    """Do the two events, of different tasks, fail to commute?"""
+    oa, ob, ea, eb = a[1], b[1], a[2], b[2]
+    if oa == ob and oa >= 0 and not (READ_LIKE[a[0]] and READ_LIKE[b[0]]):
+        return True
+    if ea:
+        own = ob << 1
+        for x in ea:
+            if x == own | 1 or (x == own and not READ_LIKE[b[0]]):
+                return True
+            for y in eb:
+                if x >> 1 == y >> 1 and (x | y) & 1:
+                    return True
+    if eb:
+        own = oa << 1
+        for y in eb:
+            if y == own | 1 or (y == own and not READ_LIKE[a[0]]):
+                return True
+    return False
+
+
+def add_read(op: Op, o: int) -> Op:
+    """The event with object ``o`` in its footprint, as read unless it was there already."""
+    if op[1] == o or o << 1 in op[2] or o << 1 | 1 in op[2]:
+        return op
+    return (op[0], op[1], (*op[2], o << 1), *op[3:])
+
+
+def writes(op: Op, o: int) -> bool:
+    """Does the event write object ``o``?"""
+    return (op[1] == o and not READ_LIKE[op[0]]) or (o << 1 | 1) in op[2]

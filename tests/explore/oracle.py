@@ -1,0 +1,174 @@
+"""E1 against the enumeration of everything: on one program, on many, and the smallest program on which they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+
+from mmlitmus.explore.dpor import Dpor
+from mmlitmus.explore.naive import Naive
+from mmlitmus.explore.scheduler import Results, Scheduler
+
+from .programs import Program, build, generate, instructions, smaller
+
+#: programs that take the naive explorer more executions are compared with sleep sets alone
+NAIVE_LIMIT = 1500
+
+
+class Reference(Naive):
+    """The reference also checks the footprints: equivalent executions must end alike."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.ends: dict[Hashable, Hashable] = {}
+        self.unlike = 0
+
+    def trace(self) -> Hashable:
+        trace = super().trace()
+        end = (self.setup.outcome(), self.status)  # type: ignore[misc]
+        self.unlike += self.ends.setdefault(trace, end) != end
+        return trace
+
+
+class SleepSets(Dpor):
+    """Every trace once, by sleep sets alone: the reference for programs that are too large for the naive explorer."""
+
+    def _pick(self) -> int:
+        p = super()._pick()
+        if p >= 0:
+            self.events[-1].backtrack = self.events[-1].enabled
+        return p
+
+    def _races(self, start: int) -> None:
+        if self.status in ("complete", "deadlock"):
+            self.results.traces.add(self.trace())
+
+
+@dataclass
+class Comparison:
+    """What the two explorers did on one program, and how they differ."""
+
+    skipped: bool = False
+    large: bool = False  # compared with SleepSets
+    traces: int = 0
+    reference: int = 0  # executions
+    executions: int = 0
+    complete: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def compare(program: Program, limit: int = NAIVE_LIMIT) -> Comparison:
+    """Run E1 and the reference over the program; a limit of 0 leaves out the naive one."""
+    reference: Scheduler = Reference(build(program), max_executions=limit, keep_traces=True)
+    want = reference.run() if limit else reference.results
+    large = not want.exhausted
+    if large:
+        limit = limit or NAIVE_LIMIT
+        reference = SleepSets(build(program), max_executions=2 * limit, keep_traces=True)
+        want = reference.run()
+        if not want.exhausted:
+            return Comparison(skipped=True)
+    engine = Dpor(build(program), keep_traces=True, max_executions=2 * want.counts.executions + 100)
+    got = engine.run()
+    used = {ins[0] for code in program.tasks for ins in instructions(code)}
+    once = not ("guarded" in used and used & {"choose", "alloc"})  # see the docstring of dpor
+    problems = list(_differences(want, got, once=once))
+    if _classes(reference) != _classes(engine):
+        problems.append(f"lock order: {sorted(_classes(reference) ^ _classes(engine))}")
+    if isinstance(reference, Reference) and reference.unlike:
+        problems.append(f"footprints: {reference.unlike} executions equivalent to another end in another way")
+    return Comparison(
+        False, large, len(want.traces), want.counts.executions, got.counts.executions, got.counts.complete, problems
+    )
+
+
+def _differences(want: Results, got: Results, *, once: bool) -> Iterable[str]:
+    if not got.exhausted:
+        yield f"not exhausted: {got.stopped}"
+    for what, a, b in (
+        ("outcomes", want.outcomes, got.outcomes),
+        ("deadlocks", want.deadlocks, got.deadlocks),
+        ("findings", _names(want), _names(got)),
+        ("traces", want.traces, got.traces),
+    ):
+        if a != b:
+            text = f"{what}: {len(a)} wanted, {len(a - b)} lost, {len(b - a)} that are none"
+            if what != "traces":
+                text += f" (lost {sorted(map(str, a - b))[:2]}, extra {sorted(map(str, b - a))[:2]})"
+            yield text
+    if got.counts.complete != len(got.traces) and once:
+        yield f"duplicates: {got.counts.complete} complete executions, {len(got.traces)} traces"
+
+
+def _names(results: Results) -> set[Hashable]:
+    # Which cycle an inversion is named after depends on the edge that closes it, hence on the order of exploration.
+    return {(f.kind, f.name if f.kind != "inversion" else "") for f in results.found}
+
+
+def _classes(engine: Scheduler) -> set[tuple[str, str]]:
+    return set(engine.lockdep.edges)
+
+
+@dataclass
+class Summary:
+    """One family's programs."""
+
+    family: str
+    programs: int = 0
+    large: int = 0
+    skipped: int = 0
+    traces: int = 0
+    reference: int = 0
+    executions: int = 0
+    mismatches: list[tuple[Program, list[str]]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        redundant = 100 * (self.executions / self.traces - 1) if self.traces else 0
+        return (
+            f"{self.family:9} {self.programs:6} programs ({self.large} against sleep sets, {self.skipped} skipped), "
+            f"{self.traces} traces, {self.executions} executions ({redundant:.2f} % redundant, reference "
+            f"{self.reference}), "
+            f"{len(self.mismatches)} mismatches"
+        )
+
+
+def sweep(family: str, seeds: Iterable[int], *, stop_after: int = 3, large: bool = False) -> Summary:
+    """Compare on the programs with these seeds; on large ones with sleep sets only."""
+    s = Summary(family)
+    for seed in seeds:
+        program = generate(family, seed, large=large)
+        c = compare(program, 0 if large else NAIVE_LIMIT)
+        s.programs += 1
+        s.skipped += c.skipped
+        s.large += c.large
+        s.traces += c.traces
+        s.reference += c.reference
+        s.executions += c.executions
+        if c.problems:
+            s.mismatches.append((program, c.problems))
+            if len(s.mismatches) >= stop_after:
+                break
+    return s
+
+
+def shrink(program: Program) -> tuple[Program, list[str]]:
+    """The program with everything taken out that the mismatch does not need, and what the mismatch is then."""
+    problems = compare(program).problems
+    again = True
+    while again:
+        again = False
+        for candidate in smaller(program):
+            found = compare(candidate).problems
+            if found:
+                program, problems, again = candidate, found, True
+                break
+    return program, problems
+
+
+def explain(summary: Summary) -> str:
+    """The summary line, and each mismatch shrunk."""
+    text = [str(summary)]
+    for program, _ in summary.mismatches:
+        small, problems = shrink(program)
+        text.append(f"{small}\n    " + "\n    ".join(problems))
+    return "\n".join(text)

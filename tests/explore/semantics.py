@@ -1,0 +1,350 @@
+"""What each primitive means, and what the search must find: small programs with their exact results.
+
+Each check is a function that raises AssertionError. ``test_engine.py`` runs them, and so does the test of the engine
+mutants, which asks that every mutant fails something here or in the oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import factorial
+from typing import Any
+
+from mmlitmus.explore.dpor import Dpor
+from mmlitmus.explore.primitives.mutex import Mutex
+from mmlitmus.explore.primitives.task import spawn
+from mmlitmus.explore.scheduler import Results, Setup
+from mmlitmus.explore.state import Model, Once
+
+from .programs import Program, build
+
+CHECKS: dict[str, Callable[[], None]] = {}
+
+
+def check(f: Callable[[], None]) -> Callable[[], None]:
+    CHECKS[f.__name__] = f
+    return f
+
+
+def code(text: str) -> tuple[Any, ...]:
+    """``"lock 0; r o0"`` as instructions."""
+    return tuple(
+        tuple(int(word) if word.isdigit() else word for word in ins.split()) for ins in text.split(";") if ins.strip()
+    )
+
+
+def explore(*tasks: str | tuple[Any, ...]) -> Results:
+    """All executions of these tasks."""
+    program = Program("pinned", 0, tuple(code(t) if isinstance(t, str) else t for t in tasks))
+    return Dpor(build(program), keep_traces=True, max_executions=20_000).run()
+
+
+def logs(results: Results, task: str = "t0") -> set[tuple[Any, ...]]:
+    """What the task saw, over all executions."""
+    return {dict(outcome[0])[task] for outcome in results.outcomes}  # type: ignore[index]
+
+
+def names(results: Results, kind: str) -> set[str]:
+    """The findings of one kind."""
+    return {f.name for f in results.found if f.kind == kind}
+
+
+def want(got: object, expected: object) -> None:
+    if got != expected:
+        raise AssertionError(f"{got} instead of {expected}")
+
+
+# -- counts -------------------------------------------------------------------------------------------------------
+class Counter(Model):
+    """One shared number."""
+
+    __slots__ = ()
+    x = Once()
+
+
+def increments(tasks: int, times: int) -> Callable[[], Setup]:
+    """Unlocked increments of one number."""
+
+    def setup() -> Setup:
+        v = Counter("v", x=0)
+
+        def increment() -> None:
+            for _ in range(times):
+                v.x = v.x + 1
+
+        return Setup({f"t{n}": increment for n in range(tasks)}, outcome=lambda: v.peek("x"))
+
+    return setup
+
+
+def sections(tasks: int, times: int) -> Callable[[], Setup]:
+    """Faults that take one page-table lock so often each, against one zap that takes it once."""
+
+    def setup() -> Setup:
+        ptl = Mutex("ptl")
+
+        def section(n: int) -> Callable[[], None]:
+            def run() -> None:
+                for _ in range(n):
+                    ptl.lock()
+                    ptl.unlock()
+
+            return run
+
+        return Setup({**{f"fault{n}": section(times) for n in range(tasks)}, "zap": section(1)})
+
+    return setup
+
+
+INCREMENTS = {(2, 1): 4, (2, 2): 34, (2, 3): 328, (3, 1): 36, (3, 2): 7134}
+
+
+@check
+def count_increments() -> None:
+    for (tasks, times), traces in INCREMENTS.items():
+        if traces > 1000:  # test_engine has this one
+            continue
+        r = Dpor(increments(tasks, times), max_executions=2 * traces).run()
+        want((r.counts.complete, r.counts.executions), (traces, traces))
+
+
+@check
+def count_sections() -> None:
+    for tasks, times in ((1, 3), (2, 2), (2, 3), (3, 1)):
+        traces = factorial(tasks * times + 1) // factorial(times) ** tasks
+        r = Dpor(sections(tasks, times), max_executions=2 * traces).run()
+        want((r.counts.complete, r.counts.executions), (traces, traces))
+
+
+# -- locks --------------------------------------------------------------------------------------------------------
+@check
+def a_lock_excludes() -> None:
+    want(explore("lock 0; inc o0; unlock 0", "lock 0; inc o0").outcomes, explore("inc o0; inc o0", "").outcomes)
+    r = explore("dw 0; inc o0; up 0", "dw 0; inc o0", "dr 0; r o0; r o0")
+    want(logs(r, "t2"), {(0, 0), (1, 1), (2, 2)})
+
+
+@check
+def readers_share() -> None:
+    want(logs(explore("dr 0; r o0; r o0", "dr 0; w o0 1")), {(0, 0), (0, 1), (1, 1)})
+
+
+@check
+def a_reader_waits_behind_a_queued_writer() -> None:
+    r = explore("dr 0; dr 0", "dw 0")
+    want(r.deadlocks, {("t0", "t1")})
+    want(names(r, "deadlock"), {"deadlock s0"})
+    want(logs(explore("dr 0; tr 0", "dw 0")), {(True,), (False,)})
+
+
+@check
+def downgrade_lets_readers_in_and_writers_not() -> None:
+    r = explore("dw 0; w o1 1; downgrade 0; w o0 1; up 0", "dr 0; r o1; r o0")
+    want(logs(r, "t1"), {(0, 0), (1, 0), (1, 1)})
+    r = explore("dw 0; downgrade 0; r o0; up 0", "dw 0; w o0 1; w o0 0")
+    want(logs(r), {(0,)})
+
+
+@check
+def a_trylock_may_fail() -> None:
+    want(logs(explore("trylock 0", "lock 0")), {(True,), (False,)})
+    want(logs(explore("tw 0", "dr 0")), {(True,), (False,)})
+    want(logs(explore("tr 0", "dr 0")), {(True,)})
+
+
+@check
+def two_locks_deadlock() -> None:
+    r = explore("lock 0; lock 1", "lock 1; lock 0")
+    want(r.deadlocks, {("t0", "t1")})
+    want((names(r, "deadlock"), names(r, "inversion")), ({"deadlock l0 / l1"}, {"inversion l0 -> l1 -> l0"}))
+
+
+@check
+def an_inversion_need_not_be_reached() -> None:
+    r = explore("dw 0; lock 0; lock 1; unlock 1; unlock 0", "dw 0; lock 1; lock 0; unlock 0; unlock 1")
+    want((r.deadlocks, names(r, "inversion")), (set(), {"inversion l0 -> l1 -> l0"}))
+    r = explore("lock 0; trylock 1", "lock 1; trylock 0")
+    want((r.deadlocks, names(r, "inversion")), (set(), set()))
+
+
+@check
+def a_bug_keeps_its_locks_and_blames_nobody() -> None:
+    r = explore("lock 0; bugif 0", "lock 0; w o0 1")
+    want((names(r, "BUG"), names(r, "deadlock"), r.deadlocks), ({"oops"}, set(), set()))
+    want({o[1][0] for o in r.outcomes}, {0, 1})  # type: ignore[index]
+
+
+@check
+def a_bad_unlock_is_found() -> None:
+    want(names(explore("steal 0", "lock 0"), "BUG"), {"bad unlock balance"})
+
+
+# -- sleeping -----------------------------------------------------------------------------------------------------
+@check
+def a_wakeup_can_be_lost() -> None:
+    r = explore("r o0; skip 1 2; prepare; schedule; finish", "w o0 1; wake")
+    want(r.deadlocks, {("t0",)})
+    r = explore("wait o0 1", "w o0 1; wake")
+    want((r.deadlocks, r.counts.complete > 1), (set(), True))
+
+
+@check
+def a_wakeup_is_for_those_on_the_queue() -> None:
+    r = explore("prepare; schedule; r o0", "wake; w o0 1")
+    want((r.deadlocks, logs(r)), ({("t0",)}, {(), (0,), (1,)}))
+    r = explore("prepare; schedule; finish; prepare; schedule", "wake")
+    want((r.deadlocks, r.counts.complete), ({("t0",)}, r.counts.deadlocks))
+
+
+@check
+def finish_wait_leaves_the_queue() -> None:
+    r = explore("prepare; finish; schedule", "wake")
+    want(r.deadlocks, set())
+
+
+# -- RCU ----------------------------------------------------------------------------------------------------------
+@check
+def a_grace_period_waits_for_readers() -> None:
+    want(logs(explore("rl; r o0; r o1; ru", "w o0 1; sync; w o1 1")), {(0, 0), (1, 0), (1, 1)})
+    want(logs(explore("rl; r o0; r o1; ru", "w o0 1; w o1 1")), {(0, 0), (0, 1), (1, 0), (1, 1)})
+
+
+@check
+def a_grace_period_does_not_wait_for_later_readers() -> None:
+    # When t1 sees o1 = 1 and t0 sees o0 = 1, the grace period has started within t0's first section. So it ends
+    # although t0's second section waits for what comes after it.
+    r = explore(
+        "rl; w o1 1; r o0; skip 0 4; ru; rl; wait a0 1; ru",
+        (*code("r o1; skip 0 2"), ("call", code("w a0 1; wake")), *code("w o0 1")),
+    )
+    want(r.deadlocks, set())
+    want((1, 1) in {(log[-1], len(log)) for log in logs(r)}, True)
+
+
+# -- interrupts ---------------------------------------------------------------------------------------------------
+@check
+def an_ipi_waits_for_interrupts() -> None:
+    want(logs(explore("cli; fill 0 1; fill 0 2; sti", "ipi 0 0 3")), {(0, 1), (3, 1)})
+    want(logs(explore("fill 0 1; fill 0 2", "ipi 0 0 3")), {(0, 1), (3, 1), (0, 7)})
+
+
+# -- choices ------------------------------------------------------------------------------------------------------
+@check
+def every_value_is_tried() -> None:
+    want(logs(explore("choose 3; choose 2", "")), {(a, b) for a in range(3) for b in range(2)})
+    bits = (0, 1)
+    want(logs(explore("choose 2; r o0; choose 2", "w o0 1")), {(a, b, c) for a in bits for b in bits for c in bits})
+    want(logs(explore("alloc 1; alloc 1", "")), {(False, False), (False, True), (True, False)})
+
+
+# -- tasks --------------------------------------------------------------------------------------------------------
+@check
+def a_task_starts_after_its_creation_and_ends_before_its_join() -> None:
+    child = ("spawn", code("r p0; w p0 2"))
+    want(names(explore((("w", "p0", 1), child, ("join",), ("r", "p0"))), "race"), set())
+    want(names(explore((child, ("w", "p0", 1), ("join",))), "race"), {"race on p0"})
+    want(logs(explore((child, ("join",), ("r", "p0")))), {(2,)})
+
+
+@check
+def a_dead_child_is_no_deadlock_for_its_parent() -> None:
+    r = explore((("spawn", code("bugif 0")), ("join",)))
+    want((r.deadlocks, names(r, "BUG")), (set(), {"oops"}))
+
+
+# -- data races ---------------------------------------------------------------------------------------------------
+@check
+def data_races() -> None:
+    want(names(explore("w p0 1", "w p0 2"), "race"), {"race on p0"})
+    want(names(explore("r p0", "w p0 2"), "race"), {"race on p0"})
+    want(names(explore("r p0", "r p0"), "race"), set())
+    want(names(explore("w p0 1", "marked p0 2"), "race"), {"race on p0"})
+    want(names(explore("w p0 1", "marked p0 0"), "race"), {"race on p0"})
+    want(names(explore("r p0", "marked p0 0"), "race"), set())
+    want(names(explore("marked p0 1", "marked p0 0"), "race"), set())
+    want(names(explore("w p0 1", "xchg p0 2"), "race"), {"race on p0"})
+    want(names(explore("w o0 1", "w o0 2; r o0"), "race"), set())
+    want(names(explore("lock 0; w p0 1; unlock 0", "lock 0; w p0 2"), "race"), set())
+    want(names(explore("dr 0; r p0; up 0", "dw 0; w p0 2"), "race"), set())
+    want(names(explore("dr 0; w p0 1; up 0", "dr 0; w p0 2"), "race"), {"race on p0"})
+
+
+@check
+def message_passing_needs_an_atomic() -> None:
+    want(names(explore("w p0 1; w o0 1", "r o0; skip 0 1; r p0"), "race"), {"race on p0"})
+    want(names(explore("w p0 1; w a0 1", "r a0; skip 0 1; r p0"), "race"), set())
+
+
+# -- object lifetime ----------------------------------------------------------------------------------------------
+@check
+def use_after_free() -> None:
+    want(names(explore("free 0", "get 0 once"), "use-after-free"), {"use-after-free Thing"})
+    want(names(explore("get 0 once", "free 0"), "use-after-free"), {"use-after-free Thing"})
+    want(names(explore("put 0 plain 1", "free 0"), "use-after-free"), {"use-after-free Thing"})
+    want(names(explore("get 0 once; w o0 1", "r o0; skip 0 1; free 0"), "use-after-free"), set())
+    want(names(explore("free 0", "free 0"), "use-after-free"), {"double free"})
+
+
+@check
+def use_after_free_of_a_guarded_field() -> None:
+    r = explore("lockthing 0; guarded 0 0; unlockthing 0", "free 0")
+    want(names(r, "use-after-free"), {"use-after-free Thing"})
+    want(names(explore("guarded 0 0"), "precondition"), {"guarded read without mutex"})
+
+
+# -- executions that are cut --------------------------------------------------------------------------------------
+@check
+def what_waits_at_a_truncation_still_gets_its_turn() -> None:
+    def setup() -> Setup:
+        v = Counter("v", x=0)
+
+        def spin() -> None:
+            while v.x != 7:
+                pass
+
+        def stop() -> None:
+            v.x = 7
+
+        # "stop" first would run first, and there would be nothing to find
+        return Setup({"spin": spin, "stop": stop}, outcome=lambda: v.peek("x"))
+
+    engine = Dpor(setup, max_executions=100)
+    engine.max_events = 6
+    r = engine.run()
+    want((r.outcomes, r.counts.truncated > 0, r.exhausted), ({7}, True, False))
+
+
+@check
+def a_task_that_spins_does_not_keep_the_others_out() -> None:
+    def setup() -> Setup:
+        v, w = Counter("v", x=0), Counter("w", x=0)
+
+        def spin() -> None:
+            while v.x != 7:
+                pass
+
+        def stop() -> None:  # its first event conflicts with nothing
+            w.x = 1
+            v.x = 7
+
+        return Setup({"spin": spin, "stop": stop}, outcome=lambda: v.peek("x"))
+
+    engine = Dpor(setup, max_executions=100)
+    engine.max_events = 8
+    want(engine.run().outcomes, {7})
+
+
+@check
+def a_task_started_by_a_cut_execution_starts_anew() -> None:
+    def setup() -> Setup:
+        v = Counter("v", x=0)
+
+        def parent() -> None:
+            thread = spawn("child", lambda: setattr(v, "x", v.x + 1))
+            v.x = v.x + 1
+            thread.join()
+
+        return Setup({"parent": parent}, outcome=lambda: v.peek("x"), spawn_slots=1)
+
+    r = Dpor(setup).run()
+    want((r.outcomes, r.counts.complete), ({1, 2}, 4))

@@ -1,0 +1,348 @@
+"""The only import that an outside driver or case needs.
+
+Three parts: what a case is made of; what declared state, locks and other primitives there are; and the kernel, area by
+area under its own names. See docs/writing-a-case.md and docs/writing-a-driver.md.
+"""
+
+from __future__ import annotations
+
+# A case: its question, its answers.
+from mmlitmus.checker.case import Case, Expectation, always, case, na, never, sometimes
+
+# Declared state, primitives, findings: what a driver's own state and its BUG_ONs are made of.
+from mmlitmus.explore.findings import Finding, bug, reached, report
+from mmlitmus.explore.primitives.choice import choose, may_fail
+from mmlitmus.explore.primitives.folio_lock import FolioLock
+from mmlitmus.explore.primitives.mutex import Mutex, Spinlock
+from mmlitmus.explore.primitives.rcu import Rcu
+from mmlitmus.explore.primitives.rwsem import RwSem
+from mmlitmus.explore.primitives.task import Thread, spawn
+from mmlitmus.explore.primitives.wait import WaitQueue
+from mmlitmus.explore.runtime import current
+from mmlitmus.explore.state import (
+    Atomic,
+    Cells,
+    Const,
+    Counter,
+    Ghost,
+    Guarded,
+    GuardedList,
+    Model,
+    Once,
+    Plain,
+    look,
+    touch,
+)
+
+# What must hold: a case asks for it with machine.check.
+from mmlitmus.invariants.revocation import revoked_now, stale_translations
+
+# The kernel, arch/x86: signals, protections, page-table entries.
+from mmlitmus.kernel.arch.x86.fault import GAVE_UP, SIGBUS, SIGSEGV
+from mmlitmus.kernel.arch.x86.pat import pgprot_noncached, pgprot_writecombine
+from mmlitmus.kernel.arch.x86.pgtable import (
+    NONE,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PMD_SHIFT,
+    PMD_SIZE,
+    PRESENT,
+    pte_pfn,
+    ptep_get,
+)
+
+# The kernel: releases, errors, and the machine that runs it.
+from mmlitmus.kernel.eras import between
+from mmlitmus.kernel.errno import (
+    EACCES,
+    EAGAIN,
+    EBUSY,
+    EEXIST,
+    EFAULT,
+    EINTR,
+    EINVAL,
+    EIO,
+    ENODEV,
+    ENOENT,
+    ENOMEM,
+    ENOTTY,
+    EOVERFLOW,
+    EPERM,
+)
+from mmlitmus.kernel.machine import Machine
+
+# The kernel, mm/: filling and emptying mappings, VMAs, mmap_lock, the reverse map; the constants of its calls.
+from mmlitmus.kernel.mm.huge_memory import vmf_insert_pfn_pmd
+from mmlitmus.kernel.mm.madvise import (
+    MADV_DODUMP,
+    MADV_DOFORK,
+    MADV_DONTDUMP,
+    MADV_DONTFORK,
+    MADV_DONTNEED,
+    MADV_NORMAL,
+)
+from mmlitmus.kernel.mm.memory import (
+    VM_FAULT_FALLBACK,
+    VM_FAULT_NOPAGE,
+    VM_FAULT_OOM,
+    VM_FAULT_RETRY,
+    VM_FAULT_SIGBUS,
+    VM_FAULT_SIGSEGV,
+    VmFault,
+    io_remap_pfn_range,
+    pmd_offset,
+    remap_pfn_range,
+    unmap_mapping_range,
+    vmf_insert_pfn,
+    zap_vma_ptes,
+)
+from mmlitmus.kernel.mm.mm_types import (
+    VM_DONTCOPY,
+    VM_DONTDUMP,
+    VM_DONTEXPAND,
+    VM_EXEC,
+    VM_IO,
+    VM_LOCKED,
+    VM_MAYWRITE,
+    VM_MIXEDMAP,
+    VM_PFNMAP,
+    VM_READ,
+    VM_SHARED,
+    VM_WRITE,
+    AddressSpace,
+    File,
+    MmStruct,
+    VmArea,
+    VmOperations,
+    vma_pages,
+)
+from mmlitmus.kernel.mm.mmap import (
+    MAP_FIXED,
+    MAP_FIXED_NOREPLACE,
+    MAP_LOCKED,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    PROT_EXEC,
+    PROT_NONE,
+    PROT_READ,
+    PROT_WRITE,
+    mmget_not_zero,
+    mmput,
+)
+from mmlitmus.kernel.mm.mmap_lock import (
+    mmap_read_lock,
+    mmap_read_trylock,
+    mmap_read_unlock,
+    mmap_write_downgrade,
+    mmap_write_lock,
+    mmap_write_unlock,
+)
+from mmlitmus.kernel.mm.mremap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
+from mmlitmus.kernel.mm.rmap import i_mmap_lock_read, i_mmap_lock_write, i_mmap_unlock_read, i_mmap_unlock_write
+from mmlitmus.kernel.mm.vma import vma_lookup, vma_tree
+from mmlitmus.kernel.mm.vma_flags import vm_flags_clear, vm_flags_set
+
+# The kernel: devices on a bus, and which kernel is running.
+from mmlitmus.kernel.pci import PciDevice
+from mmlitmus.kernel.policy import Seam, running
+
+# The kernel, sync/: locks under their kernel names.
+from mmlitmus.kernel.sync.folio_lock import folio_lock, folio_trylock, folio_unlock
+from mmlitmus.kernel.sync.might import might_alloc, might_fault
+from mmlitmus.kernel.sync.mutex import mutex_lock, mutex_trylock, mutex_unlock
+from mmlitmus.kernel.sync.rwsem import (
+    down_read,
+    down_read_trylock,
+    down_write,
+    down_write_nested,
+    down_write_trylock,
+    downgrade_write,
+    up_read,
+    up_write,
+)
+from mmlitmus.kernel.sync.spinlock import spin_lock, spin_lock_nested, spin_unlock
+
+# The syscall surface.
+from mmlitmus.kernel.uapi import Process
+
+PMD_ORDER = PMD_SHIFT - PAGE_SHIFT
+
+
+def releases(first: str, last: str, answer: Expectation, patch: str = "") -> dict[str, Expectation]:
+    """The same answer for each release from ``first`` to ``last``, with ``patch`` (``"+name"``) on it if given."""
+    return {f"{name} {patch}".strip(): answer for name in between(first, last)}
+
+
+def BUG_ON(condition: object, name: str, message: str = "") -> None:
+    """BUG_ON(): when ``condition`` holds, record the BUG and stop the task where it stands, its locks held."""
+    if condition:
+        bug(name, message or f"{current().name}: BUG_ON({name})")
+
+
+def WARN_ON(condition: object, name: str, message: str = "") -> bool:
+    """WARN_ON(): when ``condition`` holds, record the warning and go on. Returns whether it held."""
+    if condition:
+        report("WARN", name, message or f"{current().name}: WARN_ON({name})")
+    return bool(condition)
+
+
+__all__ = [
+    "AddressSpace",
+    "Atomic",
+    "BUG_ON",
+    "Case",
+    "Cells",
+    "Const",
+    "Counter",
+    "EACCES",
+    "EAGAIN",
+    "EBUSY",
+    "EEXIST",
+    "EFAULT",
+    "EINTR",
+    "EINVAL",
+    "EIO",
+    "ENODEV",
+    "ENOENT",
+    "ENOMEM",
+    "ENOTTY",
+    "EOVERFLOW",
+    "EPERM",
+    "Expectation",
+    "File",
+    "Finding",
+    "FolioLock",
+    "GAVE_UP",
+    "Ghost",
+    "Guarded",
+    "GuardedList",
+    "MADV_DODUMP",
+    "MADV_DOFORK",
+    "MADV_DONTDUMP",
+    "MADV_DONTFORK",
+    "MADV_DONTNEED",
+    "MADV_NORMAL",
+    "MAP_FIXED",
+    "MAP_FIXED_NOREPLACE",
+    "MAP_LOCKED",
+    "MAP_PRIVATE",
+    "MAP_SHARED",
+    "MREMAP_DONTUNMAP",
+    "MREMAP_FIXED",
+    "MREMAP_MAYMOVE",
+    "Machine",
+    "MmStruct",
+    "Model",
+    "Mutex",
+    "NONE",
+    "Once",
+    "PAGE_SHIFT",
+    "PAGE_SIZE",
+    "PMD_ORDER",
+    "PMD_SHIFT",
+    "PMD_SIZE",
+    "PRESENT",
+    "PROT_EXEC",
+    "PROT_NONE",
+    "PROT_READ",
+    "PROT_WRITE",
+    "PciDevice",
+    "Plain",
+    "Process",
+    "Rcu",
+    "RwSem",
+    "SIGBUS",
+    "SIGSEGV",
+    "Seam",
+    "Spinlock",
+    "Thread",
+    "VM_DONTCOPY",
+    "VM_DONTDUMP",
+    "VM_DONTEXPAND",
+    "VM_EXEC",
+    "VM_FAULT_FALLBACK",
+    "VM_FAULT_NOPAGE",
+    "VM_FAULT_OOM",
+    "VM_FAULT_RETRY",
+    "VM_FAULT_SIGBUS",
+    "VM_FAULT_SIGSEGV",
+    "VM_IO",
+    "VM_LOCKED",
+    "VM_MAYWRITE",
+    "VM_MIXEDMAP",
+    "VM_PFNMAP",
+    "VM_READ",
+    "VM_SHARED",
+    "VM_WRITE",
+    "VmArea",
+    "VmFault",
+    "VmOperations",
+    "WARN_ON",
+    "WaitQueue",
+    "always",
+    "between",
+    "bug",
+    "case",
+    "choose",
+    "current",
+    "down_read",
+    "down_read_trylock",
+    "down_write",
+    "down_write_nested",
+    "down_write_trylock",
+    "downgrade_write",
+    "folio_lock",
+    "folio_trylock",
+    "folio_unlock",
+    "i_mmap_lock_read",
+    "i_mmap_lock_write",
+    "i_mmap_unlock_read",
+    "i_mmap_unlock_write",
+    "io_remap_pfn_range",
+    "look",
+    "may_fail",
+    "might_alloc",
+    "might_fault",
+    "mmap_read_lock",
+    "mmap_read_trylock",
+    "mmap_read_unlock",
+    "mmap_write_downgrade",
+    "mmap_write_lock",
+    "mmap_write_unlock",
+    "mmget_not_zero",
+    "mmput",
+    "mutex_lock",
+    "mutex_trylock",
+    "mutex_unlock",
+    "na",
+    "never",
+    "pgprot_noncached",
+    "pgprot_writecombine",
+    "pmd_offset",
+    "pte_pfn",
+    "ptep_get",
+    "reached",
+    "releases",
+    "remap_pfn_range",
+    "report",
+    "revoked_now",
+    "running",
+    "sometimes",
+    "spawn",
+    "spin_lock",
+    "spin_lock_nested",
+    "spin_unlock",
+    "stale_translations",
+    "touch",
+    "unmap_mapping_range",
+    "up_read",
+    "up_write",
+    "vm_flags_clear",
+    "vm_flags_set",
+    "vma_lookup",
+    "vma_pages",
+    "vma_tree",
+    "vmf_insert_pfn",
+    "vmf_insert_pfn_pmd",
+    "zap_vma_ptes",
+]

@@ -1,0 +1,239 @@
+"""x86-64 page-table entries with the real bits, and the operations on them with the kernel's names and atomicity.
+
+Addresses are bytes; a pfn is an address >> PAGE_SHIFT. An entry is an int, laid out as the hardware has it.
+Source: arch/x86/include/asm/pgtable_types.h, pgtable.h; pte_special is _PAGE_BIT_SOFTW1. Recorded: a VFIO BAR page on
+6.1.192 reads 0x80000000fea00237 (present, rw, user, PCD, accessed, special, NX).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mmlitmus.explore import runtime as rt
+from mmlitmus.explore.ops import READ_ONCE, TOUCH, WRITE_ONCE
+from mmlitmus.explore.primitives.mutex import Spinlock
+from mmlitmus.explore.state import Model, Once
+from mmlitmus.kernel.policy import Seam
+
+PAGE_SHIFT = 12
+PAGE_SIZE = 1 << PAGE_SHIFT
+PMD_SHIFT = 21
+PMD_SIZE = 1 << PMD_SHIFT
+PTRS_PER_PTE = 512
+
+PRESENT = 1 << 0
+RW = 1 << 1
+USER = 1 << 2
+PWT = 1 << 3
+PCD = 1 << 4
+ACCESSED = 1 << 5
+DIRTY = 1 << 6
+PSE = 1 << 7  # in a PMD entry: a 2M leaf
+PAT = 1 << 7  # in a PTE
+PROTNONE = 1 << 8  # with PRESENT clear; the same bit is global when PRESENT is set
+PAT_LARGE = 1 << 12  # in a PMD leaf
+SPECIAL = 1 << 9
+SOFT_DIRTY = 1 << 11
+SAVED_DIRTY = 1 << 58  # dirty, of an entry that is not writable
+NX = 1 << 63
+DIRTY_BITS = DIRTY | SAVED_DIRTY
+PFN_MASK = 0x000F_FFFF_FFFF_F000
+CACHE_MASK = PWT | PCD | PAT
+#: what a change of protection keeps (_PAGE_CHG_MASK; in a PMD entry PSE and PAT_LARGE too)
+CHG_MASK = PFN_MASK | CACHE_MASK | SPECIAL | ACCESSED | DIRTY_BITS | SOFT_DIRTY
+
+saved_dirty = Seam("saved_dirty", "where a dirty entry keeps its dirty bit when it stops being writable")
+
+NONE = 0
+#: a PMD entry that points to a PTE table: present, rw, user, accessed, dirty (_PAGE_TABLE); the table's pfn is not
+#: modelled
+TABLE = PRESENT | RW | USER | ACCESSED | DIRTY
+
+
+def mk_pte(pfn: int, prot: int) -> int:
+    """pfn_pte(): an entry for page frame ``pfn`` with protection bits ``prot``."""
+    return invert_frame(pfn << PAGE_SHIFT, prot) | prot
+
+
+def pte_pfn(entry: int) -> int:
+    """The page frame that a present entry maps."""
+    return invert_frame(entry & PFN_MASK, entry) >> PAGE_SHIFT
+
+
+def invert_frame(frame: int, entry: int) -> int:
+    """The frame bits of an entry are stored inverted where the CPU must not follow them (pgtable-invert.h, L1TF)."""
+    return frame ^ PFN_MASK if entry and not entry & PRESENT else frame
+
+
+def pte_present(entry: int) -> bool:
+    """Does the kernel count the entry as mapping a frame? So it does for PROT_NONE, which the CPU does not use."""
+    return bool(entry & (PRESENT | PROTNONE))
+
+
+def pmd_leaf(entry: int) -> bool:
+    """Is the PMD entry a 2M page (PROT_NONE or not)?"""
+    return bool(entry & PSE)
+
+
+def pte_modify(entry: int, prot: int) -> int:
+    """The entry with another protection; frame, cache type, special, accessed, dirty and soft-dirty stay."""
+    new = invert_frame(pte_pfn(entry) << PAGE_SHIFT, prot) | entry & CHG_MASK & ~PFN_MASK | prot & ~CHG_MASK
+    return stop_writing(new) if entry & RW and not new & RW else may_write(new)
+
+
+def stop_writing(entry: int) -> int:
+    """The entry without its write bit (pte_wrprotect)."""
+    result: int = saved_dirty(entry & ~RW)
+    return result
+
+
+def may_write(entry: int) -> int:
+    """Undo what ``saved_dirty`` did, for an entry that is writable again (pte_clear_saveddirty)."""
+    if entry & RW and entry & SAVED_DIRTY:
+        return entry & ~SAVED_DIRTY | DIRTY
+    return entry
+
+
+@saved_dirty.alternative("dirty-stays", source="arch/x86/include/asm/pgtable.h pte_wrprotect, 6.1", releases="<= v6.5")
+def dirty_stays(entry: int) -> int:
+    """A read-only entry may be dirty."""
+    return entry
+
+
+@saved_dirty.alternative(
+    "saved", source="arch/x86/include/asm/pgtable.h pte_mksaveddirty, 6.12 (with shadow stacks)", releases=">= v6.6"
+)
+def save_dirty(entry: int) -> int:
+    """A read-only dirty entry would be a shadow stack's: dirty moves to a software bit."""
+    return entry & ~DIRTY | SAVED_DIRTY if entry & DIRTY else entry
+
+
+def describe(entry: int) -> str:
+    """``none``, ``table``, or the entry's bits in hex."""
+    return "none" if entry == NONE else "table" if entry == TABLE else f"{entry:#x}"
+
+
+def bits(entry: int) -> str:
+    """The flags of an entry in words, for people: ``P RW US PCD A SPECIAL NX``."""
+    named = (
+        (PRESENT, "P"), (RW, "RW"), (USER, "US"), (PWT, "PWT"), (PCD, "PCD"), (ACCESSED, "A"), (DIRTY, "D"),
+        (PAT, "PAT"), (PROTNONE, "PROTNONE"), (SPECIAL, "SPECIAL"), (SOFT_DIRTY, "SD"), (SAVED_DIRTY, "SAVED_DIRTY"),
+        (NX, "NX"),
+    )  # fmt: skip
+    return " ".join(name for bit, name in named if entry & bit)
+
+
+class PteTable(Model):
+    """One page of PTEs under one PMD entry, and the lock over it (split page-table lock).
+
+    ``entry`` is the PMD entry itself. PTEs get their footprint object on first use, named after their address.
+    """
+
+    __slots__ = ("address", "cells", "label", "mm_name", "pmd_lock", "ptl", "values")
+    entry = Once()
+
+    def __init__(self, mm_name: str, address: int, label: Callable[[int], str]) -> None:
+        super().__init__(f"{mm_name}:pmd[{label(address)}]", entry=NONE)
+        self.mm_name = mm_name
+        self.label = label
+        self.address = address
+        self.ptl = Spinlock(f"{mm_name}:ptl[{label(address)}]", "ptl")
+        self.pmd_lock = Spinlock(f"{mm_name}:pmd_lock[{label(address)}]", "pmd_lock")
+        self.cells: dict[int, int] = {}  # PTE number -> footprint id
+        self.values: dict[int, int] = {}  # PTE number -> entry
+
+    def cell(self, address: int) -> int:
+        """The footprint id of the PTE for ``address``."""
+        n = address >> PAGE_SHIFT & PTRS_PER_PTE - 1
+        cell = self.cells.get(n)
+        if cell is None:
+            cell = self.cells[n] = rt.engine.allocate(1, _PteName(self, n))
+        return cell
+
+    def peek_pte(self, address: int) -> int:
+        """The entry without an event: for printers and checks."""
+        return self.values.get(address >> PAGE_SHIFT & PTRS_PER_PTE - 1, NONE)
+
+    def set_entry(self, entry: int) -> None:
+        """Change the PMD entry; the caller has announced the event."""
+        self._values[self.fields["entry"].at] = entry
+
+    def store(self, address: int, entry: int) -> None:
+        """Change the entry; the caller has announced the event."""
+        n = address >> PAGE_SHIFT & PTRS_PER_PTE - 1
+        if entry == NONE:
+            self.values.pop(n, None)
+        else:
+            self.values[n] = entry
+
+
+class _PteName:
+    __slots__ = ("n", "table")
+
+    def __init__(self, table: PteTable, n: int) -> None:
+        self.table = table
+        self.n = n
+
+    def object_name(self, offset: int) -> str:
+        t = self.table
+        return f"{t.mm_name}:pte[{t.label(t.address + (self.n << PAGE_SHIFT))}]"
+
+
+def ptep_get(table: PteTable, address: int) -> int:
+    """Read one PTE (READ_ONCE)."""
+    rt.point((READ_ONCE, table.cell(address), (), "get"))
+    return table.peek_pte(address)
+
+
+def set_pte_at(table: PteTable, address: int, entry: int) -> None:
+    """Store one PTE (WRITE_ONCE). The PTL is held."""
+    rt.point((WRITE_ONCE, table.cell(address), (), "set"))
+    table.store(address, entry)
+
+
+def set_ptes(table: PteTable, address: int, entry: int, nr: int) -> None:
+    """Store ``nr`` PTEs for consecutive pages and consecutive frames, one after the other (include/linux/pgtable.h)."""
+    for n in range(nr):
+        set_pte_at(table, address + n * PAGE_SIZE, entry + (n << PAGE_SHIFT))
+
+
+def ptep_get_and_clear(table: PteTable, address: int) -> int:
+    """Atomically exchange the PTE with none; returns what was there, the CPU's accessed and dirty bits included."""
+    rt.point((TOUCH, table.cell(address), (), "get_and_clear"))
+    old = table.peek_pte(address)
+    table.store(address, NONE)
+    return old
+
+
+def ptep_modify_prot_start(table: PteTable, address: int) -> int:
+    """Begin changing a PTE: it is none until the commit, so that the CPU cannot set bits that would be lost."""
+    return ptep_get_and_clear(table, address)
+
+
+def ptep_modify_prot_commit(table: PteTable, address: int, entry: int) -> None:
+    """End what ``ptep_modify_prot_start`` began."""
+    set_pte_at(table, address, entry)
+
+
+def ptep_set_wrprotect(table: PteTable, address: int) -> None:
+    """Atomically clear the write bit; other bits may change under it."""
+    rt.point((TOUCH, table.cell(address), (), "wrprotect"))
+    table.store(address, stop_writing(table.peek_pte(address)))
+
+
+def pmdp_huge_get_and_clear(table: PteTable) -> int:
+    """Atomically exchange the PMD entry with none; returns what was there."""
+    old: int = table.xchg("entry", NONE)
+    return old
+
+
+def pte_offset_map_lock(table: PteTable) -> Any:
+    """Take the lock over the PTE table; returns it."""
+    table.ptl.lock()
+    return table.ptl
+
+
+def pte_unmap_unlock(ptl: Any) -> None:
+    """Undo ``pte_offset_map_lock``."""
+    ptl.unlock()

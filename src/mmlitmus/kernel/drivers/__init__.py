@@ -1,0 +1,1 @@
+"""Modelled drivers: users of mmlitmus.api, nothing else."""

@@ -1,0 +1,294 @@
+"""Every design of vfio-pci's BAR mappings: the merged ones by release, and the proposals.
+
+One class a design. The merged ones: 5.8 (first), 5.14 (concurrent faults), 6.10 (vmf_insert_pfn and
+unmap_mapping_range), 6.12 (huge faults). The proposals are in ``proposals``.
+"""
+
+from __future__ import annotations
+
+from mmlitmus.api import (
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PMD_ORDER,
+    VM_DONTDUMP,
+    VM_DONTEXPAND,
+    VM_FAULT_FALLBACK,
+    VM_FAULT_NOPAGE,
+    VM_FAULT_OOM,
+    VM_FAULT_SIGBUS,
+    VM_IO,
+    VM_PFNMAP,
+    GuardedList,
+    Machine,
+    MmStruct,
+    Mutex,
+    Seam,
+    VmArea,
+    VmFault,
+    down_read,
+    down_write,
+    down_write_trylock,
+    io_remap_pfn_range,
+    may_fail,
+    mmap_read_lock,
+    mmap_read_trylock,
+    mmap_read_unlock,
+    mmget_not_zero,
+    mmput,
+    mutex_lock,
+    mutex_trylock,
+    mutex_unlock,
+    pmd_offset,
+    reached,
+    unmap_mapping_range,
+    up_read,
+    up_write,
+    vmf_insert_pfn_pmd,
+    zap_vma_ptes,
+)
+from mmlitmus.kernel.drivers.vfio.pci import VfioPciCoreDevice
+
+vfio_pci = Seam("vfio_pci", "how vfio-pci fills a BAR mapping and how it takes it away")
+
+
+@vfio_pci.alternative("v5.8", source="drivers/vfio/pci/vfio_pci.c, v5.8 (abafbc551fdd)", releases="v5.8 - v5.13")
+class VfioPci58(VfioPciCoreDevice):
+    """The fault handler maps the whole VMA with remap_pfn_range; a list of used VMAs says what to zap.
+
+    ``vma_list`` under ``vma_lock``. The handler puts the VMA on the list and drops the lock *before* it populates.
+    """
+
+    pgoff_is_pfn = True
+    bar_vm_flags = VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP
+
+    def __init__(self, machine: Machine, pages: int, name: str) -> None:
+        super().__init__(machine, pages, name)
+        self.vma_lock = Mutex(f"{name}:vma_lock", "vma_lock")
+        self.vma_list = GuardedList(f"{name}:vma_list", self.vma_lock)
+
+    def open(self, vma: VmArea) -> None:
+        """vfio_pci_mmap_open(): empty the copy, so that it faults and gets listed. True only if its PTEs exist by
+        now.
+        """
+        zap_vma_ptes(vma, vma.vm_start, vma.vm_end - vma.vm_start)
+
+    def close(self, vma: VmArea) -> None:
+        """vfio_pci_mmap_close(): off the list."""
+        mutex_lock(self.vma_lock)
+        if vma in self.vma_list:
+            self.vma_list.remove(vma)
+        mutex_unlock(self.vma_lock)
+
+    def fault(self, vmf: VmFault) -> int:
+        vma = vmf.vma
+        mutex_lock(self.vma_lock)
+        down_read(self.memory_lock)
+        if not self.memory_enabled():
+            mutex_unlock(self.vma_lock)
+            up_read(self.memory_lock)
+            return VM_FAULT_SIGBUS
+        if may_fail("vma_list entry", self.machine.failures):
+            mutex_unlock(self.vma_lock)
+            up_read(self.memory_lock)
+            return VM_FAULT_OOM
+        self.vma_list.append(vma)
+        mutex_unlock(self.vma_lock)
+        result = VM_FAULT_NOPAGE
+        if self.populate(vma):
+            result = VM_FAULT_SIGBUS
+        up_read(self.memory_lock)
+        return result
+
+    def populate(self, vma: VmArea) -> int:
+        """Map all of the VMA: 0 or an errno."""
+        size = vma.vm_end - vma.vm_start
+        return io_remap_pfn_range(vma, vma.vm_start, self.vma_to_pfn(vma), size, vma.vm_page_prot)
+
+    # -- zap -----------------------------------------------------------------------------------------------------
+    def zap_and_vma_lock(self, *, try_only: bool) -> bool:
+        """vfio_pci_zap_and_vma_lock(): zap every listed VMA, mm by mm; returns holding vma_lock with the list empty.
+
+        False (holding nothing) only when ``try_only`` and a lock was held. VMAs of a dying mm are dropped from the list
+        without a zap: the mm's own teardown has emptied them or will.
+        """
+        while True:
+            if not self._vma_lock(try_only):
+                return False
+            mm = self._first_live_mm()
+            if mm is None:
+                return True
+            mutex_unlock(self.vma_lock)
+            if try_only and not mmap_read_trylock(mm):
+                mmput(mm)
+                return False
+            if not try_only:
+                mmap_read_lock(mm)
+            if not self._vma_lock(try_only):
+                mmap_read_unlock(mm)
+                mmput(mm)
+                return False
+            for vma in self.vma_list:
+                if vma.vm_mm is mm:
+                    self.vma_list.remove(vma)
+                    zap_vma_ptes(vma, vma.vm_start, vma.vm_end - vma.vm_start)
+            mutex_unlock(self.vma_lock)
+            mmap_read_unlock(mm)
+            mmput(mm)
+
+    def _vma_lock(self, try_only: bool) -> bool:
+        if try_only:
+            return mutex_trylock(self.vma_lock)
+        mutex_lock(self.vma_lock)
+        return True
+
+    def _first_live_mm(self) -> MmStruct | None:
+        for vma in self.vma_list:
+            mm: MmStruct = vma.vm_mm
+            if mmget_not_zero(mm):
+                return mm
+            self.vma_list.remove(vma)
+        return None
+
+    def down_write_memory_lock(self, *, zap: bool) -> None:
+        if not zap:
+            down_write(self.memory_lock)
+            return
+        self.zap_and_vma_lock(try_only=False)
+        down_write(self.memory_lock)
+        mutex_unlock(self.vma_lock)
+
+    def hot_reset_zap(self) -> bool:
+        return self.zap_and_vma_lock(try_only=True)
+
+    def hot_reset_lock(self) -> bool:
+        if not down_write_trylock(self.memory_lock):
+            return False
+        mutex_unlock(self.vma_lock)
+        return True
+
+    def hot_reset_unlock(self) -> None:
+        if self.memory_lock.held():
+            up_write(self.memory_lock)
+        elif self.vma_lock.held():
+            mutex_unlock(self.vma_lock)
+
+
+@vfio_pci.alternative(
+    "v5.14",
+    source="6a45ece4c9af 'vfio/pci: Handle concurrent vma faults'; drivers/vfio/pci/vfio_pci_core.c, 6.1.192",
+    releases="v5.14 - v6.8, deb-5.10.262, deb-6.1.192",
+)
+class VfioPci514(VfioPci58):
+    """5.8 with vma_lock held across the population: a VMA is on the list iff it is populated, or so it is meant."""
+
+    def fault(self, vmf: VmFault) -> int:
+        vma = vmf.vma
+        mutex_lock(self.vma_lock)
+        down_read(self.memory_lock)
+        result = self.fault_locked(vma)
+        up_read(self.memory_lock)
+        mutex_unlock(self.vma_lock)
+        return result
+
+    def fault_locked(self, vma: VmArea) -> int:
+        """The handler's body, under vma_lock and memory_lock R."""
+        if not self.memory_enabled():
+            return VM_FAULT_SIGBUS
+        if vma in self.vma_list:
+            reached("the VMA was on the list already")
+            return VM_FAULT_NOPAGE
+        if self.populate(vma):
+            zap_vma_ptes(vma, vma.vm_start, vma.vm_end - vma.vm_start)
+            return VM_FAULT_SIGBUS
+        if may_fail("vma_list entry", self.machine.failures):
+            zap_vma_ptes(vma, vma.vm_start, vma.vm_end - vma.vm_start)
+            return VM_FAULT_OOM
+        self.vma_list.insert(0, vma)
+        return VM_FAULT_NOPAGE
+
+
+@vfio_pci.alternative("v6.9", source="v6.9: 5.14's handler with VM_ALLOW_ANY_UNCACHED", releases="v6.9")
+class VfioPci69(VfioPci514):
+    """5.14, and BAR mappings carry VM_ALLOW_ANY_UNCACHED."""
+
+    bar_vm_flags = VfioPciCoreDevice.bar_vm_flags
+
+
+@vfio_pci.alternative(
+    "v6.10",
+    source="aac6db75a9fc 'vfio/pci: Use unmap_mapping_range()', d71a989cf5d9 'Insert full vma on mmap'd MMIO fault'",
+    releases="v6.10 - v6.11",
+)
+class VfioPci610(VfioPciCoreDevice):
+    """No list: the device's own address_space says who maps it. The handler inserts page by page, and changes no
+    flags.
+    """
+
+    def fault(self, vmf: VmFault) -> int:
+        down_read(self.memory_lock)
+        result = self.fault_locked(vmf)
+        up_read(self.memory_lock)
+        return result
+
+    def fault_locked(self, vmf: VmFault) -> int:
+        """The handler's body, under memory_lock R: the faulting page, then as many of the others as work."""
+        vma = vmf.vma
+        if not self.memory_enabled():
+            return VM_FAULT_SIGBUS
+        result = self.insert(vma, vmf.address)
+        if result == VM_FAULT_NOPAGE:
+            self.insert_all(vma)
+        return result
+
+    # -- zap -----------------------------------------------------------------------------------------------------
+    def zap_bars(self) -> None:
+        """vfio_pci_zap_bars(): every translation of every BAR, wherever it is mapped. Holds memory_lock W."""
+        unmap_mapping_range(self.mapping, 0, self.pdev.bars[0].pages << PAGE_SHIFT)
+
+    def down_write_memory_lock(self, *, zap: bool) -> None:
+        down_write(self.memory_lock)
+        if zap:
+            self.zap_bars()
+
+    def hot_reset_zap(self) -> bool:
+        if not down_write_trylock(self.memory_lock):
+            return False
+        self.zap_bars()
+        return True
+
+    def hot_reset_lock(self) -> bool:
+        return True  # the first pass has it already
+
+    def hot_reset_unlock(self) -> None:
+        if self.memory_lock.held():
+            up_write(self.memory_lock)
+
+
+@vfio_pci.alternative(
+    "v6.12", source="f9e54c3a2f5b 'vfio/pci: implement huge_fault support'; 6.12.117", releases=">= v6.12"
+)
+class VfioPci612(VfioPci610):
+    """6.10 with huge_fault: one leaf a fault, of whatever size fits VMA and frame."""
+
+    def fault_locked(self, vmf: VmFault) -> int:
+        """The handler's body, under memory_lock R: the faulting page only."""
+        if not self.memory_enabled():
+            return VM_FAULT_SIGBUS
+        return self.insert(vmf.vma, vmf.address)
+
+    def huge_fault(self, vmf: VmFault, order: int) -> int:
+        """vfio_pci_mmap_huge_fault() of a 2M leaf: FALLBACK (before any lock) unless leaf and frame are aligned."""
+        vma = vmf.vma
+        start = vmf.address & ~((PAGE_SIZE << order) - 1)
+        pfn = self.vma_to_pfn(vma) + (start - vma.vm_start >> PAGE_SHIFT)
+        if order != PMD_ORDER or start < vma.vm_start or start + (PAGE_SIZE << order) > vma.vm_end:
+            return VM_FAULT_FALLBACK
+        if pfn & (1 << order) - 1:
+            return VM_FAULT_FALLBACK
+        down_read(self.memory_lock)
+        result = VM_FAULT_SIGBUS
+        if self.memory_enabled():
+            result = vmf_insert_pfn_pmd(vma, pmd_offset(vma.vm_mm, start), start, pfn)
+            reached("huge leaf inserted")
+        up_read(self.memory_lock)
+        return result

@@ -1,0 +1,286 @@
+"""vfio-pci: mmap of BARs, the memory-enable gate, and everything that closes and opens it.
+
+This is what every design shares; how a design fills a BAR mapping and how it takes it away is in ``designs``. Source:
+drivers/vfio/pci/vfio_pci_core.c and vfio_pci_config.c (vfio_pci.c before 5.15), functions of the same name.
+
+The gate is ``memory_lock``: whoever looks at "is memory enabled?" and acts on it holds it for reading, whoever changes
+it for writing. It nests inside mmap_lock, so nothing that can fault may run under it.
+"""
+
+from __future__ import annotations
+
+from mmlitmus.api import (
+    EBUSY,
+    EINVAL,
+    EIO,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    VM_DONTDUMP,
+    VM_DONTEXPAND,
+    VM_FAULT_NOPAGE,
+    VM_IO,
+    VM_PFNMAP,
+    VM_SHARED,
+    AddressSpace,
+    Const,
+    File,
+    Guarded,
+    Machine,
+    Model,
+    Mutex,
+    Process,
+    RwSem,
+    VmArea,
+    VmFault,
+    VmOperations,
+    down_read,
+    might_fault,
+    mutex_lock,
+    mutex_unlock,
+    pgprot_noncached,
+    reached,
+    running,
+    stale_translations,
+    up_read,
+    up_write,
+    vm_flags_set,
+    vma_pages,
+    vmf_insert_pfn,
+)
+
+D0, D3HOT = 0, 3
+
+#: set for BAR mappings from 6.9 on; has no letters in smaps (prints as ??)
+VM_ALLOW_ANY_UNCACHED = 1 << 39
+
+
+class VdevState(Model):
+    """The software state of the device that the gate consists of."""
+
+    __slots__ = ("memory_lock",)
+    vconfig_memory = Guarded("memory_lock")  # the virtual COMMAND.MEMORY bit, which decides
+    current_state = Guarded("memory_lock")  # D0 or D3HOT
+    pm_runtime_engaged = Guarded("memory_lock")
+    design = Const()
+
+    def __init__(self, name: str, memory_lock: RwSem) -> None:
+        super().__init__(name, vconfig_memory=True, current_state=D0, pm_runtime_engaged=False)
+        self.memory_lock = memory_lock
+
+
+class VfioPciCoreDevice(VmOperations):
+    """A device bound to vfio-pci, and the operations of its mappings. ``pdev`` is the hardware."""
+
+    #: does ->mmap turn vm_pgoff into the BAR's frame number (up to 6.9), or leave the file offset in it?
+    pgoff_is_pfn = False
+    bar_vm_flags = VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP | VM_ALLOW_ANY_UNCACHED
+
+    def __init__(self, machine: Machine, pages: int, name: str) -> None:
+        self.machine = machine
+        self.name = name
+        self.pdev = machine.pci_device(name, pages)
+        self.memory_lock = RwSem(f"{name}:memory_lock", "memory_lock")
+        self.state = VdevState(f"{name}:vdev", self.memory_lock)
+        self.mapping = AddressSpace(f"{name}:mapping")
+        self.file = File(f"anon_inode:[vfio-device {name}]", self, self.mapping, self)
+        self.dev_set = DevSet([self])
+
+    # -- the gate ------------------------------------------------------------------------------------------------
+    def memory_enabled(self) -> bool:
+        """May a mapping be filled? By ``register_access_enabled``, and not in low power. Holds memory_lock."""
+        enabled = self.register_access_enabled() and not self.state.pm_runtime_engaged
+        reached("memory found enabled" if enabled else "memory found disabled")
+        return enabled
+
+    def register_access_enabled(self) -> bool:
+        """__vfio_pci_memory_enabled(): by the virtual command bit and the power state. Holds memory_lock.
+
+        read() and write() ask only this: they wake a device that is in low power.
+        """
+        state = self.state
+        return bool(state.current_state < D3HOT and state.vconfig_memory)
+
+    def down_write_memory_lock(self, *, zap: bool) -> None:
+        """Close the gate for everybody else; with ``zap``, leave no translation of any BAR anywhere."""
+        raise NotImplementedError
+
+    def up_write_memory_lock(self) -> None:
+        """Open the gate again (whether anything gets through depends on what was changed meanwhile)."""
+        up_write(self.memory_lock)
+
+    # Hot reset closes the gates of several devices, in two passes and without waiting for any lock.
+    def hot_reset_zap(self) -> bool:
+        """First pass: leave no translation of any BAR, and keep it so; False if a lock was held."""
+        raise NotImplementedError
+
+    def hot_reset_lock(self) -> bool:
+        """Second pass: own memory_lock; False if it was held."""
+        raise NotImplementedError
+
+    def hot_reset_unlock(self) -> None:
+        """Give back whatever of it was taken."""
+        raise NotImplementedError
+
+    # -- mmap ----------------------------------------------------------------------------------------------------
+    def mmap(self, file: File, vma: VmArea) -> int:
+        """vfio_pci_core_mmap(): check and set up; populates nothing. 0 or an errno. Succeeds while memory is
+        disabled.
+        """
+        bar = self.pdev.bars[0]
+        if not vma.vm_flags & VM_SHARED:
+            return -EINVAL
+        if vma.vm_pgoff + vma_pages(vma) > bar.pages:
+            return -EINVAL
+        if self.pgoff_is_pfn:
+            vma.vm_pgoff = bar.pfn + vma.vm_pgoff
+        vma.vm_private_data = self
+        vma.vm_page_prot = pgprot_noncached(vma.vm_page_prot)
+        vm_flags_set(vma, self.bar_vm_flags)
+        vma.vm_ops = self
+        return 0
+
+    def vma_to_pfn(self, vma: VmArea) -> int:
+        """The frame that the VMA's first page maps."""
+        pfn: int = vma.vm_pgoff if self.pgoff_is_pfn else self.pdev.bars[0].pfn + vma.vm_pgoff
+        return pfn
+
+    def fault(self, vmf: VmFault) -> int:
+        raise NotImplementedError
+
+    def insert_all(self, vma: VmArea) -> int:
+        """Map every page, stopping in silence at the first that does not work. Always 0."""
+        for address in range(vma.vm_start, vma.vm_end, PAGE_SIZE):
+            if self.insert(vma, address) != VM_FAULT_NOPAGE:
+                break
+        return 0
+
+    def insert(self, vma: VmArea, address: int) -> int:
+        """Map one page; VM_FAULT_NOPAGE when it is mapped afterwards."""
+        pfn = self.vma_to_pfn(vma) + (address - vma.vm_start >> PAGE_SHIFT)
+        return vmf_insert_pfn(vma, address, pfn)
+
+    # -- what changes the gate ----------------------------------------------------------------------------------
+    def write_command(self, *, memory: bool) -> int:
+        """vfio_basic_config_write() of COMMAND: hardware first, then the virtual bit, both under memory_lock W."""
+        self.down_write_memory_lock(zap=not memory)
+        self.pdev.power("memory decode off", memory)
+        self.state.vconfig_memory = memory
+        self.up_write_memory_lock()
+        if memory:
+            self.memory_became_available()
+        return 0
+
+    def memory_became_available(self) -> None:
+        """A hook for designs that do something when the gate has been opened. Nothing is: pages fault back in."""
+
+    def write_pm_state(self, state: int) -> int:
+        """vfio_pci_set_power_state() through the PM capability: D3hot revokes, D0 lets faults refill."""
+        self.down_write_memory_lock(zap=state >= D3HOT)
+        self.pdev.power("D3hot", state < D3HOT)
+        self.state.current_state = state
+        self.up_write_memory_lock()
+        if state < D3HOT:
+            self.memory_became_available()
+        return 0
+
+    def low_power_entry(self, *, engage: bool) -> int:
+        """VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY / _EXIT: 0 or an errno."""
+        self.down_write_memory_lock(zap=engage)
+        if engage and self.state.pm_runtime_engaged:
+            self.up_write_memory_lock()
+            return -EINVAL
+        self.state.pm_runtime_engaged = engage
+        self.up_write_memory_lock()
+        return 0
+
+    def reset(self) -> int:
+        """VFIO_DEVICE_RESET: revoke, reset, and leave the command bits as they were. Faults refill."""
+        self.down_write_memory_lock(zap=True)
+        self.set_d0()
+        self.pdev.power("in reset", False)
+        self.pdev.power("in reset", True)
+        self.up_write_memory_lock()
+        self.memory_became_available()
+        return 0
+
+    def set_d0(self) -> None:
+        """vfio_pci_set_power_state(D0): what every reset does first. Holds memory_lock W."""
+        if self.state.current_state != D0:
+            self.pdev.power("D3hot", True)
+            self.state.current_state = D0
+
+    def hot_reset(self) -> int:
+        """VFIO_DEVICE_PCI_HOT_RESET of every device in the set: 0, or -EBUSY if one of them is in use."""
+        return vfio_pci_dev_set_hot_reset(self.dev_set)
+
+    # -- register access through read() and write() -------------------------------------------------------------
+    def read_register(self, process: Process, page: int) -> int:
+        """One register of a BAR by read(2): its value, or -EIO while memory is disabled. Nothing faults under the
+        lock.
+        """
+        if page >= self.pdev.bars[0].pages:
+            return -EINVAL
+        down_read(self.memory_lock)
+        if not self.register_access_enabled():
+            up_read(self.memory_lock)
+            return -EIO
+        value = self.read_hardware(page)
+        up_read(self.memory_lock)
+        might_fault(process.mm)  # copy_to_user
+        return value
+
+    def read_hardware(self, page: int) -> int:
+        """One event: a read by the CPU through the kernel's own mapping of the BAR."""
+        self.machine.look_at_device(self.pdev)
+        bar = self.pdev.bars[0]
+        value: int = self.pdev.access(bar.pfn + page, 0, False)
+        return value
+
+
+class DevSet:
+    """The devices that a bus reset takes down together, and the lock that serialises it."""
+
+    def __init__(self, devices: list[VfioPciCoreDevice]) -> None:
+        self.devices = devices
+        self.lock = Mutex("dev_set:lock", "dev_set.lock")
+
+
+def vfio_pci_dev_set_hot_reset(dev_set: DevSet) -> int:
+    """Take every device's gate without waiting, revoke, reset all, give the gates back in reverse: 0 or -EBUSY.
+
+    A device that is busy makes the whole reset fail; what was revoked until then stays revoked, and faults back in.
+    """
+    mutex_lock(dev_set.lock)
+    taken = all(vdev.hot_reset_zap() for vdev in dev_set.devices)
+    taken = taken and all(vdev.hot_reset_lock() for vdev in dev_set.devices)
+    if taken:
+        for vdev in dev_set.devices:
+            vdev.set_d0()
+        for vdev in dev_set.devices:
+            vdev.pdev.power("in reset", False)
+        for vdev in dev_set.devices:
+            vdev.pdev.power("in reset", True)
+    for vdev in reversed(dev_set.devices):
+        vdev.hot_reset_unlock()
+    mutex_unlock(dev_set.lock)
+    reached("hot reset went through" if taken else "hot reset was busy")
+    return 0 if taken else -EBUSY
+
+
+def open_device(machine: Machine, pages: int = 2, name: str = "dev") -> VfioPciCoreDevice:
+    """Bind a device with one BAR of ``pages`` pages to vfio-pci, in the design that the running kernel has.
+
+    Memory decode is on. The machine is asked about revocation when it comes to rest.
+    """
+    design: type[VfioPciCoreDevice] = running().driver("vfio_pci")
+    if not machine.devices:
+        machine.check(lambda: stale_translations(machine))
+    return design(machine, pages, name)
+
+
+def share_dev_set(devices: list[VfioPciCoreDevice]) -> DevSet:
+    """Put devices behind one bus, so that a hot reset takes them all."""
+    dev_set = DevSet(devices)
+    for vdev in devices:
+        vdev.dev_set = dev_set
+    return dev_set

@@ -1,0 +1,184 @@
+"""Every release the model knows: what it chose at each seam, and how that is known.
+
+A row says only what is different from the row it is based on. Upstream releases start with v; a distribution's build
+has its name, because it carries backports (6.1.192 has fork's deferred link, but not VFIO's move to
+unmap_mapping_range). Evidence: ``recorded`` (a real kernel answered), ``source`` (read in that kernel's source),
+``dossier`` (stated in facts).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mmlitmus.kernel.config import OPTIONS, Option
+from mmlitmus.kernel.patches import PATCHES, Patch
+from mmlitmus.kernel.policy import Kernel, KernelSpecError, NotApplicable
+
+
+@dataclass(frozen=True)
+class Release:
+    """One row: choices by seam, config that comes with it, and the evidence for each choice that it changes."""
+
+    name: str
+    based_on: str | None
+    choices: dict[str, str]
+    evidence: str
+    why: str
+    config: frozenset[str] = field(default_factory=frozenset)
+
+
+_ROWS = (
+    Release(
+        "v5.10",
+        None,
+        {
+            "vfio_pci": "v5.8",
+            "vma_flags_write": "unchecked",
+            "fault_lock": "mmap_lock",
+            "split_for_munmap": "removed-is-new",
+            "dup_mmap": "open-after-copy",
+            "pfnmap_flush": "none",
+            "saved_dirty": "dirty-stays",
+        },
+        "dossier",
+        "abafbc551fdd (5.8) VFIO memory_lock and vma_list; fork opens after the copy; no PFNMAP flush at VMA end yet",
+    ),
+    Release(
+        "deb-5.10.262",
+        "v5.10",
+        {"vfio_pci": "v5.14", "pfnmap_flush": "end_vma"},
+        "recorded",
+        "stable backports of 6a45ece4c9af (concurrent faults) and of the forced PFNMAP flush; BAR revocation recorded",
+    ),
+    Release(
+        "v6.1",
+        "v5.10",
+        {"vfio_pci": "v5.14", "pfnmap_flush": "end_vma"},
+        "source",
+        "6a45ece4c9af (5.14), forced PFNMAP flush (5.19); upstream fork still opens after the copy",
+    ),
+    Release(
+        "deb-6.1.192",
+        "v6.1",
+        {"dup_mmap": "open-before-copy"},
+        "recorded",
+        "35e351780fa9 backported to fork without VFIO's aac6db75a9fc; BAR revocation recorded, kernel/fork.c read",
+    ),
+    Release(
+        "v6.6",
+        "v6.1",
+        {
+            "vma_flags_write": "lockdep",
+            "fault_lock": "vma_lock",
+            "split_for_munmap": "survivors-are-new",
+            "saved_dirty": "saved",
+        },
+        "dossier",
+        "vm_flags wrappers (6.3), per-VMA locks (6.4), munmap's splits turned round with the maple-tree munmap (6.3), "
+        "shadow stacks (6.6)",
+        frozenset({"PER_VMA_LOCK"}),
+    ),
+    Release(
+        "v6.9",
+        "v6.6",
+        {"dup_mmap": "open-before-copy", "vfio_pci": "v6.9"},
+        "dossier",
+        "35e351780fa9 defers linking in fork; BAR mappings get VM_ALLOW_ANY_UNCACHED",
+    ),
+    Release(
+        "v6.10",
+        "v6.9",
+        {"vma_flags_write": "always", "vfio_pci": "v6.10"},
+        "dossier",
+        "ba168b52bf8e asserts mmap_lock in every build; b7c5e64fecfa, aac6db75a9fc, d71a989cf5d9 in VFIO",
+    ),
+    Release("v6.12", "v6.10", {"vfio_pci": "v6.12"}, "source", "f9e54c3a2f5b: huge_fault; the faulting leaf only"),
+    Release("deb-6.12.117", "v6.12", {}, "recorded", "as v6.12 at these seams; BAR revocation recorded, source read"),
+    Release(
+        "v6.16",
+        "v6.12",
+        {"pfnmap_flush": "before_unlink"},
+        "dossier",
+        "tlb_free_vmas at the head of free_pgtables; anonymous inodes noexec",
+        frozenset({"ANON_INODE_NOEXEC"}),
+    ),
+    Release("deb-6.16.12", "v6.16", {}, "recorded", "as v6.16 at these seams; BAR revocation recorded"),
+    Release("v6.18", "v6.16", {}, "dossier", "as v6.16 at these seams"),
+    Release("deb-6.18.15", "v6.18", {}, "recorded", "as v6.18 at these seams; BAR revocation recorded"),
+    Release("v7.3", "v6.18", {}, "dossier", "as v6.18 at these seams"),
+    Release("deb-7.3.4", "v7.3", {}, "recorded", "as v7.3 at these seams; BAR revocation recorded"),
+)
+
+RELEASES: dict[str, Release] = {r.name: r for r in _ROWS}
+
+
+def releases() -> list[str]:
+    """Every release, oldest first (a distribution's build after the release it is based on)."""
+    return list(RELEASES)
+
+
+def patches() -> dict[str, Patch]:
+    """Every patch by name."""
+    return PATCHES
+
+
+def configs() -> dict[str, Option]:
+    """Every config option that a spec may name."""
+    return {name: o for name, o in OPTIONS.items() if o.selectable}
+
+
+def choices_of(release: str) -> dict[str, str]:
+    """A release's choice at every seam."""
+    row = RELEASES[release]
+    base = choices_of(row.based_on) if row.based_on else {}
+    return {**base, **row.choices}
+
+
+def config_of(release: str) -> frozenset[str]:
+    """The config that comes with a release."""
+    row = RELEASES[release]
+    return row.config | (config_of(row.based_on) if row.based_on else frozenset())
+
+
+def kernel(spec: str) -> Kernel:
+    """The kernel that ``spec`` names: a release, then ``+patch`` and config words (``v6.6 lockdep``).
+
+    Raises KernelSpecError for an unknown name or an illegal combination, NotApplicable when a patch does not apply.
+    """
+    words = spec.split()
+    if not words:
+        raise KernelSpecError("no kernel named")
+    release, *rest = words
+    if release not in RELEASES:
+        raise KernelSpecError(f"no kernel {release!r}; known: {', '.join(RELEASES)}")
+    choices = choices_of(release)
+    config = set(config_of(release))
+    names = sorted(w[1:] for w in rest if w.startswith("+"))
+    changed: dict[str, str] = {}
+    for name in names:
+        patch = PATCHES.get(name)
+        if patch is None:
+            raise KernelSpecError(f"no patch {name!r}; known: {', '.join(PATCHES)}")
+        for seam in patch.choices:
+            if seam in changed:
+                raise KernelSpecError(f"+{changed[seam]} and +{name} both change {seam}: choose one")
+            changed[seam] = name
+        why_not = patch.refuses(release, choices, config)
+        if why_not:
+            raise NotApplicable(f"+{name} does not apply to {release}: {why_not}")
+        choices.update(patch.choices)
+    for word in rest:
+        if word.startswith("+"):
+            continue
+        if word not in OPTIONS or not OPTIONS[word].selectable:
+            raise KernelSpecError(f"no config option {word!r}; known: {', '.join(configs())}")
+        config.add(word)
+    options = sorted(w for w in rest if not w.startswith("+"))
+    canonical = " ".join([release, *(f"+{n}" for n in names), *options])
+    return Kernel(canonical, release, tuple(names), frozenset(config), choices)
+
+
+def between(first: str, last: str) -> list[str]:
+    """The releases from ``first`` to ``last``, both included, in this file's order."""
+    names = list(RELEASES)
+    return names[names.index(first) : names.index(last) + 1]

@@ -1,0 +1,11 @@
+"""errno values by name, and names by value (include/uapi/asm-generic/errno-base.h, errno.h)."""
+
+import errno as _errno
+
+EPERM, ENOENT, EINTR, EIO, EAGAIN, ENOMEM = 1, 2, 4, 5, 11, 12
+EACCES, EFAULT, EBUSY, EEXIST, ENODEV, EINVAL, ENOTTY, EOVERFLOW = 13, 14, 16, 17, 19, 22, 25, 75
+
+
+def errno_name(value: int) -> str:
+    """``-EFAULT`` for -14; the number itself for what is no error."""
+    return f"-{_errno.errorcode[-value]}" if value < 0 else str(value)

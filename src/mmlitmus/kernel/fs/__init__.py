@@ -1,0 +1,1 @@
+"""Filesystems: what the kernel prints."""

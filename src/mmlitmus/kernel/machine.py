@@ -1,0 +1,240 @@
+"""A small machine running one kernel: CPUs, processes, devices, and the tasks that a case puts on them.
+
+Addresses come in slots far apart, one letter each: page 3 of slot b prints as ``b3``. Every task has a CPU of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from mmlitmus.explore import runtime as rt
+from mmlitmus.explore.findings import Finding, reached, report
+from mmlitmus.explore.primitives.rcu import Rcu
+from mmlitmus.explore.scheduler import Setup
+from mmlitmus.explore.state import look
+from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, PAGE_SIZE, PRESENT, describe, pte_pfn
+from mmlitmus.kernel.arch.x86.tlb import CpuState
+from mmlitmus.kernel.mm.mm_types import File, MmStruct
+from mmlitmus.kernel.pci import PciDevice
+from mmlitmus.kernel.policy import Kernel, run_on
+from mmlitmus.kernel.sync.might import fs_reclaim
+from mmlitmus.kernel.uapi import Process
+
+SLOT_BASE = 0x7F00_0000_0000
+SLOT_SIZE = 0x0100_0000  # 16 MiB: room for 8 small pages or a few 2M ones, and a guard gap
+FIRST_PFN = 0xFEA00  # where QEMU puts the edu device's BAR0
+SPAWN_SLOTS = 3
+
+#: what real kernels do and live with: reported as a note, unless a case asks about it by name
+TOLERATED = {
+    "race on vm_flags": (
+        "mmap_region sets VM_SOFTDIRTY after vma_link_file, while a reverse-map zap may read vm_flags (mm/mmap.c, 6.12)"
+    ),
+}
+
+
+class Machine:
+    """Built afresh for every execution. A case adds processes, devices and tasks, then the tasks run."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        run_on(kernel)
+        self.kernel = kernel
+        self.faults = 2  # faults that one access takes before its thread is left alone
+        self.failures = 0  # allocations that may fail, a task
+        self.batch = 1  # pages a leaf loop handles at once
+        self.spawn_slots = SPAWN_SLOTS if kernel.has("PER_VMA_LOCK") else 0
+        self.rcu = Rcu(10)
+        self.fs_reclaim = fs_reclaim()
+        self.boot_cpu = CpuState("boot-cpu")
+        self.cpus: dict[str, CpuState] = {}
+        self.mms: list[MmStruct] = []
+        self.devices: list[PciDevice] = []
+        self.device_reads: tuple[int, ...] = ()
+        self.tasks: dict[str, Callable[[], Any]] = {}
+        self.daemons: set[str] = set()
+        self.checks: list[Callable[[], Iterable[Finding]]] = []
+        self.warm: list[tuple[CpuState, MmStruct, int]] = []
+        self.tolerated = TOLERATED
+        self._names: dict[str, int] = {}
+
+    # -- what a case calls -----------------------------------------------------------------------------------
+    def process(self, name: str) -> Process:
+        """A process with an empty address space."""
+        return Process(self, self.new_mm(name))
+
+    def task(
+        self,
+        fn: Callable[[], Any] | None = None,
+        *,
+        process: Process | None = None,
+        name: str | None = None,
+        warm: Iterable[int] = (),
+        daemon: bool = False,
+    ) -> Any:
+        """Run ``fn`` as a task on a CPU of its own. ``process``: whose mm that CPU runs (default: the first process).
+
+        ``warm``: addresses whose translations the CPU has cached before the tasks start.
+        """
+        if fn is None:
+            return lambda f: self.task(f, process=process, name=name, warm=warm, daemon=daemon)
+        task_name = name or fn.__name__
+        if task_name in self.tasks:
+            raise ValueError(f"two tasks are called {task_name}")
+        cpu = self.cpus[task_name] = CpuState(f"cpu{len(self.cpus)}")
+        mm = process.mm if process is not None else self.mms[0] if self.mms else None
+        if mm is not None:
+            mm.cpus.append(cpu)
+            self.warm += [(cpu, mm, address) for address in warm]
+        self.tasks[task_name] = fn
+        if daemon:
+            self.daemons.add(task_name)
+        return fn
+
+    def check(self, fn: Callable[[], Iterable[Finding]]) -> Callable[[], Iterable[Finding]]:
+        """Ask ``fn`` for findings when every task has ended."""
+        self.checks.append(fn)
+        return fn
+
+    def require(self, ok: bool, name: str, message: str) -> None:
+        """Report the invariant ``name`` broken unless ``ok``; for the case's own expectations."""
+        if not ok:
+            report("invariant", name, message)
+
+    def reached(self, what: str) -> None:
+        """Say that the execution got somewhere that the case's ``reach`` names."""
+        reached(what)
+
+    def saw(self, result: Any) -> Any:
+        """Note how an access by the running task came out, for ``reach``; returns it."""
+        how = f"got {result}" if isinstance(result, str) and result.startswith("SIG") else f"{result}"
+        reached(f"{rt.current().name} {'got through' if not isinstance(result, str) else how}")
+        return result
+
+    def slot(self, letter: str) -> int:
+        """The first address of a slot, in bytes."""
+        return SLOT_BASE + (ord(letter) - ord("a")) * SLOT_SIZE
+
+    # -- what the kernel calls -------------------------------------------------------------------------------
+    def new_mm(self, name: str) -> MmStruct:
+        """A new address space, known to the machine."""
+        mm = MmStruct(name, self)
+        self.mms.append(mm)
+        return mm
+
+    def this_cpu(self) -> CpuState:
+        """The CPU of the running task."""
+        return self.cpus.get(rt.current().name, self.boot_cpu)
+
+    def boot_name(self, what: str) -> str:
+        """A name for something made during set-up."""
+        n = self._names[what] = self._names.get(what, 0) + 1
+        return f"{what}#{n}"
+
+    def add_device(self, device: PciDevice) -> None:
+        """Put a device on the bus."""
+        self.devices.append(device)
+        self.device_reads = tuple(d.oid("off") << 1 for d in self.devices)
+
+    def pci_device(self, name: str, pages: int) -> PciDevice:
+        """A device with one BAR of ``pages`` pages, on the bus and answering."""
+        device = PciDevice(name, self.free_pfn(), pages)
+        self.add_device(device)
+        return device
+
+    def free_pfn(self) -> int:
+        """Where the next device's BAR goes: 2M aligned behind the first one."""
+        return FIRST_PFN + len(self.devices) * 0x800
+
+    def bus_access(self, entry: int, address: int, write: bool) -> Any:
+        """A CPU's access leaves for the frame that ``entry`` maps."""
+        pfn = pte_pfn(entry)
+        for device in self.devices:
+            if device.bar_of(pfn) is not None:
+                return device.access(pfn, address & PAGE_SIZE - 1, write)
+        report("invariant", "access-to-nowhere", f"{rt.current().name} reaches frame {pfn:#x}, which nobody decodes")
+        return 0
+
+    def look_at_device(self, device: PciDevice) -> None:
+        """One event: the kernel itself reads a register; whether the device answers is part of it."""
+        look([device.oid("off")])
+
+    def get_file(self, file: File) -> None:
+        """A VMA holds a reference to its file. Files outlive the machine here, so nothing is counted."""
+
+    def fput(self, file: File) -> None:
+        """Undo ``get_file``."""
+
+    def may_exec(self, file: File) -> bool:
+        """May the file be mapped executable? From 6.16 on anonymous inodes are noexec."""
+        return not self.kernel.has("ANON_INODE_NOEXEC")
+
+    def page_label(self, address: int) -> str:
+        """``b3`` for page 3 of slot b."""
+        n, offset = divmod(address - SLOT_BASE, SLOT_SIZE)
+        return f"{chr(ord('a') + n)}{offset >> PAGE_SHIFT}" if 0 <= n < 26 else f"{address:#x}"
+
+    def bounds(self) -> dict[str, int | str]:
+        """How big this machine is: what "exhaustive" is relative to."""
+        pages = sum(bar.pages for device in self.devices for bar in device.bars)
+        return {
+            "tasks": len(self.tasks),
+            "devices": len(self.devices),
+            "pages": pages,
+            "faults": self.faults,
+            "failures": self.failures,
+        }
+
+    # -- for the search --------------------------------------------------------------------------------------
+    def setup(self) -> Setup:
+        """Hand the machine to the search."""
+        self.boot_cpu.tlb.clear()
+        for cpu, mm, address in self.warm:
+            entry = self.translation(mm, address)
+            if entry & PRESENT:
+                cpu.tlb[mm.name, address >> PAGE_SHIFT] = entry
+        return Setup(
+            tasks=self.tasks,
+            checks=self.checks,
+            daemons=frozenset(self.daemons),
+            spawn_slots=self.spawn_slots,
+            watch=self.watch,
+            context=self,
+        )
+
+    def translation(self, mm: MmStruct, address: int) -> int:
+        """The leaf entry for ``address``, without an event."""
+        table = mm.pgd.get(address >> 21)
+        if table is None:
+            return 0
+        pmd: int = table.peek("entry")
+        return pmd if pmd & 0x80 else table.peek_pte(address) if pmd else 0
+
+    def translations(self, mm: MmStruct) -> Iterable[tuple[int, int]]:
+        """Every (address, leaf entry) of an mm, without events, by address."""
+        for n in sorted(mm.pgd):
+            table = mm.pgd[n]
+            pmd = table.peek("entry")
+            if pmd & 0x80:
+                yield table.address, pmd
+            elif pmd:
+                for page in sorted(table.values):
+                    yield table.address + (page << PAGE_SHIFT), table.values[page]
+
+    def watch(self) -> dict[str, str]:
+        """What ``show`` prints as it changes: entries, TLBs, VMAs, devices."""
+        seen: dict[str, str] = {}
+        for mm in self.mms:
+            for address, entry in self.translations(mm):
+                seen[f"{mm.name}:pte[{self.page_label(address)}]"] = describe(entry)
+            for vma in mm.peek("mm_mt"):
+                start, end = vma.peek("vm_start"), vma.peek("vm_end")
+                seen[f"{mm.name}:{vma.name}"] = (
+                    f"[{self.page_label(start)},{self.page_label(end)}) flags {vma.peek('vm_flags'):#x}"
+                )
+        for name, cpu in self.cpus.items():
+            for (mm_name, page), entry in sorted(cpu.tlb.items()):
+                seen[f"{name}'s tlb[{mm_name}:{self.page_label(page << PAGE_SHIFT)}]"] = describe(entry)
+        for device in self.devices:
+            seen[device.name] = "on" if not device.peek("off") else f"off ({', '.join(device.peek('off'))})"
+        return seen

@@ -1,0 +1,166 @@
+"""fork: duplicating an mm. Source: kernel/fork.c dup_mmap, mm/memory.c copy_page_range."""
+
+from __future__ import annotations
+
+from mmlitmus.kernel.arch.x86 import pat
+from mmlitmus.kernel.arch.x86.pgtable import (
+    ACCESSED,
+    DIRTY_BITS,
+    NONE,
+    PAGE_SIZE,
+    RW,
+    PteTable,
+    pmd_leaf,
+    ptep_get,
+    ptep_set_wrprotect,
+    set_pte_at,
+)
+from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
+from mmlitmus.kernel.errno import ENOMEM
+from mmlitmus.kernel.mm.huge_memory import copy_huge_pmd
+from mmlitmus.kernel.mm.memory import is_cow_mapping, pmd_chunks, pmd_offset, pte_alloc, pte_batches
+from mmlitmus.kernel.mm.mm_types import (
+    VM_DONTCOPY,
+    VM_LOCKED,
+    VM_LOCKONFAULT,
+    VM_PFNMAP,
+    VM_SHARED,
+    MmStruct,
+    VmArea,
+    vma_pages,
+)
+from mmlitmus.kernel.mm.mmap_lock import mmap_write_lock, mmap_write_lock_nested, mmap_write_unlock, vma_start_write
+from mmlitmus.kernel.mm.mmu_gather import TASK_SIZE
+from mmlitmus.kernel.mm.vma import store_in_tree, vm_area_dup, vma_interval_tree_insert_after, vma_tree
+from mmlitmus.kernel.policy import Seam
+from mmlitmus.kernel.sync.rwsem import down_write, up_write
+from mmlitmus.kernel.sync.spinlock import SINGLE_DEPTH_NESTING, spin_lock, spin_lock_nested, spin_unlock
+
+dup_mmap_vma = Seam("dup_mmap", "in what order a child's VMA is linked, its page tables copied, and ->open called")
+
+
+def dup_mmap(mm: MmStruct, oldmm: MmStruct) -> int:
+    """Give the new ``mm`` a copy of every VMA of ``oldmm``: 0 or an errno. Holds both mmap_locks W throughout."""
+    mmap_write_lock(oldmm)
+    mmap_write_lock_nested(mm, 1)
+    error = 0
+    for mpnt in vma_tree(oldmm):
+        vma_start_write(mpnt)
+        flags = mpnt.vm_flags
+        if flags & VM_DONTCOPY:
+            continue
+        tmp = vm_area_dup(mpnt, mm)
+        if tmp is None:
+            error = -ENOMEM
+            break
+        tmp.vm_flags = flags & ~(VM_LOCKED | VM_LOCKONFAULT)
+        mm.total_vm = mm.total_vm + vma_pages(mpnt)
+        mm.machine.get_file(tmp.vm_file)
+        error = dup_mmap_vma(tmp, mpnt)
+        if error:
+            break
+    flush_tlb_range(oldmm, 0, TASK_SIZE)
+    mmap_write_unlock(mm)
+    mmap_write_unlock(oldmm)
+    return error
+
+
+def i_mmap_insert_after(tmp: VmArea, mpnt: VmArea) -> None:
+    """Link the child's VMA into the reverse map directly behind its parent's."""
+    mapping = tmp.vm_file.f_mapping
+    down_write(mapping.i_mmap_rwsem)
+    vma_interval_tree_insert_after(tmp, mpnt)
+    up_write(mapping.i_mmap_rwsem)
+
+
+@dup_mmap_vma.alternative("open-after-copy", source="kernel/fork.c dup_mmap, v5.10 - v6.8", releases="<= v6.8")
+def link_copy_open(tmp: VmArea, mpnt: VmArea) -> int:
+    """Reverse map, tree, page tables, ->open last (a failed copy's too): a driver's ->open sees the copied
+    translations.
+    """
+    i_mmap_insert_after(tmp, mpnt)
+    store_in_tree(tmp)
+    error = copy_page_range(tmp, mpnt)
+    tmp.vm_ops.open(tmp)
+    return error
+
+
+@dup_mmap_vma.alternative(
+    "open-before-copy",
+    source="35e351780fa9 'fork: defer linking file vma until fully initialized'; kernel/fork.c, 6.1.192, 6.12.117",
+    releases=">= v6.9, deb-6.1.192",
+)
+def open_link_copy(tmp: VmArea, mpnt: VmArea) -> int:
+    """Tree, ->open, reverse map, page tables last: a driver's ->open sees an empty VMA that is then filled."""
+    store_in_tree(tmp)
+    tmp.vm_ops.open(tmp)
+    i_mmap_insert_after(tmp, mpnt)
+    return copy_page_range(tmp, mpnt)
+
+
+@dup_mmap_vma.alternative("link-after-copy", source="negative control, dossier S-FORK-01", releases="never")
+def open_copy_link(tmp: VmArea, mpnt: VmArea) -> int:
+    """Page tables before the reverse map: what is copied can be missed by unmap_mapping_range."""
+    store_in_tree(tmp)
+    tmp.vm_ops.open(tmp)
+    error = copy_page_range(tmp, mpnt)
+    i_mmap_insert_after(tmp, mpnt)
+    return error
+
+
+@dup_mmap_vma.alternative("link-before-parent", source="negative control, dossier S-FORK-01", releases="never")
+def open_link_before_copy(tmp: VmArea, mpnt: VmArea) -> int:
+    """The child in front of its parent: unmap_mapping_range has passed the child when the parent's page is copied."""
+    store_in_tree(tmp)
+    tmp.vm_ops.open(tmp)
+    mapping = tmp.vm_file.f_mapping
+    down_write(mapping.i_mmap_rwsem)
+    mapping.i_mmap.insert(mapping.i_mmap.index(mpnt), tmp)
+    up_write(mapping.i_mmap_rwsem)
+    return copy_page_range(tmp, mpnt)
+
+
+def copy_page_range(dst_vma: VmArea, src_vma: VmArea) -> int:
+    """Copy every translation of a PFNMAP VMA, eagerly: nothing would fill the child's later. 0 or an errno."""
+    if src_vma.vm_flags & VM_PFNMAP:
+        error = pat.track_pfn_copy(dst_vma, src_vma)
+        if error:
+            return error
+    for start, stop in pmd_chunks(src_vma.vm_start, src_vma.vm_end):
+        src = pmd_offset(src_vma.vm_mm, start)
+        dst = pmd_offset(dst_vma.vm_mm, start)
+        entry = src.entry
+        if pmd_leaf(entry):
+            copy_huge_pmd(dst, src)
+        elif entry != NONE:
+            error = copy_pte_range(dst_vma, src_vma, dst, src, start, stop)
+            if error:
+                return error
+    return 0
+
+
+def copy_pte_range(dst_vma: VmArea, src_vma: VmArea, dst: PteTable, src: PteTable, addr: int, end: int) -> int:
+    """Copy the PTEs of one table, the child's lock outside the parent's. Absent entries stay absent.
+
+    A shared mapping's child entry is clean and old; a private one is write-protected on both sides.
+    """
+    machine = dst_vma.vm_mm.machine
+    if pte_alloc(dst_vma.vm_mm, dst) < 0:
+        return -ENOMEM
+    flags = src_vma.vm_flags
+    spin_lock(dst.ptl)
+    spin_lock_nested(src.ptl, SINGLE_DEPTH_NESTING)
+    for start, nr in pte_batches(addr, end, machine.batch):
+        for page in range(start, start + nr * PAGE_SIZE, PAGE_SIZE):
+            entry = ptep_get(src, page)
+            if entry == NONE:
+                continue
+            if is_cow_mapping(flags) and entry & RW:
+                ptep_set_wrprotect(src, page)
+                entry = src.peek_pte(page)
+            if flags & VM_SHARED:
+                entry &= ~DIRTY_BITS
+            set_pte_at(dst, page, entry & ~ACCESSED)
+    spin_unlock(src.ptl)
+    spin_unlock(dst.ptl)
+    return 0

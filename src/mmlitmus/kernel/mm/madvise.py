@@ -1,0 +1,128 @@
+"""madvise on mappings of device memory. Source: mm/madvise.c; the refusals are also what
+tools/testing/selftests/mm/pfnmap.c checks.
+"""
+
+from __future__ import annotations
+
+from mmlitmus.kernel.arch.x86.pgtable import PAGE_SIZE
+from mmlitmus.kernel.errno import EACCES, EAGAIN, EINVAL, ENODEV, ENOMEM, EPERM
+from mmlitmus.kernel.mm.memory import zap_page_range_single
+from mmlitmus.kernel.mm.mm_types import (
+    VM_DONTCOPY,
+    VM_DONTDUMP,
+    VM_HUGEPAGE,
+    VM_IO,
+    VM_LOCKED,
+    VM_MAYWRITE,
+    VM_NOHUGEPAGE,
+    VM_PFNMAP,
+    VM_RAND_READ,
+    VM_SEQ_READ,
+    VM_SHARED,
+    VM_SPECIAL,
+    VM_WIPEONFORK,
+    MmStruct,
+    VmArea,
+)
+from mmlitmus.kernel.mm.mmap_lock import (
+    mmap_read_lock,
+    mmap_read_unlock,
+    mmap_write_lock,
+    mmap_write_unlock,
+    vma_start_write,
+)
+from mmlitmus.kernel.mm.mprotect import isolate_range
+from mmlitmus.kernel.mm.vma import vmas_in_range
+from mmlitmus.kernel.mm.vma_flags import vm_flags_reset
+
+(
+    MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED, MADV_FREE, MADV_REMOVE, MADV_DONTFORK,
+    MADV_DOFORK, MADV_MERGEABLE, MADV_UNMERGEABLE, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_DODUMP,
+    MADV_WIPEONFORK, MADV_KEEPONFORK, MADV_COLD, MADV_PAGEOUT, MADV_POPULATE_READ, MADV_POPULATE_WRITE,
+    MADV_DONTNEED_LOCKED, MADV_COLLAPSE, MADV_HWPOISON, MADV_SOFT_OFFLINE,
+) = (0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 100, 101)  # fmt: skip
+
+#: advice that is refused for a PFNMAP, with mmap_lock R
+REFUSED = (
+    MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE, MADV_COLD, MADV_PAGEOUT, MADV_POPULATE_READ, MADV_POPULATE_WRITE,
+    MADV_COLLAPSE,
+)  # fmt: skip
+#: other advice with mmap_lock R
+READS = (*REFUSED, MADV_WILLNEED, MADV_REMOVE)
+#: advice that changes flags, with mmap_lock W: (bits cleared, bits set)
+FLAGS = {
+    MADV_NORMAL: (VM_RAND_READ | VM_SEQ_READ, 0),
+    MADV_RANDOM: (VM_SEQ_READ, VM_RAND_READ),
+    MADV_SEQUENTIAL: (VM_RAND_READ, VM_SEQ_READ),
+    MADV_MERGEABLE: (0, 0),
+    MADV_UNMERGEABLE: (0, 0),
+    MADV_HUGEPAGE: (VM_NOHUGEPAGE, VM_HUGEPAGE),
+    MADV_NOHUGEPAGE: (VM_HUGEPAGE, VM_NOHUGEPAGE),
+    MADV_WIPEONFORK: (0, VM_WIPEONFORK),
+    MADV_KEEPONFORK: (VM_WIPEONFORK, 0),
+    MADV_DONTFORK: (0, VM_DONTCOPY),
+    MADV_DOFORK: (VM_DONTCOPY, 0),
+    MADV_DONTDUMP: (0, VM_DONTDUMP),
+    MADV_DODUMP: (VM_DONTDUMP, 0),
+}
+
+
+def sys_madvise(mm: MmStruct, start: int, length: int, advice: int) -> int:
+    """madvise(2) by an unprivileged caller, bytes: 0 or an errno. A hole is -ENOMEM after the rest was done.
+
+    Which advice exists is that of a build with transparent huge pages and KSM; MADV_COLLAPSE came with 6.1.
+    """
+    if advice in (MADV_HWPOISON, MADV_SOFT_OFFLINE):
+        return -EPERM
+    if start & PAGE_SIZE - 1 or advice not in (*READS, *FLAGS):
+        return -EINVAL
+    end = start + (length + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1))
+    if start == end:
+        return 0
+    writes = advice in FLAGS
+    (mmap_write_lock if writes else mmap_read_lock)(mm)
+    error = 0
+    at = start
+    for vma in vmas_in_range(mm, start, end):
+        if vma.vm_start > at:
+            error = -ENOMEM
+        first, at = max(start, vma.vm_start), min(end, vma.vm_end)
+        result = madvise_vma_behavior(vma, first, at, advice)
+        if result:
+            error = result
+            break
+    if not error and at < end:
+        error = -ENOMEM
+    (mmap_write_unlock if writes else mmap_read_unlock)(mm)
+    return error
+
+
+def madvise_vma_behavior(vma: VmArea, start: int, end: int, advice: int) -> int:
+    """One VMA's part of the advice: 0 or an errno."""
+    flags = vma.vm_flags
+    if advice in REFUSED:
+        if flags & (VM_PFNMAP | VM_IO if advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE) else VM_PFNMAP):
+            return -EINVAL
+        if advice == MADV_DONTNEED and flags & VM_LOCKED:
+            return -EINVAL
+        if advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED):
+            zap_page_range_single(vma, start, end - start)
+        return 0
+    if advice == MADV_WIPEONFORK or (advice == MADV_DOFORK and flags & VM_IO):
+        return -EINVAL
+    if advice == MADV_DODUMP and flags & VM_SPECIAL:
+        return -EINVAL
+    if advice == MADV_WILLNEED:
+        return 0
+    if advice == MADV_REMOVE:
+        return -ENODEV if flags & VM_SHARED and flags & VM_MAYWRITE else -EACCES
+    clear, set_ = FLAGS[advice]
+    new = flags & ~clear | set_
+    if new == flags:
+        return 0
+    error = isolate_range(vma, start, end)
+    if error:
+        return -EAGAIN if error == -ENOMEM else error
+    vma_start_write(vma)
+    vm_flags_reset(vma, new)
+    return 0

@@ -1,0 +1,144 @@
+"""mm_struct, vm_area_struct, address_space, file: what they hold and which lock protects each field.
+
+Source: include/linux/mm_types.h, include/linux/fs.h; the locking of VMA fields is that of
+Documentation/mm/process_addrs.rst (vm_start, vm_end, vm_pgoff change under mmap_lock W + VMA write lock + rmap lock W,
+and may be read under any of the three).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmlitmus.explore.primitives.rwsem import RwSem
+from mmlitmus.explore.state import Atomic, Const, Counter, Ghost, Guarded, GuardedList, Model, Once, Plain, touch
+from mmlitmus.kernel.arch.x86 import pgtable
+
+# vm_flags bits (include/linux/mm.h)
+VM_READ, VM_WRITE, VM_EXEC, VM_SHARED = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+VM_MAYREAD, VM_MAYWRITE, VM_MAYEXEC, VM_MAYSHARE = 1 << 4, 1 << 5, 1 << 6, 1 << 7
+VM_PFNMAP = 1 << 10
+VM_LOCKED, VM_IO, VM_SEQ_READ, VM_RAND_READ = 1 << 13, 1 << 14, 1 << 15, 1 << 16
+VM_DONTCOPY, VM_DONTEXPAND, VM_LOCKONFAULT = 1 << 17, 1 << 18, 1 << 19
+VM_PAT = 1 << 24  # VM_ARCH_1 on x86, until 6.16
+VM_WIPEONFORK, VM_DONTDUMP, VM_SOFTDIRTY, VM_MIXEDMAP = 1 << 25, 1 << 26, 1 << 27, 1 << 28
+VM_HUGEPAGE, VM_NOHUGEPAGE = 1 << 29, 1 << 30
+VM_ALLOW_ANY_UNCACHED = 1 << 39
+VM_SPECIAL = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
+
+
+def _vma_field(*locks: str) -> Guarded:
+    """A VMA field that needs all of ``locks`` W to be written and any of them to be read.
+
+    A holder of the VMA's own read lock may read it too: ``vma_start_write`` waits for such readers, and they find the
+    VMA write-locked afterwards, so they are excluded although the writer does not keep holding ``vm_lock``.
+    """
+    return Guarded(*locks, write=locks, or_under=("vm_lock",), unless="private")
+
+
+class AddressSpace(Model):
+    """A file's page-cache identity: which VMAs map it, for the reverse map.
+
+    ``i_mmap`` is ordered by page offset, equal offsets in order of insertion (lib/interval_tree.c, mm/interval_tree.c).
+    """
+
+    __slots__ = ("i_mmap", "i_mmap_rwsem")
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.i_mmap_rwsem = RwSem(f"{name}:i_mmap_rwsem", "i_mmap_rwsem")
+        self.i_mmap = GuardedList(f"{name}:i_mmap", self.i_mmap_rwsem)
+
+
+class File(Model):
+    """An open file: what mmap() of it calls, and its address_space."""
+
+    __slots__ = ()
+    f_op = Const()
+    f_mapping = Const()
+    private_data = Const()
+
+    def __init__(self, name: str, f_op: Any, f_mapping: AddressSpace, private_data: Any = None) -> None:
+        super().__init__(name, f_op=f_op, f_mapping=f_mapping, private_data=private_data)
+
+
+class MmStruct(Model):
+    """A process's address space. ``mm_users`` counts users; at zero it is torn down (``exit_mmap``).
+
+    ``mm_mt`` is the VMA tree as a tuple ordered by address: an event to whoever walks it under RCU only, and no event
+    to holders of mmap_lock, whom its writers exclude. ``mm_lock_seq`` changes when mmap_lock W is given up: a VMA
+    whose ``vm_lock_seq`` equals it is write-locked. ``cpus`` is mm_cpumask: the CPUs whose tasks run on this mm.
+    """
+
+    __slots__ = ("cpus", "machine", "mmap_lock", "pgd")
+    mm_users = Atomic()
+    mm_mt = Once()
+    mm_lock_seq = Once()
+    tlb_flush_pending = Counter()
+    total_vm = Guarded("mmap_lock")  # pages
+
+    def __init__(self, name: str, machine: Any) -> None:
+        super().__init__(name, mm_users=1, mm_mt=(), mm_lock_seq=1, tlb_flush_pending=0, total_vm=0)
+        self.machine = machine
+        self.mmap_lock = RwSem(f"{name}:mmap_lock", "mmap_lock")
+        self.pgd: dict[int, pgtable.PteTable] = {}  # PMD number -> the slot of that PMD entry
+        self.cpus: list[Any] = []
+
+
+class VmArea(Model):
+    """A VMA. ``private``: nobody else can reach it yet (not in the tree), so its fields need no lock.
+
+    ``vm_ops`` is the driver's operations object; ``rmap_lock`` its file's i_mmap_rwsem.
+    """
+
+    __slots__ = ("rmap_lock", "vm_lock")
+    vm_mm = Const()
+    vm_file = Const()
+    vm_start = _vma_field("vm_mm.mmap_lock", "rmap_lock")
+    vm_end = _vma_field("vm_mm.mmap_lock", "rmap_lock")
+    vm_pgoff = _vma_field("vm_mm.mmap_lock", "rmap_lock")
+    vm_page_prot = _vma_field("vm_mm.mmap_lock")
+    vm_ops = _vma_field("vm_mm.mmap_lock")
+    vm_private_data = _vma_field("vm_mm.mmap_lock")
+    vm_flags = Plain()
+    vm_lock_seq = Once()
+    detached = Once()
+    private = Ghost()
+
+    def __init__(self, name: str, mm: MmStruct, file: File, start: int, end: int, pgoff: int, **values: Any) -> None:
+        super().__init__(
+            name, vm_mm=mm, vm_file=file, vm_start=start, vm_end=end, vm_pgoff=pgoff,
+            vm_lock_seq=0, detached=True, private=True, **values,
+        )  # fmt: skip
+        self.vm_lock = RwSem(f"{name}:vm_lock", "vm_lock")
+        self.rmap_lock = file.f_mapping.i_mmap_rwsem
+
+    def attach(self) -> None:
+        """vma_mark_attached(): others can reach the VMA from now on."""
+        touch(self.oid("detached"), (self.oid("private"),))
+        self._values[self.fields["detached"].at] = False
+        self.private = False
+
+
+class VmOperations:
+    """vm_operations_struct: what the mm calls a driver for. A driver overrides what it has.
+
+    ``fault(vmf)`` provides the page at ``vmf.address`` and returns VM_FAULT_* bits; ``huge_fault(vmf, order)``
+    provides a leaf of that order. Either is None for a driver without it. ``mapped`` is called once the VMA is linked
+    everywhere (the hook that came with ``.mmap_prepare``).
+    """
+
+    fault: Any = None
+    huge_fault: Any = None
+    mapped: Any = None
+
+    def open(self, vma: VmArea) -> None:
+        """A VMA was copied: by a split, by mremap, by fork."""
+
+    def close(self, vma: VmArea) -> None:
+        """A VMA is about to be freed."""
+
+
+def vma_pages(vma: VmArea) -> int:
+    """The VMA's length in pages."""
+    pages: int = (vma.vm_end - vma.vm_start) >> pgtable.PAGE_SHIFT
+    return pages

@@ -1,0 +1,260 @@
+"""mmap, munmap and the teardown of a whole mm. Source: mm/mmap.c, mm/vma.c, functions of the same name."""
+
+from __future__ import annotations
+
+from mmlitmus.kernel.arch.x86.pgtable import ACCESSED, NX, PAGE_SHIFT, PAGE_SIZE, PRESENT, PROTNONE, RW, USER
+from mmlitmus.kernel.errno import EEXIST, EINVAL, ENODEV, ENOMEM, EOVERFLOW, EPERM
+from mmlitmus.kernel.mm.memory import unmap_vmas
+from mmlitmus.kernel.mm.mm_types import (
+    VM_EXEC,
+    VM_LOCKED,
+    VM_MAYEXEC,
+    VM_MAYREAD,
+    VM_MAYSHARE,
+    VM_MAYWRITE,
+    VM_READ,
+    VM_SHARED,
+    VM_SOFTDIRTY,
+    VM_SPECIAL,
+    VM_WRITE,
+    File,
+    MmStruct,
+    VmArea,
+    VmOperations,
+    vma_pages,
+)
+from mmlitmus.kernel.mm.mmap_lock import (
+    mmap_read_lock,
+    mmap_read_unlock,
+    mmap_write_downgrade,
+    mmap_write_lock,
+    mmap_write_unlock,
+    vma_start_write,
+)
+from mmlitmus.kernel.mm.mmu_gather import (
+    TASK_SIZE,
+    tlb_finish_mmu,
+    tlb_gather_mmu,
+    tlb_gather_mmu_fullmm,
+)
+from mmlitmus.kernel.mm.vma import (
+    erase_from_tree,
+    free_pgd_range,
+    free_pgtables,
+    remove_vma,
+    split_vma,
+    store_in_tree,
+    vm_area_alloc,
+    vma_link_file,
+    vma_tree,
+    vmas_in_range,
+)
+from mmlitmus.kernel.mm.vma_flags import vm_flags_clear, vm_flags_set
+from mmlitmus.kernel.policy import Seam
+
+PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC = 0, 1, 2, 4
+MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_LOCKED, MAP_FIXED_NOREPLACE = 0x1, 0x2, 0x10, 0x2000, 0x100000
+
+ULONG_MAX = (1 << 64) - 1
+
+#: what a VMA has whose driver has set nothing: no ->fault, so a touch of what is not there is SIGBUS
+DUMMY_VM_OPS = VmOperations()
+
+split_for_munmap = Seam("split_for_munmap", "which half of a split by munmap is the new VMA (and gets ->open)")
+
+
+def vm_get_page_prot(flags: int) -> int:
+    """The PTE bits for a VMA's flags (arch/x86/mm/pgprot.c). PAGE_SHARED has the accessed bit already set."""
+    if not flags & (VM_READ | VM_WRITE | VM_EXEC):
+        return ACCESSED | PROTNONE
+    prot = PRESENT | USER | ACCESSED
+    if not flags & VM_EXEC:
+        prot |= NX
+    if flags & VM_WRITE and flags & VM_SHARED:
+        prot |= RW
+    return prot
+
+
+def do_mmap(mm: MmStruct, file: File, addr: int, length: int, prot: int, flags: int, pgoff: int) -> int:
+    """mmap() of a device file at ``addr`` (bytes; ``pgoff`` in pages): the address, or an errno. Needs mmap_lock W."""
+    if length == 0:
+        return -EINVAL
+    length = length + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1)
+    if pgoff + (length >> PAGE_SHIFT) > ULONG_MAX:
+        return -EOVERFLOW
+    if addr & PAGE_SIZE - 1:
+        return -EINVAL
+    if addr + length > TASK_SIZE:
+        return -ENOMEM
+    if pgoff + (length >> PAGE_SHIFT) > ULONG_MAX >> PAGE_SHIFT:
+        return -EOVERFLOW
+    if flags & MAP_FIXED_NOREPLACE and vmas_in_range(mm, addr, addr + length):
+        return -EEXIST
+    vm_flags = prot & 7 | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
+    if flags & MAP_SHARED:
+        vm_flags |= VM_SHARED | VM_MAYSHARE
+    elif not flags & MAP_PRIVATE:
+        return -EINVAL
+    if flags & MAP_LOCKED:
+        vm_flags |= VM_LOCKED
+    if not mm.machine.may_exec(file):
+        if vm_flags & VM_EXEC:
+            return -EPERM
+        vm_flags &= ~VM_MAYEXEC
+    if not hasattr(file.f_op, "mmap"):
+        return -ENODEV
+    return mmap_region(mm, file, addr, length, vm_flags, pgoff)
+
+
+def mmap_region(mm: MmStruct, file: File, addr: int, length: int, vm_flags: int, pgoff: int) -> int:
+    """Unmap what is there, let the driver set the VMA up, then make it visible: first the tree, then the reverse map.
+
+    Between the driver's ->mmap and ``vma_link_file`` a VMA that ->mmap has populated has translations that
+    unmap_mapping_range cannot see.
+    """
+    end = addr + length
+    if vmas_in_range(mm, addr, end):
+        error = do_munmap(mm, addr, length, downgrade=False)
+        if error < 0:
+            return error
+    prot = vm_get_page_prot(vm_flags)
+    vma = vm_area_alloc(
+        mm, file, addr, end, pgoff, vm_flags=vm_flags, vm_page_prot=prot, vm_ops=DUMMY_VM_OPS, vm_private_data=None
+    )
+    if vma is None:
+        return -ENOMEM
+    mm.machine.get_file(file)
+    error = file.f_op.mmap(file, vma)
+    if error:
+        mm.machine.fput(file)
+        tlb = tlb_gather_mmu(mm)
+        unmap_vmas(tlb, [vma], 0, TASK_SIZE)
+        free_pgd_range(tlb, vma, list(vma_tree(mm)))
+        tlb_finish_mmu(tlb)
+        vma.free()
+        result: int = error
+        return result
+    vma_start_write(vma)
+    store_in_tree(vma)
+    vma_link_file(vma)
+    mm.total_vm = mm.total_vm + vma_pages(vma)
+    if vm_flags & VM_LOCKED and vma.vm_flags & VM_SPECIAL:
+        vm_flags_clear(vma, VM_LOCKED)
+    vm_flags_set(vma, VM_SOFTDIRTY)
+    if vma.vm_ops.mapped is not None:
+        vma.vm_ops.mapped(vma)
+    return addr
+
+
+# -- munmap -----------------------------------------------------------------------------------------------------
+def vm_munmap(mm: MmStruct, start: int, length: int) -> int:
+    """munmap(2): 0 or an errno. Takes mmap_lock W and unmaps under R (the downgrade)."""
+    mmap_write_lock(mm)
+    result = do_munmap(mm, start, length, downgrade=True)
+    if result == 1:
+        mmap_read_unlock(mm)
+        return 0
+    mmap_write_unlock(mm)
+    return result
+
+
+def do_munmap(mm: MmStruct, start: int, length: int, downgrade: bool) -> int:
+    """Unmap [start, start + length) bytes: 0, 1 when mmap_lock was downgraded to R, or an errno.
+
+    Detach first (nobody finds the VMAs in the tree any more), then clear translations, unlink from the reverse map,
+    flush, ->close, free.
+    """
+    length = length + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1)
+    if start & PAGE_SIZE - 1 or length == 0 or start + length > TASK_SIZE:
+        return -EINVAL
+    end = start + length
+    gone = vmas_in_range(mm, start, end)
+    if not gone:
+        return 0
+    error, gone = split_for_munmap(mm, gone, start, end)
+    if error:
+        result: int = error
+        return result
+    for vma in gone:
+        vma_start_write(vma)
+        vma.detached = True
+    erase_from_tree(mm, gone)
+    mm.total_vm = mm.total_vm - sum(vma_pages(v) for v in gone)
+    if downgrade:
+        mmap_write_downgrade(mm)
+    tlb = tlb_gather_mmu(mm)
+    unmap_vmas(tlb, gone, start, end)
+    free_pgtables(tlb, gone)
+    tlb_finish_mmu(tlb)
+    for vma in gone:
+        remove_vma(vma, unreachable=False)
+    return 1 if downgrade else 0
+
+
+@split_for_munmap.alternative("removed-is-new", source="mm/mmap.c do_mas_align_munmap, 6.1.192", releases="<= v6.2")
+def removed_part_is_new(mm: MmStruct, vmas: list[VmArea], start: int, end: int) -> tuple[int, list[VmArea]]:
+    """The part that goes is the new VMA: it gets ->open (and ->close); what stays keeps its identity, but for a
+    middle.
+    """
+    if vmas[0].vm_start < start:
+        error, new = split_vma(vmas[0], start, new_below=False)
+        if new is None:
+            return error, vmas
+        vmas = [new, *vmas[1:]]
+    if vmas[-1].vm_end > end:
+        error, new = split_vma(vmas[-1], end, new_below=True)
+        if new is None:
+            return error, vmas
+        vmas = [*vmas[:-1], new]
+    return 0, vmas
+
+
+@split_for_munmap.alternative("survivors-are-new", source="mm/vma.c vms_gather_munmap_vmas, 6.12", releases=">= v6.3")
+def surviving_parts_are_new(mm: MmStruct, vmas: list[VmArea], start: int, end: int) -> tuple[int, list[VmArea]]:
+    """What stays is new and gets ->open; the original VMA is the part that goes."""
+    if vmas[0].vm_start < start:
+        error, _ = split_vma(vmas[0], start, new_below=True)
+        if error:
+            return error, vmas
+    if vmas[-1].vm_end > end:
+        error, _ = split_vma(vmas[-1], end, new_below=False)
+        if error:
+            return error, vmas
+    return 0, vmas
+
+
+# -- the end of an mm -------------------------------------------------------------------------------------------
+def mmput(mm: MmStruct) -> None:
+    """Drop a user of the mm; the last one tears it down."""
+    if mm.add_return("mm_users", -1) == 0:
+        exit_mmap(mm)
+
+
+def mmget_not_zero(mm: MmStruct) -> bool:
+    """Become a user of the mm, unless it is already being torn down."""
+    users = mm.mm_users
+    while users:
+        if mm.cmpxchg("mm_users", users, users + 1) == users:
+            return True
+        users = mm.mm_users
+    return False
+
+
+def exit_mmap(mm: MmStruct) -> None:
+    """Tear the whole mm down: unmap under mmap_lock R, then unlink and free under W.
+
+    In between nobody may populate: there are no users left, and mmget_not_zero fails. The reverse map still finds the
+    VMAs until they are unlinked.
+    """
+    mmap_read_lock(mm)
+    vmas = list(vma_tree(mm))
+    tlb = tlb_gather_mmu_fullmm(mm)
+    unmap_vmas(tlb, vmas, 0, TASK_SIZE)
+    mmap_read_unlock(mm)
+    mmap_write_lock(mm)
+    free_pgtables(tlb, vmas)
+    tlb_finish_mmu(tlb)
+    for vma in vmas:
+        remove_vma(vma, unreachable=True)
+    erase_from_tree(mm, vmas)
+    mmap_write_unlock(mm)

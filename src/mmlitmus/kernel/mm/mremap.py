@@ -1,0 +1,193 @@
+"""mremap. Source: mm/mremap.c, functions of the same name (rewritten around a struct in 6.16, same order)."""
+
+from __future__ import annotations
+
+from mmlitmus.kernel.arch.x86 import pat
+from mmlitmus.kernel.arch.x86.pgtable import (
+    NONE,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PMD_SIZE,
+    SOFT_DIRTY,
+    pmd_leaf,
+    pmdp_huge_get_and_clear,
+    ptep_get,
+    ptep_get_and_clear,
+    set_pte_at,
+)
+from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
+from mmlitmus.kernel.errno import EFAULT, EINVAL, ENOMEM
+from mmlitmus.kernel.mm.huge_memory import split_huge_pmd
+from mmlitmus.kernel.mm.memory import pmd_offset, pte_alloc
+from mmlitmus.kernel.mm.mm_types import VM_DONTEXPAND, VM_PFNMAP, VM_SHARED, MmStruct, VmArea, vma_pages
+from mmlitmus.kernel.mm.mmap import do_munmap
+from mmlitmus.kernel.mm.mmap_lock import mmap_read_unlock, mmap_write_lock, mmap_write_unlock, vma_start_write
+from mmlitmus.kernel.mm.vma import store_in_tree, vm_area_dup, vma_link_file, vma_lookup, vmas_in_range
+from mmlitmus.kernel.sync.spinlock import SINGLE_DEPTH_NESTING, spin_lock, spin_lock_nested, spin_unlock
+
+MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
+
+
+def sys_mremap(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: int, new_addr: int) -> int:
+    """mremap(2), lengths in bytes: the new address, or an errno."""
+    old_len = old_len + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1)
+    new_len = new_len + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1)
+    if flags & ~7 or (flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) and not flags & MREMAP_MAYMOVE):
+        return -EINVAL
+    if (flags & MREMAP_DONTUNMAP and old_len != new_len) or addr & PAGE_SIZE - 1 or not new_len:
+        return -EINVAL
+    mmap_write_lock(mm)
+    if vma_lookup(mm, addr) is None:
+        mmap_write_unlock(mm)
+        return -EFAULT
+    if flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
+        result = mremap_to(mm, addr, old_len, new_addr, new_len, flags)
+    elif old_len == new_len:
+        result = addr
+    elif old_len > new_len:
+        result = do_munmap(mm, addr + new_len, old_len - new_len, downgrade=True)
+        if result == 1:
+            mmap_read_unlock(mm)
+            return addr
+        result = result or addr
+    else:
+        result = vma_to_resize(mm, addr, old_len, new_len, flags) or -ENOMEM
+    mmap_write_unlock(mm)
+    return result
+
+
+def mremap_to(mm: MmStruct, addr: int, old_len: int, new_addr: int, new_len: int, flags: int) -> int:
+    """A move to a given address. What is mapped there goes first, before the source is even looked at."""
+    if new_addr & PAGE_SIZE - 1 or (addr < new_addr + new_len and new_addr < addr + old_len):
+        return -EINVAL
+    if flags & MREMAP_FIXED and vmas_in_range(mm, new_addr, new_addr + new_len):
+        error = do_munmap(mm, new_addr, new_len, downgrade=False)
+        if error:
+            return error
+    if old_len > new_len:
+        error = do_munmap(mm, addr + new_len, old_len - new_len, downgrade=False)
+        if error:
+            return error
+        old_len = new_len
+    error = vma_to_resize(mm, addr, old_len, new_len, flags)
+    if error:
+        return error
+    vma = vma_lookup(mm, addr)
+    return move_vma(vma, addr, old_len, new_addr) if vma is not None else -EFAULT
+
+
+def vma_to_resize(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: int) -> int:
+    """May [addr, addr + old_len) become ``new_len`` bytes long? 0 or an errno. A PFNMAP never grows."""
+    vma = vma_lookup(mm, addr)
+    if vma is None:
+        return -EFAULT
+    vm_flags = vma.vm_flags
+    if not old_len and not vm_flags & VM_SHARED:
+        return -EINVAL
+    if flags & MREMAP_DONTUNMAP and vm_flags & (VM_DONTEXPAND | VM_PFNMAP):
+        return -EINVAL
+    if old_len > vma.vm_end - addr:
+        return -EFAULT
+    if new_len == old_len:
+        return 0
+    return -EFAULT if vm_flags & (VM_DONTEXPAND | VM_PFNMAP) else 0
+
+
+def move_vma(vma: VmArea, old_addr: int, length: int, new_addr: int) -> int:
+    """Move ``length`` bytes: copy the VMA (->open sees an empty one), move the translations, unmap the old range."""
+    mm = vma.vm_mm
+    vma_start_write(vma)
+    new_pgoff = vma.vm_pgoff + (old_addr - vma.vm_start >> PAGE_SHIFT)
+    new = copy_vma(vma, new_addr, length, new_pgoff)
+    if new is None:
+        return -ENOMEM
+    moved = move_page_tables(vma, old_addr, new_addr, length)
+    if moved < length:
+        move_page_tables(new, new_addr, old_addr, moved)
+        do_munmap(mm, new_addr, length, downgrade=False)
+        return -ENOMEM
+    if vma.vm_flags & VM_PFNMAP:
+        pat.untrack_pfn_clear(vma)
+    mm.total_vm = mm.total_vm + vma_pages(new)
+    do_munmap(mm, old_addr, length, downgrade=False)
+    return new_addr
+
+
+def copy_vma(vma: VmArea, addr: int, length: int, pgoff: int) -> VmArea | None:
+    """A VMA like ``vma`` at another address, opened and linked, its page tables empty; None without memory."""
+    new = vm_area_dup(vma, vma.vm_mm)
+    if new is None:
+        return None
+    new.vm_start = addr
+    new.vm_end = addr + length
+    new.vm_pgoff = pgoff
+    vma.vm_mm.machine.get_file(new.vm_file)
+    new.vm_ops.open(new)
+    vma_start_write(new)
+    store_in_tree(new)
+    vma_link_file(new)
+    return new
+
+
+def move_page_tables(vma: VmArea, old_addr: int, new_addr: int, length: int) -> int:
+    """Move the translations page by page (or leaf by leaf); returns the bytes done (short when memory ran out).
+
+    A leaf that cannot be moved whole is cleared, and faulted again where it is needed. Not modelled: moving a whole 2M
+    block's PTE table at once (move_normal_pmd), which leaves the entries' soft-dirty bits alone.
+    """
+    mm = vma.vm_mm
+    done = 0
+    while done < length:
+        src = pmd_offset(mm, old_addr + done)
+        entry = src.entry
+        step = min(length - done, PMD_SIZE - (old_addr + done & PMD_SIZE - 1))
+        step = min(step, PMD_SIZE - (new_addr + done & PMD_SIZE - 1))
+        if pmd_leaf(entry):
+            if step < PMD_SIZE or not move_huge_pmd(mm, old_addr + done, new_addr + done):
+                split_huge_pmd(mm, src)
+        elif entry != NONE:
+            if pte_alloc(mm, pmd_offset(mm, new_addr + done)) < 0:
+                return done
+            move_ptes(mm, old_addr + done, new_addr + done, step)
+        done += step
+    return done
+
+
+def move_ptes(mm: MmStruct, old_addr: int, new_addr: int, length: int) -> None:
+    """Move the PTEs of one table: the old one is flushed before either lock is dropped; moved entries are
+    soft-dirty.
+    """
+    src, dst = pmd_offset(mm, old_addr), pmd_offset(mm, new_addr)
+    spin_lock(src.ptl)
+    if dst is not src:
+        spin_lock_nested(dst.ptl, SINGLE_DEPTH_NESTING)
+    moved = False
+    for offset in range(0, length, PAGE_SIZE):
+        if ptep_get(src, old_addr + offset) == NONE:
+            continue
+        entry = ptep_get_and_clear(src, old_addr + offset)
+        set_pte_at(dst, new_addr + offset, entry | SOFT_DIRTY)
+        moved = True
+    if moved:
+        flush_tlb_range(mm, old_addr, old_addr + length)
+    if dst is not src:
+        spin_unlock(dst.ptl)
+    spin_unlock(src.ptl)
+
+
+def move_huge_pmd(mm: MmStruct, old_addr: int, new_addr: int) -> bool:
+    """Move a 2M leaf whole; False (nothing done) when there is a table in the way or the leaf is gone."""
+    src, dst = pmd_offset(mm, old_addr), pmd_offset(mm, new_addr)
+    if dst.entry != NONE:
+        return False
+    spin_lock(src.pmd_lock)
+    if not pmd_leaf(src.entry):
+        spin_unlock(src.pmd_lock)
+        return False
+    spin_lock_nested(dst.pmd_lock, SINGLE_DEPTH_NESTING)
+    entry = pmdp_huge_get_and_clear(src)
+    dst.entry = entry | SOFT_DIRTY
+    flush_tlb_range(mm, old_addr, old_addr + PMD_SIZE)
+    spin_unlock(dst.pmd_lock)
+    spin_unlock(src.pmd_lock)
+    return True

@@ -1,0 +1,204 @@
+"""VMAs as objects and in the trees: lookup, allocation, linking, splitting, freeing.
+
+Source: mm/vma.c and mm/mmap.c (before 6.11), functions of the same name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmlitmus.explore.findings import report
+from mmlitmus.explore.primitives.choice import may_fail
+from mmlitmus.explore.runtime import current
+from mmlitmus.explore.state import touch
+from mmlitmus.kernel.arch.x86.pgtable import NONE, PAGE_SHIFT, PMD_SIZE, pmd_leaf
+from mmlitmus.kernel.errno import ENOMEM
+from mmlitmus.kernel.mm.huge_memory import split_huge_pmd
+from mmlitmus.kernel.mm.memory import pmd_chunks, pmd_offset
+from mmlitmus.kernel.mm.mm_types import File, MmStruct, VmArea
+from mmlitmus.kernel.mm.mmap_lock import mmap_assert_locked, vma_start_write
+from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_free_vmas
+from mmlitmus.kernel.policy import running
+from mmlitmus.kernel.sync.might import might_alloc
+from mmlitmus.kernel.sync.rwsem import down_write, up_write
+
+
+def vma_tree(mm: MmStruct) -> tuple[VmArea, ...]:
+    """The VMAs by address, for a holder of mmap_lock (whom the tree's writers exclude: no event)."""
+    mmap_assert_locked(mm)
+    tree: tuple[VmArea, ...] = mm.peek("mm_mt")
+    return tree
+
+
+def vma_lookup(mm: MmStruct, address: int) -> VmArea | None:
+    """The VMA that contains ``address``, or None. Needs mmap_lock."""
+    return next((v for v in vma_tree(mm) if v.vm_start <= address < v.vm_end), None)
+
+
+def vmas_in_range(mm: MmStruct, start: int, end: int) -> list[VmArea]:
+    """The VMAs that overlap [start, end) bytes, by address. Needs mmap_lock."""
+    return [v for v in vma_tree(mm) if v.vm_start < end and start < v.vm_end]
+
+
+def vm_area_alloc(mm: MmStruct, file: File, start: int, end: int, pgoff: int, **values: Any) -> VmArea | None:
+    """A new VMA that nobody can see yet; None when memory is short."""
+    might_alloc(mm.machine)
+    if may_fail("vm_area_alloc", mm.machine.failures):
+        return None
+    task = current()
+    name = f"vma#{task.name}.{task.count('vma')}" if task.index >= 0 else mm.machine.boot_name("vma")
+    return VmArea(name, mm, file, start, end, pgoff, **values)
+
+
+def vm_area_dup(orig: VmArea, mm: MmStruct) -> VmArea | None:
+    """A copy of ``orig`` (flags included) for ``mm``; None when memory is short."""
+    return vm_area_alloc(
+        mm,
+        orig.vm_file,
+        orig.vm_start,
+        orig.vm_end,
+        orig.vm_pgoff,
+        vm_flags=orig.vm_flags,
+        vm_page_prot=orig.vm_page_prot,
+        vm_ops=orig.vm_ops,
+        vm_private_data=orig.vm_private_data,
+    )
+
+
+def vm_area_free(vma: VmArea) -> None:
+    """Free the VMA: after a grace period where faults find VMAs under RCU, at once where they do not."""
+    if running().has("PER_VMA_LOCK"):
+        vma.vm_mm.machine.rcu.free("free_vma", vma)
+    else:
+        vma.free()
+
+
+def store_in_tree(vma: VmArea) -> None:
+    """Put the VMA where lookups find it. Needs mmap_lock W."""
+    mm = vma.vm_mm
+    others = mm.peek("mm_mt")
+    mm.mm_mt = tuple(sorted((*others, vma), key=lambda v: v.peek("vm_start")))
+    vma.attach()
+
+
+def erase_from_tree(mm: MmStruct, gone: list[VmArea]) -> None:
+    """Take VMAs out of the tree. Needs mmap_lock W."""
+    mm.mm_mt = tuple(v for v in mm.peek("mm_mt") if v not in gone)
+
+
+def vma_link_file(vma: VmArea) -> None:
+    """Make the VMA visible to the reverse map: behind every VMA of the same page offset."""
+    mapping = vma.vm_file.f_mapping
+    down_write(mapping.i_mmap_rwsem)
+    vma_interval_tree_insert(vma)
+    up_write(mapping.i_mmap_rwsem)
+
+
+def vma_interval_tree_insert(vma: VmArea) -> None:
+    """Insert by page offset, behind equals. Needs i_mmap_rwsem W."""
+    i_mmap = vma.vm_file.f_mapping.i_mmap
+    i_mmap.insert(sum(1 for other in i_mmap if other.vm_pgoff <= vma.vm_pgoff), vma)
+
+
+def vma_interval_tree_insert_after(vma: VmArea, prev: VmArea) -> None:
+    """Insert directly behind ``prev``, so that a walk visits it later (fork). Needs i_mmap_rwsem W."""
+    i_mmap = vma.vm_file.f_mapping.i_mmap
+    i_mmap.insert(i_mmap.index(prev) + 1, vma)
+
+
+def unlink_file_vma(vma: VmArea) -> None:
+    """Take the VMA out of the reverse map."""
+    mapping = vma.vm_file.f_mapping
+    down_write(mapping.i_mmap_rwsem)
+    if vma in mapping.i_mmap:
+        mapping.i_mmap.remove(vma)
+    up_write(mapping.i_mmap_rwsem)
+
+
+def free_pgtables(tlb: MmuGather, vmas: list[VmArea]) -> None:
+    """Unlink the VMAs from the reverse map, then free the PTE tables that no remaining VMA needs."""
+    tlb_free_vmas(tlb)
+    for vma in vmas:
+        unlink_file_vma(vma)
+    others = [v for v in tlb.mm.peek("mm_mt") if v not in vmas]
+    for vma in vmas:
+        free_pgd_range(tlb, vma, others)
+
+
+def free_pgd_range(tlb: MmuGather, vma: VmArea, others: list[VmArea]) -> None:
+    """Free the PTE tables under ``vma`` in 2M blocks that hold none of the ``others``.
+
+    A table that still maps something when it goes is the finding ``populated-table-freed``: whoever filled it came too
+    late, and its entries are never taken back.
+    """
+    mm = tlb.mm
+    for start, _ in pmd_chunks(vma.vm_start, vma.vm_end):
+        block = start & ~(PMD_SIZE - 1)
+        if any(v.vm_start < block + PMD_SIZE and block < v.vm_end for v in others):
+            continue
+        table = pmd_offset(mm, start)
+        if table.entry != NONE:
+            touch(table.oid("entry"), reads=table.cells.values())
+            table.set_entry(NONE)
+            if table.values:
+                report(
+                    "invariant",
+                    "populated-table-freed",
+                    f"{current().name} frees a PTE table of {mm.name} that still maps {len(table.values)} pages",
+                )
+
+
+def split_vma(vma: VmArea, addr: int, new_below: bool) -> tuple[int, VmArea | None]:
+    """Split at ``addr``: (0, the new VMA) or (errno, None). ``new_below``: the new one is the lower part.
+
+    The new VMA's ->open runs before either is changed; both change in one i_mmap_rwsem W section, so that the reverse
+    map never sees the pair half split. Needs mmap_lock W.
+    """
+    mm = vma.vm_mm
+    new = vm_area_dup(vma, mm)
+    if new is None:
+        return -ENOMEM, None
+    delta = addr - vma.vm_start >> PAGE_SHIFT
+    if new_below:
+        new.vm_end = addr
+    else:
+        new.vm_start = addr
+        new.vm_pgoff = vma.vm_pgoff + delta
+    new.vm_ops.open(new)
+    vma_start_write(vma)
+    vma_start_write(new)
+    mapping = vma.vm_file.f_mapping
+    down_write(mapping.i_mmap_rwsem)
+    vma_interval_tree_insert(new)
+    mapping.i_mmap.remove(vma)
+    split_huge_pmd_if_needed(vma, addr)
+    if new_below:
+        vma.vm_start = addr
+        vma.vm_pgoff = vma.vm_pgoff + delta
+    else:
+        vma.vm_end = addr
+    vma_interval_tree_insert(vma)
+    store_in_tree(new)
+    up_write(mapping.i_mmap_rwsem)
+    return 0, new
+
+
+def split_huge_pmd_if_needed(vma: VmArea, addr: int) -> None:
+    """A 2M leaf may not lie across two VMAs: clear the one that lies across ``addr`` (mm/huge_memory.c)."""
+    block = addr & ~(PMD_SIZE - 1)
+    if addr == block or block < vma.vm_start or vma.vm_end < block + PMD_SIZE:
+        return
+    table = pmd_offset(vma.vm_mm, addr)
+    if pmd_leaf(table.entry):
+        split_huge_pmd(vma.vm_mm, table)
+
+
+def remove_vma(vma: VmArea, unreachable: bool) -> None:
+    """The end of a VMA: ->close, then free (at once when nobody can be looking at it any more)."""
+    vma.vm_ops.close(vma)
+    mm = vma.vm_mm
+    mm.machine.fput(vma.vm_file)
+    if unreachable:
+        vma.free()
+    else:
+        vm_area_free(vma)

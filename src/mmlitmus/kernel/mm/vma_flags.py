@@ -1,0 +1,67 @@
+"""Who may write vm_flags, and what a kernel does about those who may not.
+
+vm_flags is a plain word under mmap_lock W (and the VMA's write lock). Source: include/linux/mm.h vm_flags_set and
+friends; the wrappers and their assertion came with 6.3, before that every writer was a bare ``|=``; ba168b52bf8e (6.10)
+made mmap_assert_write_locked check the lock without lockdep too.
+"""
+
+from __future__ import annotations
+
+from mmlitmus.explore.findings import report
+from mmlitmus.explore.runtime import current
+from mmlitmus.kernel.mm.mm_types import VmArea
+from mmlitmus.kernel.mm.mmap_lock import vma_start_write
+from mmlitmus.kernel.policy import Seam, running
+
+vma_flags_write = Seam("vma_flags_write", "what a kernel checks before a vm_flags word is changed")
+
+
+def vm_flags_set(vma: VmArea, flags: int) -> None:
+    """Set bits in vm_flags: a plain read, then a plain write. The caller must hold mmap_lock W."""
+    vma_flags_write(vma)
+    vma.vm_flags = vma.vm_flags | flags
+
+
+def vm_flags_clear(vma: VmArea, flags: int) -> None:
+    """Clear bits in vm_flags. The caller must hold mmap_lock W."""
+    vma_flags_write(vma)
+    vma.vm_flags = vma.vm_flags & ~flags
+
+
+def vm_flags_reset(vma: VmArea, flags: int) -> None:
+    """Replace vm_flags (mprotect, madvise). The caller must hold mmap_lock W and have write-locked the VMA."""
+    vma_flags_write(vma)
+    vma.vm_flags = flags
+
+
+@vma_flags_write.alternative("unchecked", source="mm/memory.c remap_pfn_range_notrack, v6.1", releases="<= v6.2")
+def unchecked(vma: VmArea) -> None:
+    """Nobody looks: a store under the wrong lock is silent."""
+
+
+@vma_flags_write.alternative("lockdep", source="include/linux/mm.h vm_flags_set, v6.6", releases="v6.3 - v6.9")
+def assert_with_lockdep(vma: VmArea) -> None:
+    """The VMA is write-locked; mmap_lock W is asserted, which only a lockdep build notices."""
+    if running().has("lockdep"):
+        _assert_mmap_write_locked(vma)
+    vma_start_write(vma)
+
+
+@vma_flags_write.alternative("always", source="ba168b52bf8e, include/linux/mmap_lock.h", releases=">= v6.10")
+def assert_always(vma: VmArea) -> None:
+    """The VMA is write-locked; mmap_lock W is asserted in every build."""
+    _assert_mmap_write_locked(vma)
+    vma_start_write(vma)
+
+
+def _assert_mmap_write_locked(vma: VmArea) -> None:
+    if vma.peek("private"):
+        return  # a VMA that nobody else can reach: the wrappers are used under mmap_lock W here anyway
+    mode = vma.vm_mm.mmap_lock.held()
+    if mode != "write":
+        report(
+            "WARN",
+            "flags-without-lock",
+            f"mmap_assert_write_locked: {current().name} writes vm_flags of {vma.name} "
+            f"holding mmap_lock for {mode or 'nothing'}",
+        )

@@ -1,0 +1,123 @@
+"""Every patch and proposal: what it changes at which seam, and what it applies to.
+
+A patch names the choices it replaces; it applies where the kernel's own choice at that seam is one of ``over``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A change of choices. ``over``: by seam, the choices it can replace."""
+
+    name: str
+    subject: str
+    choices: dict[str, str]
+    over: dict[str, tuple[str, ...]]
+    fate: str = "proposal"
+
+    def refuses(self, release: str, choices: dict[str, str], config: AbstractSet[str]) -> str | None:
+        """Why the patch does not apply to a kernel with these choices; None when it does."""
+        for seam, possible in self.over.items():
+            if choices[seam] not in possible:
+                return f"it changes {seam} from {' or '.join(possible)}, and there it is {choices[seam]}"
+            if self.choices.get(seam) == choices[seam]:
+                return f"{seam} is {choices[seam]} there already"
+        return None
+
+
+LISTED = ("v5.8", "v5.14", "v6.9")  # designs with VFIO's list of VMAs
+BY_MAPPING = ("v6.10", "v6.12")  # designs that revoke through the address_space
+
+
+def _vfio(name: str, subject: str, over: tuple[str, ...], fate: str = "proposal") -> Patch:
+    return Patch(name, subject, {"vfio_pci": name}, {"vfio_pci": over}, fate)
+
+
+_ALL = (
+    _vfio("write-lock-in-fault", "vfio/pci: take mmap write lock for io_remap_pfn_range", LISTED, "rejected, 2023"),
+    _vfio("write-lock-in-fault-revalidate", "the same, looking the VMA up again", LISTED, "not proposed"),
+    _vfio("insert-loop", "populate with a vmf_insert_pfn loop in the handler", LISTED, "became d71a989cf5d9"),
+    _vfio("populate-in-mmap", "populate in ->mmap if memory is enabled", BY_MAPPING, "test branch, not merged"),
+    _vfio("populate-in-mmap-listed", "populate in ->mmap, and list the VMA there", LISTED, "not proposed"),
+    _vfio("populate-after-link", "a file operation after vma_link_file populates", BY_MAPPING, "not used by VFIO"),
+    _vfio("populate-after-link-check-early", "the same, memory looked at in ->mmap", BY_MAPPING, "negative control"),
+    _vfio("remap-on-enable", "no fault handler: walk the VMAs and remap on re-enable", BY_MAPPING, "not pursued"),
+    _vfio("remap-on-enable-mmgrab", "... with mmgrab instead of mmget", BY_MAPPING, "as posted"),
+    _vfio("remap-on-enable-hold-memory-lock", "... under memory_lock W", BY_MAPPING, "sub-choice"),
+    _vfio("remap-on-enable-no-revalidate", "... without looking at memory again", BY_MAPPING, "sub-choice"),
+    _vfio("remap-on-enable-under-i_mmap", "... filling under i_mmap_rwsem", BY_MAPPING, "as posted"),
+    _vfio("remap-on-enable-page0", "... taking page 0 for the whole VMA", BY_MAPPING, "as posted"),
+    _vfio("remap-on-enable-no-check", "... filling what is filled already", BY_MAPPING, "sub-choice"),
+    _vfio("copy-user-under-memory-lock", "copy_to_user under memory_lock", BY_MAPPING, "negative control"),
+    _vfio("blocking-hot-reset", "hot reset waits for each device", BY_MAPPING, "negative control"),
+    _vfio("blocking-hot-reset-vma-list", "hot reset waits, on the list of VMAs", LISTED, "negative control"),
+    Patch(
+        "unmap-mapping-range",
+        "vfio/pci: Use unmap_mapping_range(); Insert full vma on mmap'd MMIO fault (aac6db75a9fc, d71a989cf5d9)",
+        {"vfio_pci": "v6.10"},
+        {"vfio_pci": LISTED},
+        "merged in 6.10",
+    ),
+    Patch(
+        "revert-unmap-mapping-range",
+        "VFIO's list of VMAs and remap in the fault handler, as before aac6db75a9fc (the state of 6.10-rc3)",
+        {"vfio_pci": "v6.9"},
+        {"vfio_pci": BY_MAPPING},
+        "what 6.10 would have shipped",
+    ),
+    Patch(
+        "fault-under-vma-lock",
+        "call ->fault under the VMA lock alone",
+        {"fault_lock": "vma_lock-throughout"},
+        {"fault_lock": ("vma_lock",)},
+        "negative control",
+    ),
+    Patch(
+        "fork-defer-link",
+        "fork: defer linking file vma until vma is fully initialized (35e351780fa9)",
+        {"dup_mmap": "open-before-copy"},
+        {"dup_mmap": ("open-after-copy",)},
+        "merged in 6.9, backported",
+    ),
+    Patch(
+        "fork-link-after-copy",
+        "link the child's VMA after its page tables are copied",
+        {"dup_mmap": "link-after-copy"},
+        {"dup_mmap": ("open-after-copy", "open-before-copy")},
+        "negative control",
+    ),
+    Patch(
+        "fork-link-before-parent",
+        "link the child's VMA in front of its parent's",
+        {"dup_mmap": "link-before-parent"},
+        {"dup_mmap": ("open-after-copy", "open-before-copy")},
+        "negative control",
+    ),
+    Patch(
+        "no-pfnmap-flush",
+        "no forced flush for PFNMAP VMAs before they are unlinked",
+        {"pfnmap_flush": "none"},
+        {"pfnmap_flush": ("end_vma", "before_unlink")},
+        "as it was before 5.19",
+    ),
+    Patch(
+        "pfnmap-flush-end-vma",
+        "mmu_gather: force a flush at the end of each PFNMAP VMA",
+        {"pfnmap_flush": "end_vma"},
+        {"pfnmap_flush": ("none",)},
+        "merged in 5.19, backported",
+    ),
+    Patch(
+        "handle-concurrent-faults",
+        "vfio/pci: Handle concurrent vma faults (6a45ece4c9af)",
+        {"vfio_pci": "v5.14"},
+        {"vfio_pci": ("v5.8",)},
+        "merged in 5.14, backported",
+    ),
+)
+
+PATCHES: dict[str, Patch] = {p.name: p for p in _ALL}

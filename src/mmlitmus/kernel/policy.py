@@ -1,0 +1,114 @@
+"""Seams: where kernels differ, and which side this kernel is on.
+
+A seam has a kernel name and several alternatives; each alternative is a whole function (or, for a redesigned driver, a
+class) with its source and the releases it is valid for. A ``Kernel`` says which alternative of every seam it has. The
+only places that know releases are ``eras.py`` and ``patches.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One side of a seam: what it does, where it was read, which releases have it."""
+
+    name: str
+    does: Any
+    source: str
+    releases: str
+
+
+@dataclass
+class Seam:
+    """A place where kernels differ. Calling it runs the running kernel's alternative."""
+
+    name: str
+    about: str
+    alternatives: dict[str, Alternative] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        SEAMS[self.name] = self
+
+    def alternative(self, name: str, *, source: str, releases: str) -> Callable[[Any], Any]:
+        """Register the decorated function or class as one alternative."""
+
+        def register(does: Any) -> Any:
+            self.alternatives[name] = Alternative(name, does, source, releases)
+            return does
+
+        return register
+
+    def __call__(self, *args: Any) -> Any:
+        return running().chosen(self)(*args)
+
+
+SEAMS: dict[str, Seam] = {}
+
+#: the module that holds each seam's alternatives, so that a kernel can be described without loading all of it
+HOMES = {
+    "vma_flags_write": "mmlitmus.kernel.mm.vma_flags",
+    "fault_lock": "mmlitmus.kernel.arch.x86.fault",
+    "split_for_munmap": "mmlitmus.kernel.mm.mmap",
+    "dup_mmap": "mmlitmus.kernel.mm.fork",
+    "pfnmap_flush": "mmlitmus.kernel.mm.mmu_gather",
+    "saved_dirty": "mmlitmus.kernel.arch.x86.pgtable",
+    "vfio_pci": "mmlitmus.kernel.drivers.vfio.proposals",
+}
+
+
+class KernelSpecError(ValueError):
+    """A kernel that does not exist or cannot be built: an unknown name, an illegal combination."""
+
+
+class NotApplicable(Exception):
+    """The patch does not apply to this release; the text says why."""
+
+
+@dataclass
+class Kernel:
+    """A kernel to run: a release's choices, changed by patches, with a build's config."""
+
+    spec: str
+    release: str
+    patches: tuple[str, ...]
+    config: frozenset[str]
+    choices: dict[str, str]
+    resolved: dict[str, Any] = field(default_factory=dict)
+
+    def chosen(self, seam: Seam) -> Any:
+        """This kernel's alternative of ``seam``."""
+        does = self.resolved.get(seam.name)
+        if does is None:
+            does = self.resolved[seam.name] = seam.alternatives[self.choices[seam.name]].does
+        return does
+
+    def driver(self, seam: str) -> Any:
+        """The driver class that this kernel has at a driver's seam; loads the module that holds it."""
+        import_module(HOMES[seam])
+        return self.chosen(SEAMS[seam])
+
+    def has(self, option: str) -> bool:
+        """Is the config option on?"""
+        return option in self.config
+
+
+_running: list[Kernel] = []
+
+
+def run_on(kernel: Kernel) -> None:
+    """Make ``kernel`` the one whose policies the model follows."""
+    _running[:] = [kernel]
+    if len(kernel.resolved) < len(SEAMS):  # now, so that nothing changes while tasks run
+        for seam in SEAMS.values():
+            if kernel.choices[seam.name] in seam.alternatives:
+                kernel.chosen(seam)
+
+
+def running() -> Kernel:
+    """The kernel that the model follows now."""
+    return _running[0]

@@ -1,0 +1,1 @@
+"""Locks under the kernel's names."""

@@ -1,0 +1,39 @@
+"""Locks that code *may* take: what tells lockdep about a wait that did not happen this time.
+
+might_fault() is what copy_to_user does before it copies: the copy may fault, and a fault takes mmap_lock (mm/memory.c
+__might_fault). might_alloc() is what every GFP_KERNEL allocation does: it may enter reclaim, and reclaim walks the
+reverse map (include/linux/sched/mm.h; drivers/dma-buf/dma-resv.c primes fs_reclaim > i_mmap_rwsem at boot).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmlitmus.explore import runtime as rt
+from mmlitmus.explore.primitives.base import Primitive, ask
+
+
+class PseudoLock(Primitive):
+    """A lock that exists for lockdep only."""
+
+    __slots__ = ()
+
+
+def fs_reclaim() -> PseudoLock:
+    """The reclaim pseudo-lock, with what reclaim takes already known to lockdep."""
+    rt.engine.lockdep.edges.setdefault(
+        ("fs_reclaim", "i_mmap_rwsem"), "reclaim takes i_mmap_rwsem while holding fs_reclaim (primed at boot)"
+    )
+    return PseudoLock("fs_reclaim", "fs_reclaim")
+
+
+def might_alloc(machine: Any) -> None:
+    """A GFP_KERNEL allocation is about to be made."""
+    if rt.engine.cur >= 0:
+        ask(machine.fs_reclaim, "alloc", 0)
+
+
+def might_fault(mm: Any) -> None:
+    """User memory of ``mm`` is about to be copied: mmap_lock may be taken for reading."""
+    if rt.engine.cur >= 0:
+        ask(mm.mmap_lock, "read", 0)

@@ -1,0 +1,468 @@
+"""Every choice is worth making: flip it, and a verdict or an observation changes. And every row and patch is sound.
+
+``WITNESS`` says for each alternative of each seam what shows the difference between it and another one: a shipped case,
+or an observation below. An alternative without a witness, or whose witness shows no difference, fails (and goes).
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from pkgutil import walk_packages
+from typing import Any
+
+import pytest
+
+import mmlitmus.kernel
+from mmlitmus.checker.load import select
+from mmlitmus.checker.run import is_asked
+from mmlitmus.explore.dpor import Dpor
+from mmlitmus.explore.scheduler import Setup
+from mmlitmus.kernel import eras, policy
+from mmlitmus.kernel.machine import Machine
+from mmlitmus.kernel.mm import mmu_gather, vma
+from mmlitmus.kernel.policy import Kernel, KernelSpecError, NotApplicable
+
+from .world import PAGE, World
+
+for home in policy.HOMES.values():
+    import_module(home)
+
+CASES = {case.id: case for case in select([]).cases}
+MODEL = Path(mmlitmus.kernel.__file__).parent
+
+
+# -- observations: what one task sees ---------------------------------------------------------------------------------
+def observe(kernel: Kernel, body: Callable[[World], Any], pages: int = 4) -> Any:
+    seen: list[Any] = []
+
+    def build() -> Setup:
+        machine = Machine(kernel)
+        w = World(machine, pages)
+        machine.task(lambda: seen.append(body(w)), process=w.p, name="task")
+        return machine.setup()
+
+    engine = Dpor(build, max_executions=1)
+    results = engine.run()
+    if engine.last_exception is not None:
+        raise engine.last_exception
+    return seen, sorted(f.name for f in results.found)
+
+
+def opened_by_munmap(w: World) -> Any:
+    w.p.mmap(w.char.file, 4)
+    w.p.munmap(w(1), 1)
+    return w.char.calls
+
+
+def dirty_and_read_only(w: World) -> Any:
+    bar = w.bar(1)
+    w.p.write(bar)
+    w.p.mprotect(bar, 1, 1)
+    return w.p.pte(bar)
+
+
+def flushes(w: World) -> Any:
+    """How often munmap of two VMAs flushes, and when: before or after each is unlinked."""
+    order: list[str] = []
+    w.bar(1, at=w(0), touch=True)
+    w.bar(1, at=w(1), touch=True)
+    flush, unlink = mmu_gather.flush_tlb_range, vma.unlink_file_vma
+
+    def flushing(mm: Any, start: int, end: int) -> None:
+        order.append("flush")
+        flush(mm, start, end)
+
+    def unlinking(one: Any) -> None:
+        order.append("unlink")
+        unlink(one)
+
+    mmu_gather.flush_tlb_range, vma.unlink_file_vma = flushing, unlinking
+    w.p.munmap(w(0), 2)
+    mmu_gather.flush_tlb_range, vma.unlink_file_vma = flush, unlink
+    return order
+
+
+def lock_of_a_huge_fault(w: World) -> Any:
+    held: list[Any] = []
+
+    def huge_fault(vmf: Any, order: int) -> int:
+        held.append((vmf.vma.vm_mm.mmap_lock.held(), vmf.vma.vm_lock.held()))
+        return 0x2  # VM_FAULT_SIGBUS
+
+    w.char.huge_fault = huge_fault
+    w.p.mmap(w.char.file, 512)
+    w.p.read(w(0))
+    return held
+
+
+def lock_of_a_fault(w: World) -> Any:
+    held: list[Any] = []
+
+    def fault(vmf: Any) -> int:
+        held.append((vmf.vma.vm_mm.mmap_lock.held(), vmf.vma.vm_lock.held()))
+        return 0x2
+
+    w.char.on_fault = fault
+    w.p.mmap(w.char.file, 1)
+    w.p.read(w(0))
+    return held
+
+
+def letters_of_a_bar(w: World) -> Any:
+    return w.p.vm_flags(w.bar(1))
+
+
+def filled_by_mmap(w: World) -> Any:
+    w.bar(2)
+    return w.populated()
+
+
+def filled_by_one_fault(w: World) -> Any:
+    w.p.read(w.bar(3))
+    return w.populated()
+
+
+# -- witnesses --------------------------------------------------------------------------------------------------------
+#: a kernel that it is shown on, the alternative to flip to, a case's id or an observation
+Witness = tuple[str, str, Any]
+
+WITNESS: dict[tuple[str, str], Witness] = {
+    ("saved_dirty", "dirty-stays"): ("v6.1", "saved", dirty_and_read_only),
+    ("saved_dirty", "saved"): ("v6.12", "dirty-stays", dirty_and_read_only),
+    ("vma_flags_write", "unchecked"): ("v6.1 lockdep", "lockdep", "vfio/remap-in-fault"),
+    ("vma_flags_write", "lockdep"): ("v6.9", "always", "vfio/remap-in-fault"),
+    ("vma_flags_write", "always"): ("v6.10 +revert-unmap-mapping-range", "lockdep", "vfio/remap-in-fault"),
+    ("pfnmap_flush", "none"): ("v6.12 +no-pfnmap-flush", "end_vma", "tlb/munmap-vs-disable"),
+    ("pfnmap_flush", "end_vma"): ("v6.12", "before_unlink", flushes),
+    ("pfnmap_flush", "before_unlink"): ("v6.16", "none", "tlb/munmap-vs-disable"),
+    ("fault_lock", "mmap_lock"): ("v6.1", "vma_lock", lock_of_a_huge_fault),
+    ("fault_lock", "vma_lock"): ("v6.6", "vma_lock-throughout", "vfio/remap-in-fault/vma-lock"),
+    ("fault_lock", "vma_lock-throughout"): ("v6.12 +fault-under-vma-lock", "vma_lock", lock_of_a_fault),
+    ("split_for_munmap", "removed-is-new"): ("v6.1", "survivors-are-new", opened_by_munmap),
+    ("split_for_munmap", "survivors-are-new"): ("v6.12", "removed-is-new", opened_by_munmap),
+    ("dup_mmap", "open-after-copy"): ("v6.1", "open-before-copy", "fork/fork-then-disable"),
+    ("dup_mmap", "open-before-copy"): ("deb-6.1.192", "open-after-copy", "fork/fork-then-disable"),
+    ("dup_mmap", "link-after-copy"): ("v6.12 +fork-link-after-copy", "open-before-copy", "fork/fork-vs-disable"),
+    ("dup_mmap", "link-before-parent"): ("v6.12 +fork-link-before-parent", "open-before-copy", "fork/fork-vs-disable"),
+    ("vfio_pci", "v5.8"): ("v5.10", "v5.14", "vfio/concurrent-faults"),
+    ("vfio_pci", "v5.14"): ("v6.1", "v5.8", "vfio/concurrent-faults"),
+    ("vfio_pci", "v6.9"): ("v6.9", "v5.14", letters_of_a_bar),
+    ("vfio_pci", "v6.10"): ("v6.10", "v6.9", "vfio/remap-in-fault"),
+    ("vfio_pci", "v6.12"): ("v6.12", "v6.10", filled_by_one_fault),
+    ("vfio_pci", "write-lock-in-fault"): (
+        "v6.1 +write-lock-in-fault", "write-lock-in-fault-revalidate", "vfio/write-lock-in-fault",
+    ),
+    ("vfio_pci", "write-lock-in-fault-revalidate"): (
+        "v6.1 +write-lock-in-fault-revalidate", "write-lock-in-fault", "vfio/write-lock-in-fault",
+    ),
+    ("vfio_pci", "insert-loop"): ("v6.6 +insert-loop lockdep", "v5.14", "vfio/remap-in-fault"),
+    ("vfio_pci", "populate-in-mmap"): ("v6.12 +populate-in-mmap", "v6.12", "vfio/populate-in-mmap"),
+    ("vfio_pci", "populate-in-mmap-listed"): ("v6.6 +populate-in-mmap-listed", "v5.14", filled_by_mmap),
+    ("vfio_pci", "populate-after-link"): (
+        "v6.12 +populate-after-link", "populate-after-link-check-early", "vfio/populate-in-mmap",
+    ),
+    ("vfio_pci", "populate-after-link-check-early"): (
+        "v6.12 +populate-after-link-check-early", "populate-after-link", "vfio/populate-in-mmap",
+    ),
+    ("vfio_pci", "remap-on-enable"): (
+        "v6.12 +remap-on-enable", "remap-on-enable-no-revalidate", "vfio/remap-on-enable/disable",
+    ),
+    ("vfio_pci", "remap-on-enable-mmgrab"): (
+        "v6.12 +remap-on-enable-mmgrab", "remap-on-enable", "vfio/remap-on-enable/exit",
+    ),
+    ("vfio_pci", "remap-on-enable-hold-memory-lock"): (
+        "v6.12 +remap-on-enable-hold-memory-lock", "remap-on-enable", "vfio/remap-on-enable/lock-order",
+    ),
+    ("vfio_pci", "remap-on-enable-no-revalidate"): (
+        "v6.12 +remap-on-enable-no-revalidate", "remap-on-enable", "vfio/remap-on-enable/disable",
+    ),
+    ("vfio_pci", "remap-on-enable-under-i_mmap"): (
+        "v6.12 +remap-on-enable-under-i_mmap", "remap-on-enable", "vfio/remap-on-enable/exit",
+    ),
+    ("vfio_pci", "remap-on-enable-page0"): (
+        "v6.12 +remap-on-enable-page0", "remap-on-enable", "vfio/remap-on-enable/partial",
+    ),
+    ("vfio_pci", "remap-on-enable-no-check"): (
+        "v6.12 +remap-on-enable-no-check", "remap-on-enable", "vfio/remap-on-enable/partial",
+    ),
+    ("vfio_pci", "copy-user-under-memory-lock"): (
+        "v6.12 +copy-user-under-memory-lock", "v6.12", "vfio/copy-under-memory-lock",
+    ),
+    ("vfio_pci", "blocking-hot-reset"): ("v6.12 +blocking-hot-reset", "v6.12", "vfio/hot-reset/blocking"),
+    ("vfio_pci", "blocking-hot-reset-vma-list"): (
+        "v6.1 +blocking-hot-reset-vma-list", "v5.14", "vfio/hot-reset/busy/blocking",
+    ),
+}  # fmt: skip
+
+
+def flipped(kernel: Kernel, seam: str, choice: str) -> Kernel:
+    """The same kernel with another choice at one seam, whether or not any release or patch has it so."""
+    return replace(kernel, choices={**kernel.choices, seam: choice}, resolved={})
+
+
+def answer(case: Any, kernel: Kernel) -> frozenset[tuple[str, str]]:
+    """What a case finds on a kernel: (always or sometimes, name), of what it asks about."""
+    contexts: list[Machine] = []
+
+    def build() -> Setup:
+        machine = Machine(kernel)
+        contexts[:] = [machine]
+        case.build(machine)
+        return machine.setup()
+
+    results = Dpor(build, max_executions=5_000).run()
+    tolerated = getattr(contexts[0], "tolerated", ())
+    return frozenset(
+        ("always" if found.executions == results.counts.complete else "sometimes", found.finding.name)
+        for found in results.found.values()
+        if is_asked(case, found.finding, tolerated)
+    )
+
+
+def test_every_alternative_has_a_witness() -> None:
+    everything = {(seam.name, name) for seam in policy.SEAMS.values() for name in seam.alternatives}
+    assert everything == set(WITNESS), "survivors: " + ", ".join(map("/".join, sorted(everything ^ set(WITNESS))))
+
+
+@pytest.mark.parametrize("what", WITNESS, ids="/".join)
+def test_every_alternative_matters(what: tuple[str, str]) -> None:
+    seam, name = what
+    spec, other, shown_by = WITNESS[what]
+    kernel = eras.kernel(spec)
+    assert kernel.choices[seam] in (name, *policy.SEAMS[seam].alternatives)
+    with_it, without = flipped(kernel, seam, name), flipped(kernel, seam, other)
+    if isinstance(shown_by, str):
+        case = CASES[shown_by]
+        assert answer(case, with_it) != answer(case, without)
+    else:
+        pages = 512 if shown_by is lock_of_a_huge_fault else 4
+        assert observe(with_it, shown_by, pages) != observe(without, shown_by, pages)
+
+
+@pytest.mark.parametrize("what", WITNESS, ids="/".join)
+def test_the_witness_is_a_kernel_that_has_it(what: tuple[str, str]) -> None:
+    """The difference is shown on a kernel that makes the choice, not on one that could."""
+    seam, name = what
+    assert eras.kernel(WITNESS[what][0]).choices[seam] == name
+
+
+# -- configuration ----------------------------------------------------------------------------------------------------
+def without(option: str, spec: str) -> Kernel:
+    kernel = eras.kernel(spec)
+    return replace(kernel, config=kernel.config - {option}, resolved={})
+
+
+def test_every_option_matters() -> None:
+    from mmlitmus.kernel.config import OPTIONS
+
+    def executable(w: World) -> Any:
+        return w.p.mmap(w.dev.file, 1, prot=5)
+
+    def vma_is_locked(w: World) -> Any:
+        w.bar(1)
+        w.p.mprotect(w(0), 1, 1)
+        return w.vma(w(0)).peek("vm_lock_seq")
+
+    shown = {
+        "lockdep": answer(CASES["vfio/remap-in-fault"], eras.kernel("v6.6 lockdep"))
+        != answer(CASES["vfio/remap-in-fault"], eras.kernel("v6.6")),
+        "PER_VMA_LOCK": observe(eras.kernel("v6.12"), vma_is_locked)
+        != observe(without("PER_VMA_LOCK", "v6.12"), vma_is_locked),
+        "ANON_INODE_NOEXEC": observe(eras.kernel("v6.16"), executable)
+        != observe(without("ANON_INODE_NOEXEC", "v6.16"), executable),
+    }
+    assert shown == dict.fromkeys(OPTIONS, True)
+
+
+# -- rows and patches -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("release", eras.releases())
+def test_a_release_resolves_every_seam(release: str) -> None:
+    kernel = eras.kernel(release)
+    assert set(kernel.choices) == set(policy.SEAMS) == set(policy.HOMES)
+    for name, seam in policy.SEAMS.items():
+        assert kernel.choices[name] in seam.alternatives
+        assert callable(kernel.chosen(seam))
+    row = eras.RELEASES[release]
+    assert row.evidence in ("recorded", "source", "dossier")
+    assert row.why
+    assert row.based_on is None or eras.releases().index(row.based_on) < eras.releases().index(release)
+
+
+@pytest.mark.parametrize("name", eras.PATCHES)
+def test_a_patch_applies_here_and_not_there(name: str) -> None:
+    """It makes its choices where it applies; elsewhere the text says why not."""
+    patch = eras.PATCHES[name]
+    assert patch.subject
+    assert patch.fate
+    applies, refused = [], []
+    for release in eras.releases():
+        try:
+            kernel = eras.kernel(f"{release} +{name}")
+        except NotApplicable as e:
+            refused.append((f"+{name} does not apply to {release}", str(e)))
+            continue
+        applies.append(release)
+        assert kernel.choices == {**eras.choices_of(release), **patch.choices}
+        assert kernel.choices != eras.choices_of(release)
+        assert kernel.spec == f"{release} +{name}"
+    assert applies
+    for what, text in refused:
+        assert text.startswith(what + ": ")
+        assert len(text) > len(what) + 20
+    if set(patch.over) == {"vfio_pci"}:
+        assert refused
+
+
+def test_two_patches_at_one_seam() -> None:
+    with pytest.raises(KernelSpecError, match="choose one"):
+        eras.kernel("v6.12 +populate-in-mmap +remap-on-enable")
+    both = eras.kernel("v6.1 +fork-defer-link +unmap-mapping-range")
+    assert both.choices["dup_mmap"] == "open-before-copy"
+    assert both.choices["vfio_pci"] == "v6.10"
+
+
+@pytest.mark.parametrize("spec", ["", "v6.11", "v6.12 +nothing", "v6.12 PER_VMA_LOCK", "v6.12 kasan"])
+def test_no_such_kernel(spec: str) -> None:
+    with pytest.raises(KernelSpecError):
+        eras.kernel(spec)
+
+
+def test_every_alternative_says_where_it_was_read() -> None:
+    for seam in policy.SEAMS.values():
+        assert seam.about
+        for alternative in seam.alternatives.values():
+            assert alternative.source, alternative.name
+            assert alternative.releases, alternative.name
+            assert alternative.does.__doc__, f"{seam.name}/{alternative.name} has no docstring"
+        assert inspect.getmodule(next(iter(seam.alternatives.values())).does) is not None
+
+
+def test_a_proposal_is_no_release_and_a_release_no_proposal() -> None:
+    """What an alternative says about releases agrees with the rows."""
+    shipped = {(s, c) for r in eras.releases() for s, c in eras.choices_of(r).items()}
+    for seam in policy.SEAMS.values():
+        for alternative in seam.alternatives.values():
+            never = alternative.releases in ("never", "proposal")
+            assert never != ((seam.name, alternative.name) in shipped), f"{seam.name}/{alternative.name}"
+
+
+# -- the source -------------------------------------------------------------------------------------------------------
+def modules() -> list[str]:
+    return [m.name for m in walk_packages([str(MODEL)], "mmlitmus.kernel.")]
+
+
+@pytest.mark.parametrize("module", modules())
+def test_every_public_function_says_what_it_does(module: str) -> None:
+    tree = ast.parse(Path(import_module(module).__file__ or "").read_text())
+    missing = []
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
+            continue
+        if isinstance(node, ast.FunctionDef) and (node.name in INHERITED or nested(tree, node)):
+            continue
+        if ast.get_docstring(node) is None:
+            missing.append(f"{node.name}:{node.lineno}")
+    assert not missing
+    assert ast.get_docstring(tree)
+
+
+#: operations whose meaning their base class documents
+INHERITED = {
+    "fault", "open", "close", "mmap", "object_name", "down_write_memory_lock", "populate", "read_register",
+    "hot_reset_zap", "hot_reset_lock", "hot_reset_unlock",
+}  # fmt: skip
+
+
+def nested(tree: ast.Module, node: ast.FunctionDef) -> bool:
+    """Is the function defined inside another one?"""
+    return any(
+        node in ast.walk(outer) and node is not outer for outer in ast.walk(tree) if isinstance(outer, ast.FunctionDef)
+    )
+
+
+@pytest.mark.parametrize("module", modules())
+def test_kernel_code_reads_like_kernel_code(module: str) -> None:
+    """No try, no with, no yield, no raise of an errno; and no version test outside eras and patches."""
+    path = Path(import_module(module).__file__ or "")
+    text = path.read_text()
+    if path.stem in ("eras", "patches", "policy", "machine", "config", "errno"):
+        return
+    tree = ast.parse(text)
+    bad = [
+        f"{type(node).__name__}:{node.lineno}"
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Try, ast.With, ast.Yield, ast.YieldFrom, ast.AsyncFunctionDef))
+    ]
+    assert not bad
+    assert ".release" not in text
+    assert len(text.splitlines()) < 600
+
+
+# -- findings ---------------------------------------------------------------------------------------------------------
+def asked_names() -> set[str]:
+    return {name for case in CASES.values() for name in case.asks} | expected_somewhere()
+
+
+def expected_somewhere() -> set[str]:
+    return {name for case in CASES.values() for e in case.expect.values() for name in e.names}
+
+
+def free_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmlitmus.kernel.mm import mmap
+
+    real = mmap.remove_vma
+
+    def remove_vma(vma: Any, unreachable: bool) -> None:
+        real(vma, unreachable=True)
+        vma.free()
+
+    monkeypatch.setattr(mmap, "remove_vma", remove_vma)
+
+
+def wrong_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmlitmus.kernel.drivers.vfio.pci import VfioPciCoreDevice
+
+    monkeypatch.setattr(VfioPciCoreDevice, "vma_to_pfn", lambda self, vma: 0x200)
+
+
+#: names that no kernel of the cases' own trips: a case, a kernel, and how that kernel is broken
+BROKEN: dict[str, tuple[str, str, Callable[[pytest.MonkeyPatch], None]]] = {
+    "double free": ("locks/rmap-zap-vs-munmap", "v6.12", free_twice),
+    "access-to-nowhere": ("vfio/huge-fault/munmap", "v6.12", wrong_frame),
+}
+
+
+def test_every_name_that_a_case_asks_about_is_tripped_somewhere() -> None:
+    assert asked_names() - expected_somewhere() == set(BROKEN)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_kernel_trips_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    id, spec, break_it = BROKEN[name]
+    assert name not in {n for _, n in answer(CASES[id], eras.kernel(spec))}
+    break_it(monkeypatch)
+    assert name in {n for _, n in answer(CASES[id], eras.kernel(spec))}
+
+
+def reported_names() -> set[str]:
+    """The names that kernel/ and invariants/ give to their own findings."""
+    names = set()
+    for path in [*MODEL.rglob("*.py"), *(MODEL.parent / "invariants").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                at = {"report": 1, "bug": 0, "Finding": 1}.get(node.func.id)
+                if at is not None and len(node.args) > at and isinstance(node.args[at], ast.Constant):
+                    names.add(node.args[at].value)
+    return names
+
+
+def test_every_finding_of_the_model_is_tripped_in_some_test() -> None:
+    here = "".join(p.read_text() for p in Path(__file__).parent.glob("test_*.py"))
+    silent = [n for n in sorted(reported_names()) if n not in expected_somewhere() and f'"{n}"' not in here]
+    assert not silent
+    assert PAGE == 4096

@@ -1,0 +1,128 @@
+"""The answer to one question on one kernel."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .case import Expectation, answers_text
+
+#: kinds of finding that are the case's or the model's own fault: never expected, never a mere note
+OWN_FAULT = ("raised",)
+#: kinds that are violations whatever the case asks about
+ALWAYS_ASKED = ("raised", "never-ends")
+
+
+@dataclass
+class Violation:
+    """A finding that answers the question: how often, and the smallest schedule that shows it."""
+
+    kind: str
+    name: str
+    message: str
+    mode: str  # sometimes, always, seen
+    schedule: str | None = None  # the replay token; None when nobody asked for it
+    preemptions: int | None = None
+    minimal: bool | None = None  # no schedule with fewer preemptions shows it
+
+
+@dataclass
+class Note:
+    """A finding that the case does not ask about."""
+
+    kind: str
+    name: str
+    message: str
+
+
+@dataclass
+class Row:
+    """One line of the table, and one object of --json. ``kernel`` is the release."""
+
+    case: str
+    kernel: str
+    patches: list[str]
+    config: list[str]
+    result: str = "never"  # never, sometimes, always, seen, not-seen, n/a
+    violations: list[Violation] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    search: str | None = None
+    bounds: dict[str, int | str] = field(default_factory=dict)
+    evidence: str | None = None
+    traces: int = 0
+    executions: int = 0
+    events: int = 0
+    expected: str | None = None
+    ok: bool = True
+    unreached: list[str] = field(default_factory=list)
+    reason: str | None = None
+    seconds: float | None = None
+    source: str = ""  # what a command line calls the case; not in --json
+    agrees: bool = True  # nothing seen contradicts the expectation; not in --json
+
+    @property
+    def spec(self) -> str:
+        """The kernel as tables print it."""
+        return " ".join((self.kernel, *("+" + p for p in self.patches), *self.config))
+
+    @property
+    def answers(self) -> list[tuple[str, str]]:
+        """(mode, name) of every violation."""
+        return sorted({(v.mode, v.name) for v in self.violations})
+
+    @property
+    def finished(self) -> bool:
+        """Did the search see everything there is?"""
+        return self.search in (None, "exhaustive")
+
+    @property
+    def text(self) -> str:
+        """The result in words."""
+        if self.result == "n/a":
+            return f"n/a ({self.reason})"
+        return answers_text(self.answers) if self.violations else self.result
+
+    @property
+    def status(self) -> str:
+        """``ok``, ``ok (expected)``, ``found`` (nothing was expected), ``unfinished`` or ``SURPRISE``."""
+        if self.ok:
+            return "ok (expected)" if self.violations else "ok"
+        faulty = self.unreached or any(v.kind in OWN_FAULT for v in self.violations)
+        if self.expected is None and not faulty:
+            return "found"
+        return "unfinished" if self.agrees and not self.finished and not faulty else "SURPRISE"
+
+    def judge(self, expectation: Expectation | None) -> None:
+        """Set ``result``, ``ok`` and what was expected, from the violations and the search."""
+        self.expected = None if expectation is None else expectation.text
+        if self.result != "n/a":
+            modes = {v.mode for v in self.violations}
+            if not self.finished:
+                self.result = "seen" if modes else "not-seen"
+            else:
+                self.result = next((m for m in ("always", "sometimes") if m in modes), "never")
+        self.ok = self._as_expected(expectation)
+
+    def _as_expected(self, expectation: Expectation | None) -> bool:
+        if self.result == "n/a":
+            self.agrees = expectation is None or expectation.reason is not None
+            return self.agrees
+        if self.unreached or any(v.kind in OWN_FAULT for v in self.violations):
+            return False
+        if expectation is None:
+            return not self.violations
+        if expectation.reason is not None:
+            self.agrees = False
+        elif self.finished:
+            self.agrees = set(self.answers) == set(expectation.answers)
+        else:
+            self.agrees = {name for _, name in self.answers} <= expectation.names
+        return self.agrees and self.finished
+
+    def as_json(self, timing: bool = False) -> dict[str, Any]:
+        """The row as --json prints it; docs/json.md says what each field means."""
+        data = asdict(self)
+        del data["source"], data["agrees"]
+        if not timing:
+            del data["seconds"]
+        return data

@@ -1,0 +1,106 @@
+"""What the verbs share: options, messages, exit codes."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from mmlitmus.checker.case import Case
+
+AS_EXPECTED, SURPRISE, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Stop(click.ClickException):
+    """Ends the command with one message: it was not used right, or something cannot be run."""
+
+    exit_code = WRONG_USE
+
+    def show(self, file: Any = None) -> None:
+        """Print the message."""
+        complain(self.message)
+
+
+class NotShown(Stop):
+    """Ends the command because what was looked for is not there."""
+
+    exit_code = SURPRISE
+
+
+def complain(message: str) -> None:
+    """One message, to standard error."""
+    click.echo(f"mmlitmus: {message}", err=True)
+
+
+def kernel_options(several: bool) -> Callable[[F], F]:
+    """--kernel and --with."""
+
+    def add(f: F) -> F:
+        f = click.option(
+            "--with", "patches", multiple=True, metavar="PATCH", help="Also apply this patch (or switch an option on)."
+        )(f)
+        text = "Kernels to run on, by comma or repeated; `all`: every release." if several else "The kernel to run on."
+        return click.option("--kernel", "kernels", multiple=True, metavar="SPEC", help=text)(f)
+
+    return add
+
+
+def search_options(f: F) -> F:
+    """--engine and --max-executions."""
+    f = click.option(
+        "--max-executions", type=click.IntRange(1), metavar="N", help="Stop a search after so many executions."
+    )(f)
+    return click.option("--engine", type=click.Choice(["dpor", "naive"]), default="dpor", help="The explorer.")(f)
+
+
+debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
+
+
+def split(values: Sequence[str]) -> list[str]:
+    """The parts of comma-separated, repeated options."""
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def width() -> int:
+    """The width for tables: the terminal's, or 100 where there is none, so that a pipe always gets the same bytes."""
+    return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+
+
+def one_case(word: str) -> Case:
+    """The single case that a word names."""
+    from mmlitmus.checker.load import select
+
+    chosen = select([word])
+    if chosen.errors:
+        raise Stop(str(chosen.errors[0])) from chosen.errors[0]
+    exact = [case for case in chosen.cases if word in (case.id, case.source)]
+    if len(exact) == 1:
+        return exact[0]
+    if len(chosen.cases) > 1:
+        ids = [one.source for one in chosen.cases]
+        more = f" and {len(ids) - 6} more" if len(ids) > 6 else ""
+        raise Stop(f"{word!r} names {len(ids)} cases; say which: {', '.join(ids[:6])}{more}")
+    return chosen.cases[0]
+
+
+def one_kernel(case: Case, kernels: Sequence[str], patches: Sequence[str]) -> str:
+    """The single kernel to run a case on; by default the first on which it expects a violation."""
+    from mmlitmus.checker.kernels import asked_for, specs_for
+
+    asked = split(kernels)
+    good, wrong = asked_for(asked, split(patches))
+    if wrong:
+        raise Stop(wrong[0])
+    if len(good) > 1:
+        raise Stop(f"one kernel at a time, and not {', '.join(good)}")
+    if good:
+        return good[0]
+    specs = specs_for(case)
+    telling = (spec for spec in specs if (case.expected(spec) is not None and case.expected(spec).answers))  # type: ignore[union-attr]
+    return next(telling, specs[-1])

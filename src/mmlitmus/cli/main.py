@@ -1,0 +1,81 @@
+"""``mmlitmus``: what runs when. A verb's module is imported when the verb is used."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from .common import INTERRUPTED, SURPRISE, WRONG_USE, complain
+
+VERBS = {
+    "check": "Run cases and say which answers are as expected.",
+    "show": "Show one execution of a case, side by side.",
+    "replay": "Run a schedule again and say what it shows.",
+    "list": "List the cases.",
+    "kernels": "List releases, patches and config options.",
+}
+
+
+class Verbs(click.Group):
+    """The verbs, each in a module of its own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The verb, imported now."""
+        if name not in VERBS:
+            return None
+        command: click.Command = import_module(f"mmlitmus.cli.{name}_").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of verbs for --help, without importing any."""
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        import mmlitmus
+
+        click.echo(f"mmlitmus {mmlitmus.__version__}")
+        ctx.exit()
+
+
+@click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Say which it is.")
+def cli() -> None:
+    """Questions about races in Linux memory management for device memory, answered by running every interleaving of a
+    small model of it. Statements are about the model, under sequential consistency."""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    debug = "--debug" in (sys.argv[1:] if args is None else args)
+    try:
+        result = cli.main(args=args, prog_name="mmlitmus", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.Abort:
+        complain("interrupted")
+        return INTERRUPTED
+    except click.ClickException as e:
+        if debug and e.__cause__ is not None:
+            raise
+        e.show()
+        return e.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away; Python would complain while flushing
+        return SURPRISE
+    except Exception as e:
+        if debug:
+            raise
+        complain(f"{type(e).__name__}: {e} (this is a bug of mmlitmus; --debug shows where)")
+        return WRONG_USE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""``mmlitmus show``: one execution of a case, in lanes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .common import (
+    AS_EXPECTED,
+    SURPRISE,
+    NotShown,
+    Stop,
+    debug_option,
+    kernel_options,
+    one_case,
+    one_kernel,
+    search_options,
+)
+
+if TYPE_CHECKING:
+    from mmlitmus.checker.case import Case
+    from mmlitmus.checker.run import Builder, How
+    from mmlitmus.explore.findings import Finding
+    from mmlitmus.explore.replay import Replay
+
+
+@click.command("show", short_help="Show one execution of a case, side by side.")
+@click.argument("what", metavar="CASE|FILE.py")
+@kernel_options(several=False)
+@click.option("--schedule", metavar="TEXT", help="Run this schedule (or replay token) instead of searching.")
+@click.option("--finding", metavar="NAME", help="Show this finding.")
+@search_options
+@click.option("--labels", is_flag=True, help="Name events as schedules do.")
+@click.option("--full", is_flag=True, help="Fold nothing.")
+@debug_option
+def command(
+    what: str,
+    kernels: tuple[str, ...],
+    patches: tuple[str, ...],
+    schedule: str | None,
+    finding: str | None,
+    engine: str,
+    max_executions: int | None,
+    labels: bool,
+    full: bool,
+    debug: bool,
+) -> int:
+    """Show one execution of a case: the smallest that shows a violation, or the one of a --schedule.
+
+    A schedule is text such as `fault > memory_lock.read; disable; fault`: run `fault` up to its event
+    `memory_lock.read`, then `disable` until it ends or blocks, then `fault` likewise. --labels prints events' names.
+    """
+    from mmlitmus.checker.case import CaseError
+    from mmlitmus.checker.kernels import provider
+    from mmlitmus.checker.run import MAX_EXECUTIONS, Builder, How
+    from mmlitmus.explore.schedule import ScheduleError
+
+    case = one_case(what)
+    spec = one_kernel(case, kernels, patches)
+    how = How(engine, max_executions or MAX_EXECUTIONS)
+    try:
+        builder = Builder(case, spec)
+        if schedule is not None:
+            return _scheduled(case, builder, schedule, finding, labels, full)
+        return _searched(case, builder, how, finding, labels, full)
+    except provider().not_applicable as e:
+        click.echo(f"{case.id} on {spec}: n/a ({e})")
+        return AS_EXPECTED
+    except ScheduleError as e:
+        raise Stop(f"schedule of {case.source} on {spec}: {e}") from e
+    except CaseError as e:
+        raise Stop(str(e)) from e
+
+
+def _scheduled(case: Case, builder: Builder, schedule: str, finding: str | None, labels: bool, full: bool) -> int:
+    from mmlitmus.checker.run import replay, shown_by
+
+    engine = replay(builder, schedule)
+    seen = shown_by(engine)
+    names = [f.name for f in seen]
+    found = ", ".join(names) if names else "nothing found"
+    note = f"{engine.status}; {found}"
+    _print(case, builder, engine, note, labels, full)
+    if engine.changed:
+        click.echo(engine.changed)
+    return SURPRISE if finding is not None and finding not in names else AS_EXPECTED
+
+
+def _searched(case: Case, builder: Builder, how: How, finding: str | None, labels: bool, full: bool) -> int:
+    from mmlitmus.checker.run import Smallest, is_asked, search
+    from mmlitmus.report.text import many
+
+    results = search(builder, how)
+    found = sorted(results.found.values(), key=lambda one: _rank(case, one.finding))
+    if finding is not None:
+        chosen = [one for one in found if one.finding.name == finding]
+        if not chosen:
+            names = ", ".join(one.finding.name for one in found) or "nothing"
+            raise NotShown(f"{case.id} on {builder.spec} does not show {finding!r}; it shows {names}")
+    else:
+        chosen = [one for one in found if is_asked(case, one.finding)]
+    extent = "exhaustive" if results.exhausted else f"bounded({results.stopped})"
+    if not chosen:
+        from mmlitmus.checker.run import replay
+
+        verdict = "never" if results.exhausted else "not seen"
+        traces = many(results.counts.complete, "trace")
+        note = f"{verdict} a violation in {traces} ({extent}); this is the plain first one"
+        _print(case, builder, replay(builder, ""), note, labels, full)
+        return AS_EXPECTED
+    one = chosen[0]
+    small = Smallest(one, builder)
+    every = results.exhausted and 0 < one.executions == results.counts.complete
+    mode = "seen" if not results.exhausted else "always" if every else "sometimes"
+    fewest = "the fewest" if small.minimal else "locally minimal"
+    times = many(small.preemptions, "preemption")
+    note = f"{mode} {one.finding.name} ({extent}, {many(results.counts.complete, 'trace')}); {times}, {fewest}"
+    others = [other.finding.name for other in found if other is not one]
+    if others:
+        note += f"; --finding shows another: {', '.join(others)}"
+    _print(case, builder, small.engine, note, labels, full)
+    if one.finding.kind == "inversion":
+        from mmlitmus.report.splat import splat
+
+        click.echo("\n".join(["", *splat(one.finding, builder.spec)]))
+    return AS_EXPECTED
+
+
+def _rank(case: Case, finding: Finding) -> tuple[bool, int, str]:
+    """What to show first: what was asked about, then the graver."""
+    from mmlitmus.checker.run import is_asked
+    from mmlitmus.explore.findings import KINDS
+
+    grave = KINDS.index(finding.kind) if finding.kind in KINDS else len(KINDS)
+    return not is_asked(case, finding), grave, finding.name
+
+
+def _print(case: Case, builder: Builder, engine: Replay, note: str, labels: bool, full: bool) -> None:
+    from mmlitmus.report.lanes import page
+
+    click.echo("\n".join(page(case, builder.spec, engine, note, labels=labels, full=full)))

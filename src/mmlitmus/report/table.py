@@ -1,0 +1,164 @@
+"""The table of ``mmlitmus check``: one line a question and kernel, then the totals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from mmlitmus.checker.case import Case
+from mmlitmus.checker.row import Row
+
+from .text import many, shell, titled, wrap
+
+#: no table is wider, however wide the terminal
+WIDEST = 100
+NARROWEST = 60
+_FLOOR = 16
+
+_RESULT = len("sometimes stale-translation")  # a longer result may take several lines
+_GAP = 2
+
+
+def table(rows: Sequence[Row], *, width: int = WIDEST, timing: bool = False, details: bool = False) -> list[str]:
+    """The lines of the table, header included, without the totals. ``details`` adds bounds, evidence and notes.
+
+    One line a row, where that fits; else each case stands above the rows of its kernels.
+    """
+    if not rows:
+        return []
+    width = max(NARROWEST, min(width, WIDEST))
+    header = ["case", "kernel", "result", "search", "traces", *(["time"] if timing else [])]
+    cells = [_cells(row, timing) for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    room = width - sum(widths[3:]) - _GAP * len(widths) - max(len(row.status) for row in rows)
+    flat = room - widths[0] - widths[1] >= min(widths[2], _RESULT)
+    if not flat:
+        header = ["  kernel", *header[2:]]
+        cells = [["  " + cell[1], *cell[2:]] for cell in cells]
+        widths = [max(widths[1] + 2, len(header[0])), *widths[2:]]
+        room += _GAP
+    names = 2 if flat else 1
+    widths[names] = min(widths[names], max(room - sum(widths[:names]), _FLOOR))
+    if not flat:
+        widths[0] = min(widths[0], room - widths[1])
+    lines = _line([*header, ""], widths, names + 1)
+    above = ""
+    for row, line in zip(rows, cells, strict=True):
+        if not flat and row.case != above:
+            lines += wrap(row.case, width)
+            above = row.case
+        lines += _line([*line, row.status], widths, names + 1)
+        lines += _below(row, width, details)
+    return lines
+
+
+def _cells(row: Row, timing: bool) -> list[str]:
+    done = row.result != "n/a"
+    cells = [row.case, row.spec, row.text, _search(row.search), str(row.traces) if done else ""]
+    return [*cells, duration(row.seconds) if done and row.seconds is not None else ""] if timing else cells
+
+
+def _search(search: str | None) -> str:
+    """``bounded(100 executions)`` is shortened: the column has a number only."""
+    return (search or "").replace(" executions)", ")").replace(" events in one execution)", " events)")
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], words: int) -> list[str]:
+    """One row; its first ``words`` columns may take several lines. Traces and time stand to the right."""
+    wrapped = [wrap(cell.strip(), w - _lead(cell)) for cell, w in zip(cells[:words], widths, strict=False)]
+    lines = []
+    for n in range(max(map(len, wrapped))):
+        parts = [column[n] if n < len(column) else "" for column in wrapped]
+        parts = [" " * _lead(cell) + part for cell, part in zip(cells, parts, strict=False)]
+        rest = list(cells[words:]) if n == 0 else [""] * (len(cells) - words)
+        text = [part.ljust(w) for part, w in zip(parts, widths, strict=False)]
+        text += [rest[0].ljust(widths[words])]
+        text += [part.rjust(w) for part, w in zip(rest[1:-1], widths[words + 1 :], strict=True)]
+        lines.append((" " * _GAP).join([*text, rest[-1]]).rstrip())
+    return lines
+
+
+def _lead(cell: str) -> int:
+    return len(cell) - len(cell.lstrip())
+
+
+def _below(row: Row, width: int, details: bool) -> list[str]:
+    """What stands under a row that is not as expected, or under every row when asked for."""
+    lines: list[str] = []
+    bad = row.status in ("SURPRISE", "found")
+
+    def say(text: str) -> None:
+        lines.extend(wrap("    " + text, width, "      "))
+
+    if row.status in ("SURPRISE", "unfinished") and row.expected is not None:
+        say(f"expected: {row.expected}")
+    for what in row.unreached:
+        say(f"never reached: {what}")
+    for v in row.violations:
+        if bad or details:
+            say(f"{titled(v.kind, v.name)}: {v.message}")
+        if bad and v.schedule is not None:
+            lines += show_command(row, v.schedule, width)
+    if details:
+        if row.bounds:
+            say("bounds: " + ", ".join(f"{name} {value}" for name, value in row.bounds.items()))
+        if row.evidence:
+            say(f"evidence: {row.evidence}")
+        for note in row.notes:
+            say(f"not asked about: {titled(note.kind, note.name)}: {note.message}")
+    return lines
+
+
+def show_command(row: Row, schedule: str, width: int) -> list[str]:
+    """The command that shows a violation of the row."""
+    words = ["mmlitmus", "show", row.source or row.case, "--kernel", row.spec, "--schedule", schedule]
+    return ["    " + line for line in shell(words, width - 4)]
+
+
+def totals(rows: Sequence[Row], errors: int = 0, not_run: int = 0, seconds: float | None = None) -> str:
+    """``41 cases x 11 kernels: 287 as expected, 0 surprises``."""
+    status = Counter(row.status for row in rows)
+    cases = len({row.case for row in rows})
+    kernels = len({row.spec for row in rows})
+    with_expectation = sum(row.expected is not None for row in rows)
+    as_expected = sum(row.ok and row.expected is not None for row in rows)
+    parts = []
+    if with_expectation:
+        parts.append(f"{as_expected} as expected")
+    if with_expectation or status["SURPRISE"]:
+        parts.append(many(status["SURPRISE"], "surprise"))
+    if status["unfinished"]:
+        parts.append(f"{status['unfinished']} unfinished")
+    free = len(rows) - with_expectation
+    if free:
+        clean = sum(row.ok and row.expected is None for row in rows)
+        parts.append(f"{free} without expectation ({clean} clean, {status['found']} with findings)")
+    if errors:
+        parts.append(f"{errors} could not be run")
+    if not_run:
+        parts.append(f"{not_run} not run")
+    if seconds is not None:
+        parts.append(duration(seconds))
+    return f"{many(cases, 'case')} x {many(kernels, 'kernel')}: {', '.join(parts) or 'nothing was run'}"
+
+
+def listing(cases: Sequence[Case], width: int) -> list[str]:
+    """Cases by id, with scenario, thread and question."""
+    if not cases:
+        return []
+    ids = max(len(one.id) for one in cases)
+    about = [" ".join(filter(None, (one.scenario, one.thread and f"thread {one.thread}"))) for one in cases]
+    room = max(map(len, about))
+    lines = []
+    for one, what in zip(cases, about, strict=True):
+        head = f"{one.id:{ids}}  " + (f"{what:{room}}  " if room else "")
+        if width - len(head) >= 30:
+            lines += wrap(head + one.question, max(width, NARROWEST), " " * len(head))
+        else:
+            lines += [head.rstrip(), *wrap("    " + one.question, max(width, NARROWEST), "    ")]
+    return lines

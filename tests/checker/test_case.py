@@ -1,0 +1,73 @@
+"""Expectations, and how kernels are spelt."""
+
+import pytest
+
+from mmlitmus.checker.case import Expectation, always, canonical, na, never, path_id, sometimes
+from mmlitmus.checker.load import matches, may_hold
+from mmlitmus.checker.row import Row, Violation
+
+
+def test_texts():
+    assert never.text == "never"
+    assert sometimes("b", "a").text == "sometimes a, b"
+    assert (sometimes("b") & always("a")).text == "always a, sometimes b"
+    assert na("because").text == "n/a"
+
+
+def test_what_cannot_be_expected():
+    for bad in (lambda: sometimes(), lambda: always(""), lambda: na(""), lambda: never & never):
+        with pytest.raises(TypeError):
+            bad()
+
+
+def test_specs():
+    assert canonical("v6.12 lockdep +b +a") == canonical("v6.12 +a +b lockdep") == ("v6.12", ("a", "b"), ("lockdep",))
+
+
+def test_ids():
+    from pathlib import Path
+
+    assert path_id(Path("vfio/fault_vs_disable.py")) == "vfio/fault-vs-disable"
+    assert matches("vfio/a", "vfio")
+    assert matches("vfio/a", "vfio/")
+    assert matches("vfio/a", "*/a")
+    assert not matches("vfio2/a", "vfio")
+    assert may_hold("vfio/a", "vfio/a/b")
+    assert not may_hold("vfio/a", "vfio/b")
+
+
+def judged(expectation, *modes, search="exhaustive", **more):
+    row = Row("c", "v1", [], [], search=search, **more)
+    row.violations = [Violation("BUG", name, "", mode) for mode, name in modes]
+    row.judge(expectation)
+    return row.result, row.ok, row.status
+
+
+@pytest.mark.parametrize(
+    ("expectation", "modes", "search", "wanted"),
+    [
+        (None, [], "exhaustive", ("never", True, "ok")),
+        (None, [("sometimes", "a")], "exhaustive", ("sometimes", False, "found")),
+        (None, [("seen", "a")], "bounded(1)", ("seen", False, "found")),
+        (None, [], "bounded(1)", ("not-seen", True, "ok")),
+        (never, [], "bounded(1)", ("not-seen", False, "unfinished")),
+        (never, [("seen", "a")], "bounded(1)", ("seen", False, "SURPRISE")),
+        (never, [("sometimes", "a")], "exhaustive", ("sometimes", False, "SURPRISE")),
+        (sometimes("a"), [("sometimes", "a")], "exhaustive", ("sometimes", True, "ok (expected)")),
+        (sometimes("a"), [("always", "a")], "exhaustive", ("always", False, "SURPRISE")),
+        (sometimes("a"), [], "exhaustive", ("never", False, "SURPRISE")),
+        (sometimes("a"), [("seen", "a")], "bounded(1)", ("seen", False, "unfinished")),
+        (sometimes("a"), [("sometimes", "a"), ("sometimes", "b")], "exhaustive", ("sometimes", False, "SURPRISE")),
+        (always("a") & sometimes("b"), [("always", "a"), ("sometimes", "b")], "exhaustive",
+         ("always", True, "ok (expected)")),
+        (na("x"), [], "exhaustive", ("never", False, "SURPRISE")),
+    ],
+)  # fmt: skip
+def test_verdicts(expectation: Expectation | None, modes, search, wanted):
+    assert judged(expectation, *modes, search=search) == wanted
+
+
+def test_not_applicable():
+    assert judged(na("x"), result="n/a") == ("n/a", True, "ok")
+    assert judged(None, result="n/a") == ("n/a", True, "ok")
+    assert judged(never, result="n/a") == ("n/a", False, "SURPRISE")

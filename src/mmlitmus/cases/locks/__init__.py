@@ -1,0 +1,1 @@
+"""Which lock keeps what alive."""

@@ -1,0 +1,175 @@
+"""Field by field: what a real kernel did, and what the model does.
+
+A field that was not observed is neither agreed nor disagreed. A field that cannot mean anything is excluded by a named
+rule, never by naming a row. Everything else is equal or a disagreement.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from .execute import Execution, Seen, execute_all, model_of
+from .schema import Entry, Observed, Program, Recording, Step
+
+AGREED, DISAGREED, EXCLUDED, UNOBSERVED = "agreed", "disagreed", "excluded", "unobserved"
+VERDICTS = (AGREED, EXCLUDED, UNOBSERVED, DISAGREED)
+
+NOT_SEEN = Seen()
+
+
+@dataclass(frozen=True)
+class Field:
+    """One thing to compare: at ``step`` of ``program``, what was ``recorded`` (None: not observed) and the ``model``'s.
+
+    ``name``: outcome, value, si_code, entry, vm_flags, or the name of a field that this version does not know.
+    """
+
+    program: str
+    index: int
+    step: Step
+    name: str
+    place: str
+    recorded: str | None
+    model: str | None
+    seen: Seen
+
+    @property
+    def rule(self) -> str | None:
+        """The first rule that excludes the field, by name."""
+        return next((r.name for r in RULES if r.excludes(self)), None)
+
+    @property
+    def verdict(self) -> str:
+        """agreed, disagreed, excluded or unobserved."""
+        if self.recorded is None:
+            return UNOBSERVED
+        if self.rule is not None:
+            return EXCLUDED
+        return AGREED if self.recorded == self.model else DISAGREED
+
+    def __str__(self) -> str:
+        what = f"{self.name} {self.place}".rstrip()
+        return (
+            f"program {self.program}, step {self.index} ({self.step}): {what}: "
+            f"recorded {self.recorded or 'nothing'}, model {self.model or 'nothing'}"
+        )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Why a field is not compared."""
+
+    name: str
+    why: str
+    excludes: Callable[[Field], bool]
+
+
+RULES = (
+    Rule(
+        "bus-dependent-value",
+        "what a read returns from a device that does not answer is the bus's doing: QEMU gives 0, a PC all ones",
+        lambda f: f.name == "value" and f.seen.off,
+    ),
+    Rule(
+        "outcomes-differ",
+        "the value of a read that the model did not complete: the outcome field says so already",
+        lambda f: f.name == "value" and f.seen.outcome != "ok",
+    ),
+    Rule(
+        "unknown-field",
+        "recorded by a newer lab; this version has nothing to compare it with",
+        lambda f: (
+            f.name in f.step.observed.extra
+            or (f.step.observed.result is not None and f.name in f.step.observed.result.extra)
+        ),
+    ),
+)
+
+
+def folded(entry: Entry | None) -> str | None:
+    """An entry as text. The model's tables begin at the PMD: a walk that found nothing further up ends there."""
+    if entry is None:
+        return None
+    return "pmd:0x0" if entry.bits == 0 and entry.level in ("pgd", "p4d", "pud") else str(entry)
+
+
+def fields_of(step: Step, seen: Seen) -> Iterator[tuple[str, str, str | None, str | None]]:
+    """(name, place, recorded, model) of everything to compare at a step."""
+    observed: Observed = step.observed
+    result = observed.result
+    if step.has_result:
+        yield "outcome", "", result.outcome if result else None, seen.outcome
+    if result is not None:
+        if result.value is not None:
+            yield "value", "", hex(result.value), None if seen.value is None else hex(seen.value)
+        if result.code is not None:
+            yield "si_code", "", str(result.code), None if seen.code is None else str(seen.code)
+        yield from ((name, "", repr(value), None) for name, value in result.extra.items())
+    for place, entry in observed.entries.items():
+        yield "entry", place, folded(entry), folded(seen.entries.get(place))
+    for place, letters in observed.vm_flags.items():
+        yield "vm_flags", place, letters, seen.vm_flags.get(place)
+    yield from ((name, "", repr(value), None) for name, value in observed.extra.items())
+
+
+def compare_program(program: Program, execution: Execution) -> list[Field]:
+    """Every field of one program. Steps that the model did not get to have nothing on its side."""
+    fields = []
+    for n, step in enumerate(program.steps):
+        seen = execution.steps[n] if n < len(execution.steps) else NOT_SEEN
+        fields += [Field(program.id, n, step, *f, seen) for f in fields_of(step, seen)]
+    return fields
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A recording beside the model: every field, and the executions they are from."""
+
+    spec: str
+    programs: tuple[Program, ...]
+    executions: Mapping[str, Execution]
+    fields: tuple[Field, ...]
+
+    @property
+    def operations(self) -> int:
+        """Steps that do something (all but observe and switch)."""
+        return sum(step.op not in ("observe", "switch") for p in self.programs for step in p.steps)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """programs, operations, fields, and fields by verdict."""
+        verdicts = Counter(f.verdict for f in self.fields)
+        return {
+            "programs": len(self.programs),
+            "operations": self.operations,
+            "fields": len(self.fields),
+            **{v: verdicts[v] for v in VERDICTS},
+        }
+
+    @property
+    def disagreements(self) -> list[Field]:
+        """The fields that differ."""
+        return [f for f in self.fields if f.verdict == DISAGREED]
+
+    @property
+    def stopped(self) -> dict[str, str]:
+        """The programs that the model did not run to their end, and why."""
+        return {p: e.stopped for p, e in self.executions.items() if e.stopped}
+
+    def found_in(self, name: str) -> list[str]:
+        """The programs in which the model reports the finding ``name``."""
+        return [p for p, e in self.executions.items() if any(f.name == name for f in e.findings)]
+
+    def rules(self) -> Counter[str]:
+        """How many fields each rule excluded."""
+        return Counter(f.rule or "" for f in self.fields if f.verdict == EXCLUDED)
+
+
+def compare(recording: Recording, spec: str | None = None) -> Comparison:
+    """Run a recording's programs on the kernel recorded (or on ``spec``), and compare. Raises what ``execute`` does."""
+    spec = spec or model_of(recording.header.key.kernel)
+    executions = execute_all(recording, spec)
+    fields: Iterable[Field] = (f for p in recording.programs for f in compare_program(p, executions[p.id]))
+    return Comparison(spec, recording.programs, executions, tuple(fields))

@@ -1,0 +1,397 @@
+"""The model does what real kernels did, in every row of every recording; the comparison can tell when it does not."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from mmlitmus.conform.__main__ import main
+from mmlitmus.conform.compare import AGREED, DISAGREED, EXCLUDED, UNOBSERVED, compare
+from mmlitmus.conform.execute import NotModelledError, execute_all, model_of
+from mmlitmus.conform.import_vfiorev import convert
+from mmlitmus.conform.schema import VERBS, Entry, KernelKey, Recording, Result
+from mmlitmus.conform.store import dumps, load, loads, packaged
+from mmlitmus.kernel.policy import KernelSpecError
+from mmlitmus.kernel.uapi import Process
+
+from .conftest import VFIOREV
+
+#: recording -> the kernel of the model, fields agreed, fields unobserved (entries need the probe module)
+VFIOREV_ROWS = {
+    "vfiorev-5.10": ("deb-5.10.262", 64, 37),
+    "vfiorev-6.1": ("deb-6.1.192", 61, 37),
+    "vfiorev-6.12": ("deb-6.12.117", 65, 37),
+    "vfiorev-6.16": ("deb-6.16.12", 48, 54),
+    "vfiorev-6.18": ("deb-6.18.15", 48, 54),
+    "vfiorev-7.3": ("deb-7.3.4", 65, 37),
+    "vfiorevNOLAB-6.1": ("deb-6.1.192", 44, 54),
+}
+
+#: in which programs a translation outlives the disable, by what the real kernel was seen to do
+SURVIVES = {
+    "vfiorev-5.10": {"B"},
+    "vfiorev-6.1": {"B", "E0", "E1", "E2"},
+    "vfiorevNOLAB-6.1": {"B", "E0", "E1", "E2"},
+}
+
+ALL = {"A", "B", "C", "C2", "D", "E0", "E1", "E2", "F"}
+
+
+# -- agreement --------------------------------------------------------------------------------------------------------
+def test_these_are_the_recordings():
+    assert {p.name.removesuffix(".jsonl") for p in packaged() if p.parent == VFIOREV} == set(VFIOREV_ROWS)
+
+
+@pytest.mark.parametrize("path", packaged(), ids=lambda p: p.name)
+def test_every_field_of_every_recording_agrees(path):
+    comparison = compare(load(path))
+    assert [str(f) for f in comparison.disagreements] == []
+    assert comparison.stopped == {}
+    assert comparison.counts["agreed"] > 0
+
+
+@pytest.mark.parametrize("name", VFIOREV_ROWS)
+def test_how_much_was_compared(name, recorded):
+    spec, agreed, unobserved = VFIOREV_ROWS[name]
+    comparison = compare(recorded(name))
+    assert comparison.spec == spec
+    assert comparison.counts == {
+        "programs": 9,
+        "operations": 76,
+        "fields": 102,
+        AGREED: agreed,
+        EXCLUDED: 102 - agreed - unobserved,
+        UNOBSERVED: unobserved,
+        DISAGREED: 0,
+    }
+
+
+@pytest.mark.parametrize("name", VFIOREV_ROWS)
+def test_what_survives_the_disable(name, recorded):
+    """A moved mapping on 5.10.262 and 6.1.192, a forked child's on 6.1.192 only, nothing from 6.12 on."""
+    recording = recorded(name)
+    assert {p.id for p in recording.programs} == ALL
+    comparison = compare(recording)
+    really = {p.id for p in recording.programs for s in p.steps if s.observed.result == Result(ok=True, value=0)}
+    assert really == SURVIVES.get(name, set())
+    assert set(comparison.found_in("access-after-disable")) == really
+    assert {f.name for e in comparison.executions.values() for f in e.findings} <= {"access-after-disable"}
+
+
+@pytest.mark.parametrize("name", [n for n, (_, agreed, _) in VFIOREV_ROWS.items() if agreed == 53])
+def test_raw_entries_are_compared(name, recorded):
+    """The probe saw 17 entries, and each is the same in all 64 bits."""
+    entries = [f for f in compare(recorded(name)).fields if f.name == "entry"]
+    assert [f.verdict for f in entries] == [AGREED] * 17
+    survivors = {f.model for f in entries if f.program in SURVIVES.get(name, ()) and f.model != "pte:0x0"}
+    expected = {
+        "vfiorev-5.10": {"pte:0x80000000fea00a37"},
+        "vfiorev-6.1": {"pte:0x80000000fea00a37", "pte:0x80000000fea00217", "pte:0x80000000fea00237"},
+    }
+    assert survivors == expected.get(name, set())
+
+
+# -- the comparison can fail ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "model", "differ"),
+    [
+        ("vfiorev-6.1", "v6.12", {"B", "E0", "E1", "E2"}),
+        ("vfiorev-6.1", "v6.1", {"E0", "E1", "E2"}),  # upstream's fork copies before ->open
+        ("vfiorev-6.1", "deb-5.10.262", {"E0", "E1", "E2"}),
+        ("vfiorevNOLAB-6.1", "v6.12", {"B", "E0", "E1", "E2"}),
+        ("vfiorev-5.10", "deb-6.1.192", {"E0", "E1", "E2"}),
+        ("vfiorev-5.10", "v6.12", {"B", "E0", "E1", "E2"}),
+        ("vfiorev-6.12", "deb-6.1.192", {"B", "E0", "E1", "E2"}),
+        ("vfiorev-7.3", "v6.1", {"B", "E0", "E1", "E2"}),
+        ("vfiorev-6.18", "v5.10", {"B"}),
+    ],
+)
+def test_the_wrong_kernel_disagrees(name, model, differ, recorded):
+    comparison = compare(recorded(name), model)
+    assert {f.program for f in comparison.disagreements} == differ
+    assert comparison.spec == model
+
+
+def test_the_wrong_kernel_disagrees_in_words(recorded):
+    words = [str(f) for f in compare(recorded("vfiorev-6.1"), "v6.12").disagreements]
+    assert words[:2] == [
+        "program B, step 5 (dev action=memory_off): entry 0:b0: recorded pte:0x80000000fea00a37, model pte:0x0",
+        "program B, step 6 (touch slot=b): outcome: recorded ok, model SIGBUS",
+    ]
+
+
+def change(recording: Recording, program: int, step: int, **observed) -> Recording:
+    """The recording with something else observed at one step."""
+    p = recording.programs[program]
+    s = p.steps[step]
+    steps = (*p.steps[:step], replace(s, observed=replace(s.observed, **observed)), *p.steps[step + 1 :])
+    programs = list(recording.programs)
+    programs[program] = replace(p, steps=steps)
+    return replace(recording, programs=tuple(programs))
+
+
+def test_every_observation_counts(recorded):
+    """Whatever was compared and agreed disagrees when it is changed."""
+    recording = recorded("vfiorev-6.1")
+    changed = 0
+    for n, program in enumerate(recording.programs):
+        for m, step in enumerate(program.steps):
+            result = step.observed.result
+            others = []
+            if result is not None:
+                others.append({"result": Result(errno="EINTR")})
+            for place, entry in step.observed.entries.items():
+                others += [
+                    {"entries": {**step.observed.entries, place: Entry(entry.level, entry.bits ^ 1 << bit)}}
+                    for bit in (0, 5, 12, 63)
+                ]
+            for other in others:
+                differ = compare(change(recording, n, m, **other)).disagreements
+                assert [(f.program, f.index) for f in differ] == [(program.id, m)]
+                changed += 1
+    assert changed == 35 + 17 * 4
+
+
+def test_a_value_that_a_device_gave_is_compared(recorded):
+    """E1's child reads the edu's identification while memory is still on."""
+    recording = recorded("vfiorev-6.1")
+    assert recording.programs[6].steps[4].observed.result == Result(ok=True, value=0x10000ED)
+    (field,) = compare(change(recording, 6, 4, result=Result(ok=True, value=0x10000EE))).disagreements
+    assert (field.name, field.recorded, field.model) == ("value", "0x10000ee", "0x10000ed")
+
+
+def test_a_value_from_a_device_that_is_off_is_not(recorded):
+    """QEMU answers 0; a PC would answer all ones, and the kernel be as right."""
+    recording = recorded("vfiorev-6.1")
+    assert recording.programs[1].steps[6].observed.result == Result(ok=True, value=0)
+    comparison = compare(change(recording, 1, 6, result=Result(ok=True, value=0xFFFFFFFF)))
+    assert comparison.disagreements == []
+    assert comparison.rules() == {"bus-dependent-value": 4}
+
+
+def test_unobserved_is_not_agreed(recorded):
+    recording = recorded("vfiorev-6.1")
+    before = compare(recording).counts
+    after = compare(change(recording, 0, 2, entries={"0:a0": None})).counts
+    assert after[AGREED] == before[AGREED] - 1
+    assert after[UNOBSERVED] == before[UNOBSERVED] + 1
+    assert after["fields"] == before["fields"]
+
+
+def test_a_kernel_that_stops_in_the_middle_disagrees(recorded, monkeypatch):
+    """The model breaking down is no agreement, whatever it had done by then."""
+
+    def broken(self, address, pages, prot):
+        raise RuntimeError("a bug in the model")
+
+    monkeypatch.setattr(Process, "mprotect", broken)
+    comparison = compare(recorded("vfiorev-6.1"))
+    assert {f.program for f in comparison.disagreements} == {"D"}
+    assert all(f.model is None for f in comparison.disagreements)
+    assert list(comparison.stopped) == ["D"]
+    where = "step 3 (protect slot=a page=2 pages=1 prot=r)"
+    assert comparison.stopped["D"].startswith(f"{where}: RuntimeError: a bug in the model at")
+
+
+# -- running programs -------------------------------------------------------------------------------------------------
+def step(op, **words):
+    observed = {k: words.pop(k) for k in ("result", "entries", "vm_flags") if k in words}
+    return {"op": op, **words, **({"observed": observed} if observed else {})}
+
+
+def test_every_verb_runs(recording_of):
+    """A program with each operation, its results written down by hand from the kernel's source."""
+    ok, bus = {"ok": True}, {"signal": "SIGBUS"}
+    recording = recording_of(
+        step("observe", entries={"0:a0": "pgd:0x0"}, vm_flags={"0:a0": ""}),
+        step("map", slot="a", pages=4, result=ok, vm_flags={"0:a0": "rd wr sh mr mw me ms pf io de dd sd"}),
+        step("map", slot="b", pages=4, sharing="private", result={"errno": "EINVAL"}),
+        step("map", slot="b", pages=1, offset=256, result={"errno": "EINVAL"}),
+        step("map", slot="a", page=2, pages=1, flags=["fixed_noreplace"], result={"errno": "EEXIST"}),
+        step("touch", slot="a", result={"ok": True, "value": "0x10000ed"}),
+        step("touch", slot="a", page=1, access="write", result=ok, entries={"0:a1": "pte:0x80000000fea01277"}),
+        step("touch", slot="c", result={"signal": "SIGSEGV", "code": 1}),
+        step("advise", slot="a", pages=4, advice="dontneed", result={"errno": "EINVAL"}),
+        step("advise", slot="a", pages=4, advice="dontdump", result=ok),
+        step("advise", slot="a", pages=4, advice="lock", result=ok),
+        step("advise", slot="a", pages=4, advice="unlock", result=ok),
+        step("protect", slot="a", page=3, pages=1, prot="r", result=ok),
+        step("touch", slot="a", page=3, access="write", result={"signal": "SIGSEGV", "code": 2}),
+        step("protect", slot="c", pages=1, prot="r", result={"errno": "ENOMEM"}),
+        step("dev", action="read", result={"ok": True, "value": "0x10000ed"}),
+        step("dev", action="d3hot", result=ok, entries={"0:a0": "pte:0x0"}),
+        step("touch", slot="a", result=bus),
+        step("dev", action="read", result={"errno": "EIO"}),
+        step("dev", action="d0", result=ok),
+        step("dev", action="low_power_enter", result=ok),
+        step("dev", action="low_power_enter", result={"errno": "EINVAL"}),
+        step("touch", slot="a", result=bus),
+        step("dev", action="low_power_exit", result=ok),
+        step("touch", slot="a", result=ok),
+        step("dev", action="reset", result=ok, entries={"0:a0": "pte:0x0"}),
+        step("remap", slot="a", pages=1, new_pages=2, flags=["maymove"], result={"errno": "EFAULT"}),
+        step("remap", slot="a", pages=2, new_pages=1, result=ok),
+        step("fork", child=1, result=ok),
+        step("switch", process=1),
+        step("touch", slot="a", page=1, result={"signal": "SIGSEGV"}),
+        step("unmap", slot="a", pages=4, result=ok, vm_flags={"1:a0": ""}),
+        step("exit"),
+        step("switch", process=0),
+        step("unmap", slot="a", pages=4, result=ok),
+    )
+    comparison = compare(recording)
+    assert comparison.stopped == {}
+    assert [str(f) for f in comparison.disagreements] == []
+    assert {s.op for s in recording.programs[0].steps} == set(VERBS)
+
+
+def test_frames_are_those_of_the_recorded_machine(recording_of, header):
+    """Another memory layout puts the BAR elsewhere; offsets into it are what counts."""
+    steps = (
+        step("map", slot="a", pages=2, offset=3),
+        step("touch", slot="a", page=1, entries={"0:a1": "pte:0x80000000c0004237"}),
+    )
+    header["devices"][0]["bars"][0]["pfn"] = "0xc0000"
+    assert compare(recording_of(*steps)).disagreements == []
+    header["devices"][0]["bars"][0]["pfn"] = "0xc0001"
+    (field,) = compare(recording_of(*steps)).disagreements
+    assert field.model == "pte:0x80000000c0005237"
+
+
+def test_two_devices(recording_of, header):
+    header["devices"].append({"name": "ivshmem", "bars": [{"bar": 0, "pages": 16, "pfn": "0xfeb00"}]})
+    header["devices"][0]["bars"][0]["pfn"] = "0xfea00"
+    recording = recording_of(
+        step("map", slot="a", pages=2),
+        step("map", slot="b", pages=2, device=1),
+        step("touch", slot="a"),
+        step("touch", slot="b", page=1),
+        step("dev", action="memory_off", device=1, entries={"0:a0": "pte:0x80000000fea00237", "0:b1": "pte:0x0"}),
+        step("touch", slot="a", result={"ok": True, "value": "0x10000ed"}),
+        step("touch", slot="b", result={"signal": "SIGBUS"}),
+    )
+    assert compare(recording).disagreements == []
+
+
+def test_unknown_observations_are_counted_not_dropped(recording_of):
+    observed = {"result": {"ok": True, "short": 3}, "pagemap": {"0:a0": "0x0"}}
+    recording = recording_of({"op": "map", "slot": "a", "pages": 1, "observed": observed})
+    comparison = compare(recording)
+    assert [(f.name, f.verdict) for f in comparison.fields] == [
+        ("outcome", AGREED),
+        ("short", EXCLUDED),
+        ("pagemap", EXCLUDED),
+    ]
+    assert comparison.rules() == {"unknown-field": 2}
+
+
+def test_walks_that_end_further_up_fold_into_the_pmd(recording_of):
+    for level in ("pgd", "p4d", "pud", "pmd"):
+        (field,) = compare(recording_of(step("observe", entries={"0:a0": f"{level}:0x0"}))).fields
+        assert field.verdict == AGREED
+    (field,) = compare(recording_of(step("observe", entries={"0:a0": "pte:0x0"}))).fields
+    assert field.verdict == DISAGREED
+
+
+def test_what_is_not_modelled(recording_of, header):
+    anonymous = step("map", slot="a", pages=1, backing="anonymous", sharing="private")
+    with pytest.raises(NotModelledError, match="anonymous memory is not modelled"):
+        execute_all(recording_of(anonymous, step("touch", slot="a")))
+    with pytest.raises(NotModelledError, match="have only BAR 0"):
+        execute_all(recording_of(step("map", slot="a", pages=1, bar=2)))
+    header["devices"][0]["bars"][0]["bar"] = 2
+    with pytest.raises(NotModelledError, match="the model's devices have one BAR"):
+        execute_all(recording_of(step("observe")))
+
+
+def test_which_kernel_of_the_model():
+    key = KernelKey(version="6.1.192", release="6.1.0-56-amd64", distribution="debian")
+    assert model_of(key) == "deb-6.1.192"
+    assert model_of(KernelKey(version="6.12", release="6.12.0")) == "v6.12"
+    with pytest.raises(NotModelledError, match=r"the model has no kernel 6\.1\.99 \(v6\.1\.99\)"):
+        model_of(KernelKey(version="6.1.99", release="6.1.99"))
+    with pytest.raises(NotModelledError, match="the model has no kernel"):
+        model_of(KernelKey(version="6.1.192", release="6.1.192", distribution="other"))
+
+
+def test_an_unknown_model(recorded):
+    with pytest.raises(KernelSpecError, match=r"v9\.9"):
+        compare(recorded("vfiorev-6.1"), "v9.9")
+
+
+def test_the_same_twice(recorded):
+    first, second = (compare(recorded("vfiorev-6.1")) for _ in range(2))
+    assert first == second
+
+
+# -- where the recordings come from -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", VFIOREV_ROWS)
+def test_the_converter_makes_exactly_these_files(name):
+    raw = (VFIOREV / "raw" / f"{name}.txt").read_bytes()
+    assert dumps(convert(raw, f"{name}.txt")) == (VFIOREV / f"{name}.jsonl").read_text()
+
+
+def test_the_converter_refuses_other_output():
+    raw = (VFIOREV / "raw" / "vfiorev-6.1.txt").read_text()
+    for old, new, message in (
+        ("VDONE\n", "", "VDONE"),
+        ("mremap=ok", "mremap=FAIL", "mremap failed"),
+        ("  F child", "cmdwrite: Input/output error\n  F child", "write of COMMAND failed"),
+        ("  C2 touched", "  XX touched", "scenarios"),
+        ("touch=BUS/2\n", "touch=BUS/2 touch=BUS/2\n", "more than expected"),
+        ("pte=L4:0 touch=BUS/2\n", "touch=BUS/2\n", "touch=BUS/2 where pte was to come"),
+        ("touch=BUS/2", "touch=ILL/2", "no touch prints"),
+        ("touch0=-", "touch0=ok:1", "do not fit"),
+    ):
+        assert old in raw
+        with pytest.raises(ValueError, match=message):
+            convert(raw.replace(old, new, 1).encode(), "x.txt")
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+def test_the_table(capsys):
+    assert main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == [
+        "recording", "kernel", "model", "programs", "operations", "fields",
+        "agreed", "excluded", "unobserved", "disagreed",
+    ]  # fmt: skip
+    rows = {line.split()[0]: line.split()[1:] for line in lines[1:]}
+    for name, (spec, agreed, unobserved) in VFIOREV_ROWS.items():
+        fields = [agreed, 102 - agreed - unobserved, unobserved, 0]
+        assert rows[name][1:] == [spec, "9", "76", "102", *map(str, fields)]
+    assert "excluded, 9 x bus-dependent-value" in "\n".join(lines)
+
+
+def test_the_command_says_what_disagrees(capsys):
+    assert main(["--model", "v6.12", str(VFIOREV / "vfiorev-5.10.jsonl")]) == 1
+    out = capsys.readouterr().out
+    assert "vfiorev-5.10: program B, step 6 (touch slot=b): outcome: recorded ok, model SIGBUS\n" in out
+
+
+def test_the_command_goes_on_after_a_bad_file(tmp_path, capsys):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("{\n")
+    assert main([str(bad), str(tmp_path / "none.jsonl"), str(VFIOREV / "vfiorev-7.3.jsonl")]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"{bad}:1: this is not JSON")
+    assert "none.jsonl" in err
+    assert "deb-7.3.4" in out
+    assert main(["--model", "v9.9", str(VFIOREV / "vfiorev-7.3.jsonl")]) == 2
+    assert "no kernel 'v9.9'" in capsys.readouterr().err
+
+
+def test_a_recording_of_a_guest_that_died(recording_of):
+    """That the guest died is an outcome like any other; the model did not die of it, so they differ."""
+    recording = recording_of(
+        step("map", slot="a", pages=1, result={"died": "oops"}), {"op": "touch", "slot": "a"}, {"op": "exit"}
+    )
+    (field,) = compare(recording).disagreements
+    assert (field.recorded, field.model) == ("died: oops", "ok")
+
+
+def test_raw_output_is_what_the_header_says(recorded):
+    for name in VFIOREV_ROWS:
+        header = json.loads((VFIOREV / f"{name}.jsonl").read_text().splitlines()[0])
+        assert header["source"]["file"] == f"{name}.txt"
+        assert loads(dumps(recorded(name)).splitlines()) == recorded(name)

@@ -1,0 +1,297 @@
+"""The format of recordings: what is read is what was written, and what is wrong is named by file and line."""
+
+import dataclasses
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmlitmus.conform.codec import BadValueError, decode, encode
+from mmlitmus.conform.compare import RULES
+from mmlitmus.conform.schema import (
+    ACTIONS,
+    ADVICE,
+    FORMAT_VERSION,
+    LEVELS,
+    VERBS,
+    Advise,
+    BarKey,
+    Dev,
+    DeviceKey,
+    Entry,
+    Exit,
+    Fork,
+    Header,
+    KernelKey,
+    LabKey,
+    Map,
+    Observe,
+    Observed,
+    Program,
+    Protect,
+    Remap,
+    Result,
+    Source,
+    Switch,
+    Touch,
+    Unmap,
+    read_step,
+)
+from mmlitmus.conform.store import RecordingError, dump, dumps, load, loads, packaged
+
+# -- round trip -------------------------------------------------------------------------------------------------------
+slots = st.sampled_from("abcd")
+pages = st.integers(1, 8)
+page = st.integers(0, 7)
+prots = st.sampled_from(["", "r", "rw", "rwx"])
+bits = st.integers(0, (1 << 64) - 1)
+places = st.builds("{}:{}{}".format, st.integers(0, 1), slots, page)
+entries = st.none() | st.builds(Entry, st.sampled_from(LEVELS), bits)
+unknown = st.dictionaries(st.sampled_from(["pagemap", "later"]), st.integers() | st.text() | st.none(), max_size=1)
+results = (
+    st.builds(Result, ok=st.just(True), value=st.none() | bits, extra=unknown)
+    | st.builds(Result, errno=st.sampled_from(["EINVAL", "ENOMEM"]))
+    | st.builds(Result, signal=st.sampled_from(["SIGBUS", "SIGSEGV"]), code=st.none() | st.integers(1, 5))
+    | st.builds(Result, died=st.sampled_from(["oops", "hang"]))
+)
+observations = st.builds(
+    Observed,
+    result=st.none() | results,
+    entries=st.dictionaries(places, entries, max_size=2),
+    vm_flags=st.dictionaries(places, st.none() | st.text(), max_size=1),
+    extra=unknown,
+)
+seen = {"observed": observations, "extra": unknown}
+steps = st.one_of(
+    st.builds(
+        Map, slot=slots, page=page, pages=pages, backing=st.sampled_from(["bar", "anonymous"]),
+        device=st.integers(0, 1), offset=page, prot=prots, bar=st.integers(0, 5),
+        sharing=st.sampled_from(["shared", "private"]),
+        flags=st.sampled_from([(), ("fixed",), ("locked", "fixed_noreplace")]), **seen,
+    ),
+    st.builds(Unmap, slot=slots, page=page, pages=pages, **seen),
+    st.builds(
+        Remap, slot=slots, page=page, pages=page, new_pages=page, to=st.none() | slots,
+        flags=st.sampled_from([(), ("maymove",), ("maymove", "fixed")]), **seen,
+    ),
+    st.builds(Protect, slot=slots, page=page, pages=pages, prot=prots, **seen),
+    st.builds(Advise, slot=slots, page=page, pages=pages, advice=st.sampled_from([*ADVICE, "lock", "unlock"]), **seen),
+    st.builds(Touch, slot=slots, page=page, access=st.sampled_from(["read", "write"]), **seen),
+    st.builds(Fork, child=pages, **seen),
+    st.builds(Switch, process=page, **seen),
+    st.builds(Exit, **seen),
+    st.builds(Dev, action=st.sampled_from(ACTIONS), device=st.integers(0, 1), page=page, **seen),
+    st.builds(Observe, **seen),
+)  # fmt: skip
+programs = st.builds(
+    Program,
+    id=st.text(),
+    name=st.text(),
+    seed=st.none() | page,
+    steps=st.lists(steps, max_size=4).map(tuple),
+    extra=unknown,
+)
+
+
+@given(programs)
+def test_what_is_written_is_read(program):
+    assert decode(Program, json.loads(json.dumps(encode(program)))) == program
+
+
+@pytest.mark.parametrize("path", packaged(), ids=lambda p: p.name)
+def test_packaged_recordings_are_as_we_write_them(path):
+    assert dumps(load(path)) == path.read_text()
+
+
+def test_compressed(tmp_path, recorded):
+    recording = recorded("vfiorev-6.1")
+    for name in ("a.jsonl.gz", "b.jsonl.gz", "c.jsonl"):
+        dump(recording, tmp_path / name)
+        assert load(tmp_path / name) == recording
+    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+    assert len((tmp_path / "a.jsonl.gz").read_bytes()) < len((tmp_path / "c.jsonl").read_bytes()) / 4
+
+
+def test_only_a_newline_ends_a_line(tmp_path, header):
+    """Unicode has other line separators, and JSON allows them within strings."""
+    name = "a\u2028b\x85c"
+    lines = [json.dumps(x, ensure_ascii=False) for x in (header, {"id": name, "steps": []})]
+    path = tmp_path / "r.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    recording = load(path)
+    assert [p.id for p in recording.programs] == [name]
+    dump(recording, path)
+    assert load(path).programs == recording.programs
+
+
+def test_unknown_fields_are_kept(header):
+    """Only the version refuses a file: a newer lab may record more."""
+    header["key"]["kernel"]["thp"] = "always"
+    header["boot"] = {"n": 2}
+    touch = {"op": "touch", "slot": "a", "cpu": 1, "observed": {"pagemap": {"0:a0": "0x0"}}}
+    line = {"id": "1", "shrunk": True, "steps": [touch]}
+    text = [json.dumps(header), json.dumps(line)]
+    recording = loads(text)
+    assert recording.header.extra == {"boot": {"n": 2}}
+    assert recording.header.key.kernel.extra == {"thp": "always"}
+    (program,) = recording.programs
+    assert program.extra == {"shrunk": True}
+    assert program.steps[0].extra == {"cpu": 1}
+    assert program.steps[0].observed.extra == {"pagemap": {"0:a0": "0x0"}}
+    assert loads(dumps(recording).splitlines()).programs == recording.programs
+    assert [json.loads(s) for s in dumps(recording).splitlines()] == [{**header, "programs": 1}, line]
+
+
+def test_absent_and_null_are_unobserved():
+    assert read_step({"op": "touch", "slot": "a"}, "").observed == Observed()
+    null = read_step({"op": "touch", "slot": "a", "observed": {"result": None, "entries": {"0:a0": None}}}, "")
+    assert null.observed == Observed(entries={"0:a0": None})
+
+
+# -- what is wrong ----------------------------------------------------------------------------------------------------
+def step(op, observed=None, **words):
+    return {"op": op, **words, **({"observed": observed} if observed else {})}
+
+
+BAD_STEPS = [
+    ([step("mmap")], r"steps\[0\]: no operation 'mmap'; known: map, unmap"),
+    (["map"], r"steps\[0\]: no operation None"),
+    ("steps", r"steps: a list is wanted, not 'steps'"),
+    ([step("map", slot="a")], r"steps\[0\]: the field 'pages' is missing"),
+    ([step("map", slot="A", pages=1)], r"steps\[0\]\.slot: 'A' is not a slot"),
+    ([step("map", slot=1, pages=1)], r"steps\[0\]\.slot: a string is wanted, not 1"),
+    ([step("map", slot="a", pages=0)], r"steps\[0\]\.pages: 0 is out of range \(at least 1\)"),
+    ([step("map", slot="a", pages=True)], r"steps\[0\]\.pages: a whole number is wanted, not True"),
+    ([step("map", slot="a", pages=1.0)], r"steps\[0\]\.pages: a whole number is wanted, not 1\.0"),
+    ([step("map", slot="a", pages=1, bar=6)], r"steps\[0\]\.bar: 6 is out of range \(0 to 5\)"),
+    ([step("map", slot="a", pages=1, prot="wr")], r"steps\[0\]\.prot: a protection is"),
+    ([step("map", slot="a", pages=1, flags=["fixed", "shared"])], r"steps\[0\]\.flags\[1\]: 'shared' is none of"),
+    ([step("map", slot="a", pages=1, flags=["fixed", "fixed"])], r"steps\[0\]\.flags: a flag is named twice"),
+    ([step("map", slot="a", pages=1, device=1)], r"steps\[0\]: there is no device 1; the header lists 1"),
+    ([step("dev", action="explode")], r"steps\[0\]\.action: 'explode' is none of memory_off,"),
+    ([step("touch", slot="a", access="execute")], r"steps\[0\]\.access: 'execute' is none of"),
+    ([step("observe"), step("switch", process=1)], r"steps\[1\]: there is no process 1"),
+    ([step("fork", child=1), step("fork", child=1)], r"steps\[1\]: there is, or was, a process 1 already"),
+    ([step("fork", {"result": {"errno": "ENOMEM"}}, child=1), step("switch", process=1)], "there is no process 1"),
+    ([step("exit"), step("touch", slot="a")], r"steps\[1\]: process 0 has exited: only a switch can follow"),
+    ([step("exit"), step("switch", process=0)], r"steps\[1\]: there is no process 0"),
+    ([step("observe", {"entries": {"1:a0": None}})], r"steps\[0\]\.observed: 1:a0 is of a process that is not there"),
+    ([step("observe", {"entries": {"a0": None}})], r"steps\[0\]\.observed\.entries: 'a0' is not a place"),
+    ([step("observe", {"entries": {"0:a0": "0x0"}})], r"steps\[0\]\.observed\.entries\['0:a0'\]: an entry is"),
+    ([step("observe", {"entries": {"0:a0": "pte:77"}})], r'up to 64 bits as "0x\.\.\." in lower case are wanted'),
+    ([step("observe", {"entries": {"0:a0": "pte:0x" + "f" * 17}})], r"up to 64 bits"),
+    ([step("observe", {"entries": []})], r"steps\[0\]\.observed\.entries: an object is wanted"),
+    ([step("observe", {"result": {}})], r"steps\[0\]\.observed\.result: a result is exactly one of"),
+    ([step("observe", {"result": {"ok": True, "errno": "EIO"}})], r"a result is exactly one of"),
+    ([step("observe", {"result": {"ok": False}})], r"a result is exactly one of"),
+    ([step("observe", {"result": {"ok": 1}})], r"\.result\.ok: true or false is wanted, not 1"),
+    ([step("observe", {"result": {"errno": "-EIO"}})], r"\.result\.errno: '-EIO' is not an errno's name"),
+    ([step("observe", {"result": {"signal": "BUS"}})], r"\.result\.signal: 'BUS' is not a signal's name"),
+    ([step("observe", {"result": {"errno": "EIO", "value": "0x1"}})], r"only a result that is ok has a value"),
+    ([step("observe", {"result": {"ok": True, "code": 2}})], r"only a signal has a code"),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD_STEPS)
+def test_a_bad_program_is_named_by_file_and_line(bad, message, header):
+    good = {"id": "good", "steps": []}
+    lines = [json.dumps(x) for x in (header, good, {"id": "bad", "steps": bad})]
+    with pytest.raises(RecordingError, match=rf"^some/file\.jsonl:3: .*{message}"):
+        loads(lines, Path("some/file.jsonl"))
+
+
+def without(header, *path):
+    *way, last = path
+    inner = header
+    for name in way:
+        inner = inner[name]
+    del inner[last]
+    return header
+
+
+BAD_HEADERS = [
+    (lambda h: [], "this is no recording"),
+    (lambda h: {**h, "format": "other"}, "this is no recording"),
+    (lambda h: {**h, "version": FORMAT_VERSION + 1}, r"version: format version \d; this program reads \d"),
+    (lambda h: {**h, "version": None}, "version: format version None"),
+    (lambda h: {**h, "version": FORMAT_VERSION + 1, "key": "other"}, "version: format version"),
+    (lambda h: without(h, "key"), "the field 'key' is missing"),
+    (lambda h: without(h, "key", "lab", "module"), r"key\.lab: the field 'module' is missing"),
+    (lambda h: without(h, "key", "kernel", "release"), r"key\.kernel: the field 'release' is missing"),
+    (
+        lambda h: {**h, "key": {**h["key"], "kernel": {"version": "new", "release": "x"}}},
+        r"key\.kernel\.version: 'new' is",
+    ),
+    (lambda h: {**h, "devices": {}}, "devices: a list is wanted"),
+    (
+        lambda h: {**h, "devices": [{"name": "x", "bars": [{"bar": 0, "pages": 0}]}]},
+        r"devices\[0\]\.bars\[0\]\.pages: 0",
+    ),
+    (lambda h: {**h, "isolation": "some"}, "isolation: 'some' is none of fresh, sequence"),
+    (lambda h: {**h, "source": {"file": "x", "sha256": "abc"}}, r"source\.sha256: 'abc' is not a SHA-256"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD_HEADERS)
+def test_a_bad_header(spoil, message, header):
+    with pytest.raises(RecordingError, match=rf"^r\.jsonl:1: {message}"):
+        loads([json.dumps(spoil(header))], "r.jsonl")
+
+
+def test_files_that_are_damaged(tmp_path, recorded):
+    text = dumps(recorded("vfiorev-6.1"))
+    lines = text.splitlines(keepends=True)
+    broken = {
+        "empty": (b"", r":1: the file is empty"),
+        "cut in a line": (text[:-100].encode(), r":10: this is not JSON: .* at column"),
+        "cut after a line": ("".join(lines[:-1]).encode(), r":9: 8 programs where the header promises 9: cut short\?"),
+        "twice the same": ("".join([*lines, lines[3]]).encode(), r":11: program 'C' is on line 4 already"),
+        "blank line": ("".join([*lines[:4], "\n", *lines[4:]]).encode(), r":5: this is not JSON"),
+        "a long number": ((lines[0] + "9" * 5000 + "\n").encode(), r":2: this JSON cannot be read"),
+        "deep": ((lines[0] + "[" * 200_000 + "\n").encode(), r":2: this JSON cannot be read"),
+        "not text": (lines[0].encode() + b"\xff\n", r":2: this is not UTF-8"),
+    }
+    for name, (raw, message) in broken.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_bytes(raw)
+        with pytest.raises(RecordingError, match=message):
+            load(path)
+    for name, raw in (("cut", gzip.compress(text.encode())[:-20]), ("other", b"not gzip")):
+        path = tmp_path / f"{name}.jsonl.gz"
+        path.write_bytes(raw)
+        with pytest.raises(RecordingError, match=r":1: the compressed file is damaged"):
+            load(path)
+
+
+def test_what_is_no_place_in_a_file():
+    with pytest.raises(BadValueError, match="an object is wanted, not 3"):
+        decode(Program, 3)
+
+
+def test_every_verb_has_its_class():
+    assert set(VERBS) == {
+        "map", "unmap", "remap", "protect", "advise", "touch", "fork", "switch", "exit", "dev", "observe",
+    }  # fmt: skip
+
+
+# -- the documentation ------------------------------------------------------------------------------------------------
+DOCS = Path(__file__).parents[2] / "docs" / "recordings.md"
+
+
+def names_of(cls):
+    return [f.name for f in dataclasses.fields(cls) if f.name not in ("extra", "observed")]
+
+
+def test_the_documentation_names_everything():
+    text = DOCS.read_text()
+    rows = {line.split("|")[1].strip(" `"): line for line in text.splitlines() if line.startswith("| `")}
+    missing = [f"{op}.{name}" for op, cls in VERBS.items() for name in names_of(cls) if f"`{name}`" not in rows[op]]
+    for cls in (Header, KernelKey, LabKey, DeviceKey, BarKey, Source, Program, Observed, Result):
+        missing += [f"{cls.__name__}.{name}" for name in names_of(cls) if f"`{name}`" not in text]
+    missing += [action for action in ACTIONS if f"`{action}`" not in rows["dev"]]
+    missing += [rule.name for rule in RULES if rule.name not in rows]
+    assert missing == []
+    assert f"| {FORMAT_VERSION} |" in rows["version"]

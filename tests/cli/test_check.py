@@ -338,7 +338,11 @@ def endless(m):
         t.__name__ = f"t{n}"
         m.task(t)
 """)
-    p = process("check", file, "-j", j, "--max-executions", "1000000000", start_new_session=True)
+    # A shell that starts the tests in the background has made them, and what they start, deaf to SIGINT.
+    p = process(
+        "check", file, "-j", j, "--max-executions", "1000000000", start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     for _ in range(400):
         if Path("started").exists():
             break

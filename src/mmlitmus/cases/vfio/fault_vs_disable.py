@@ -27,7 +27,6 @@ from mmlitmus.kernel.drivers.vfio.pci import open_device
         **releases("deb-5.10.262", "deb-7.3.4", never),
         "v6.6 +insert-loop": never,
     },
-    evidence={"deb-5.10.262": "recorded", "deb-6.1.192": "recorded", "deb-6.12.117": "recorded"},
 )
 def fault_vs_disable(m: Machine) -> None:
     dev = open_device(m, pages=1)

@@ -46,8 +46,9 @@ types: $(LINT) ## mypy
 imports: $(LINT) ## import-linter: imports run downward only
 	@$(BIN)/lint-imports --no-logo $(ARGS)
 
-bench: $(TEST) ## time the engine (bench/engine.py; ARGS=--json)
+bench: $(TEST) ## time the engine and the memtype database (bench/*.py; ARGS=--json)
 	@$(BIN)/python bench/engine.py $(ARGS)
+	@$(BIN)/python bench/pat.py $(ARGS)
 
 clean: ## remove .venv, the caches and whatever was built
 	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -35,20 +35,55 @@ from mmlitmus.explore.state import (
 )
 
 # What must hold: a case asks for it with machine.check.
+from mmlitmus.invariants.memtype import memtypes_at_rest, memtypes_now
 from mmlitmus.invariants.revocation import revoked_now, stale_translations
 
 # The kernel, arch/x86: signals, protections, page-table entries.
 from mmlitmus.kernel.arch.x86.fault import GAVE_UP, SIGBUS, SIGSEGV
-from mmlitmus.kernel.arch.x86.pat import pgprot_noncached, pgprot_writecombine
+from mmlitmus.kernel.arch.x86.ioremap import (
+    IoMapping,
+    arch_io_free_memtype_wc,
+    arch_io_reserve_memtype_wc,
+    ioremap,
+    ioremap_cache,
+    ioremap_uc,
+    ioremap_wc,
+    ioremap_wt,
+    iounmap,
+    pci_iomap,
+    pci_iomap_wc,
+)
+from mmlitmus.kernel.arch.x86.pat import (
+    CacheMode,
+    MemtypeOwner,
+    cachemode2protval,
+    cattr_name,
+    is_new_memtype_allowed,
+    lookup_memtype,
+    memtype_free,
+    memtype_reserve,
+    pat_log,
+    pat_memtype_list,
+    pgprot_noncached,
+    pgprot_writecombine,
+    pgprot_writethrough,
+    pmd_cachemode,
+    pte_cachemode,
+)
 from mmlitmus.kernel.arch.x86.pgtable import (
+    CACHE_MASK,
     NONE,
     PAGE_SHIFT,
     PAGE_SIZE,
     PMD_SHIFT,
     PMD_SIZE,
     PRESENT,
+    PUD_SHIFT,
+    PUD_SIZE,
+    pmd_offset,
     pte_pfn,
     ptep_get,
+    pud_offset,
 )
 
 # The kernel: releases, errors, and the machine that runs it.
@@ -72,7 +107,7 @@ from mmlitmus.kernel.errno import (
 from mmlitmus.kernel.machine import Machine
 
 # The kernel, mm/: filling and emptying mappings, VMAs, mmap_lock, the reverse map; the constants of its calls.
-from mmlitmus.kernel.mm.huge_memory import vmf_insert_pfn_pmd
+from mmlitmus.kernel.mm.huge_memory import vmf_insert_pfn_pmd, vmf_insert_pfn_pud
 from mmlitmus.kernel.mm.madvise import (
     MADV_DODUMP,
     MADV_DOFORK,
@@ -90,10 +125,11 @@ from mmlitmus.kernel.mm.memory import (
     VM_FAULT_SIGSEGV,
     VmFault,
     io_remap_pfn_range,
-    pmd_offset,
     remap_pfn_range,
     unmap_mapping_range,
+    vmf_insert_mixed,
     vmf_insert_pfn,
+    vmf_insert_pfn_prot,
     zap_vma_ptes,
 )
 from mmlitmus.kernel.mm.mm_types import (
@@ -105,6 +141,7 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_LOCKED,
     VM_MAYWRITE,
     VM_MIXEDMAP,
+    VM_PAT,
     VM_PFNMAP,
     VM_READ,
     VM_SHARED,
@@ -114,6 +151,7 @@ from mmlitmus.kernel.mm.mm_types import (
     MmStruct,
     VmArea,
     VmOperations,
+    is_cow_mapping,
     vma_pages,
 )
 from mmlitmus.kernel.mm.mmap import (
@@ -138,12 +176,13 @@ from mmlitmus.kernel.mm.mmap_lock import (
     mmap_write_unlock,
 )
 from mmlitmus.kernel.mm.mremap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
+from mmlitmus.kernel.mm.pfnmap_track import track_pfn_remap
 from mmlitmus.kernel.mm.rmap import i_mmap_lock_read, i_mmap_lock_write, i_mmap_unlock_read, i_mmap_unlock_write
 from mmlitmus.kernel.mm.vma import vma_lookup, vma_tree
 from mmlitmus.kernel.mm.vma_flags import vm_flags_clear, vm_flags_set
 
 # The kernel: devices on a bus, and which kernel is running.
-from mmlitmus.kernel.pci import PciDevice
+from mmlitmus.kernel.pci import Bar, PciDevice
 from mmlitmus.kernel.policy import Seam, running
 
 # The kernel, sync/: locks under their kernel names.
@@ -166,6 +205,7 @@ from mmlitmus.kernel.sync.spinlock import spin_lock, spin_lock_nested, spin_unlo
 from mmlitmus.kernel.uapi import Process
 
 PMD_ORDER = PMD_SHIFT - PAGE_SHIFT
+PUD_ORDER = PUD_SHIFT - PAGE_SHIFT
 
 
 def releases(first: str, last: str, answer: Expectation, patch: str = "") -> dict[str, Expectation]:
@@ -190,6 +230,9 @@ __all__ = [
     "AddressSpace",
     "Atomic",
     "BUG_ON",
+    "Bar",
+    "CACHE_MASK",
+    "CacheMode",
     "Case",
     "Cells",
     "Const",
@@ -216,6 +259,7 @@ __all__ = [
     "Ghost",
     "Guarded",
     "GuardedList",
+    "IoMapping",
     "MADV_DODUMP",
     "MADV_DOFORK",
     "MADV_DONTDUMP",
@@ -231,6 +275,7 @@ __all__ = [
     "MREMAP_FIXED",
     "MREMAP_MAYMOVE",
     "Machine",
+    "MemtypeOwner",
     "MmStruct",
     "Model",
     "Mutex",
@@ -246,6 +291,9 @@ __all__ = [
     "PROT_NONE",
     "PROT_READ",
     "PROT_WRITE",
+    "PUD_ORDER",
+    "PUD_SHIFT",
+    "PUD_SIZE",
     "PciDevice",
     "Plain",
     "Process",
@@ -270,6 +318,7 @@ __all__ = [
     "VM_LOCKED",
     "VM_MAYWRITE",
     "VM_MIXEDMAP",
+    "VM_PAT",
     "VM_PFNMAP",
     "VM_READ",
     "VM_SHARED",
@@ -280,9 +329,13 @@ __all__ = [
     "WARN_ON",
     "WaitQueue",
     "always",
+    "arch_io_free_memtype_wc",
+    "arch_io_reserve_memtype_wc",
     "between",
     "bug",
+    "cachemode2protval",
     "case",
+    "cattr_name",
     "choose",
     "current",
     "down_read",
@@ -299,8 +352,21 @@ __all__ = [
     "i_mmap_unlock_read",
     "i_mmap_unlock_write",
     "io_remap_pfn_range",
+    "ioremap",
+    "ioremap_cache",
+    "ioremap_uc",
+    "ioremap_wc",
+    "ioremap_wt",
+    "iounmap",
+    "is_cow_mapping",
+    "is_new_memtype_allowed",
     "look",
+    "lookup_memtype",
     "may_fail",
+    "memtype_free",
+    "memtype_reserve",
+    "memtypes_at_rest",
+    "memtypes_now",
     "might_alloc",
     "might_fault",
     "mmap_read_lock",
@@ -316,11 +382,19 @@ __all__ = [
     "mutex_unlock",
     "na",
     "never",
+    "pat_log",
+    "pat_memtype_list",
+    "pci_iomap",
+    "pci_iomap_wc",
     "pgprot_noncached",
     "pgprot_writecombine",
+    "pgprot_writethrough",
+    "pmd_cachemode",
     "pmd_offset",
+    "pte_cachemode",
     "pte_pfn",
     "ptep_get",
+    "pud_offset",
     "reached",
     "releases",
     "remap_pfn_range",
@@ -334,6 +408,7 @@ __all__ = [
     "spin_unlock",
     "stale_translations",
     "touch",
+    "track_pfn_remap",
     "unmap_mapping_range",
     "up_read",
     "up_write",
@@ -342,7 +417,10 @@ __all__ = [
     "vma_lookup",
     "vma_pages",
     "vma_tree",
+    "vmf_insert_mixed",
     "vmf_insert_pfn",
     "vmf_insert_pfn_pmd",
+    "vmf_insert_pfn_prot",
+    "vmf_insert_pfn_pud",
     "zap_vma_ptes",
 ]

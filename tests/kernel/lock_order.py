@@ -12,6 +12,7 @@ from mmlitmus.checker.load import select
 from mmlitmus.explore.dpor import Dpor
 from mmlitmus.explore.scheduler import Setup
 from mmlitmus.kernel import eras
+from mmlitmus.kernel.drivers.misc.probe import open_probe
 from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.policy import Kernel
 from mmlitmus.kernel.sync.lockdep import DEVIATIONS, documented, tree
@@ -19,6 +20,9 @@ from mmlitmus.kernel.sync.lockdep import DEVIATIONS, documented, tree
 from .world import PAGE, World
 
 Edges = dict[tuple[str, str], str]
+
+#: pages of a 1G leaf, and where it goes
+GIANT, GIANT_AT = 1 << 18, 0x7F80_0000_0000
 
 #: executions a case and kernel; the order shows early
 EXECUTIONS = 40
@@ -59,13 +63,17 @@ def tour(kernel: Kernel) -> Edges:
 
 
 def calls(w: World) -> None:
-    """Every call of the syscall surface and of the device, on small pages and on a 2M leaf."""
+    """Every call of the syscall surface and of the device, on small pages, on a 2M and on a 1G leaf."""
     w.bar(8, touch=True)
     huge = w.dev.huge_fault is not None
     if huge:
         w.p.mmap(w.dev.file, 512, at="h")
         w.p.read(w(0, "h"))
         w.p.mprotect(w(0, "h"), 512, 1)
+        giant = open_probe(w.m, pages=GIANT, pfn=4 * GIANT)
+        w.p.mmap(giant.file("huge"), GIANT, at=GIANT_AT)
+        w.p.read(GIANT_AT)
+        w.p.mprotect(GIANT_AT, GIANT, 1)
     w.p.mmap(w.dev.file, 4, at=w(510, "g"))  # across two tables
     w.p.read(w(510, "g"))
     w.p.mprotect(w(1), 1, 1)
@@ -81,6 +89,7 @@ def calls(w: World) -> None:
     child.read(w(0))
     w.p.pin_mmio(w(4))
     if huge:
+        giant.unmap_mapping_range(0, GIANT)
         w.p.madvise(w(0, "i") + 8 * PAGE, 8, 10)
     w.dev.read_register(w.p, 0)
     w.dev.write_command(memory=False)

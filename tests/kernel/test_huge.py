@@ -202,11 +202,11 @@ def test_insert_bugs(flags: int, how: dict[str, int], bug: str) -> None:
 def test_insert_is_idempotent() -> None:
     def body(w: World) -> None:
         w.p.mmap(w.char.file, 512)
-        assert insert(w, w(3), 0x200) == VM_FAULT_NOPAGE
+        assert insert(w, w(3), 0xFD000) == VM_FAULT_NOPAGE
         first = w.p.pte(w(0))
-        assert insert(w, w(0), 0x400) == VM_FAULT_NOPAGE
-        assert w.p.pte(w(0)) == first == 0x80000000002002B7
-        assert insert(w, w(512), 0x600) == VM_FAULT_SIGBUS
+        assert insert(w, w(0), 0xFD200) == VM_FAULT_NOPAGE
+        assert w.p.pte(w(0)) == first == 0x80000000FD0002B7
+        assert insert(w, w(512), 0xFD400) == VM_FAULT_SIGBUS
 
     run(body)
 

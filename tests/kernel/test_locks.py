@@ -9,7 +9,7 @@ import pytest
 
 from mmlitmus.explore.findings import report
 from mmlitmus.explore.runtime import current
-from mmlitmus.kernel.mm.mm_types import VM_LOCKED, vma_pages
+from mmlitmus.kernel.mm.mm_types import VM_LOCKED, VM_PFNMAP, vma_pages
 from mmlitmus.kernel.mm.mmap import mmput
 from mmlitmus.kernel.mm.mmap_lock import (
     lock_vma_under_rcu,
@@ -155,7 +155,8 @@ def flags_under(mode: str) -> Callable[[World], None]:
         assert vma.vm_flags & VM_LOCKED
         vm_flags_clear(vma, VM_LOCKED)
         assert not vma.vm_flags & VM_LOCKED
-        vm_flags_reset(vma, vma.vm_flags)
+        flags = vma.vm_flags
+        vm_flags_reset(vma, flags, flags)
         if mode == "read":
             mmap_read_unlock(w.p.mm)
         elif mode == "write":
@@ -173,6 +174,21 @@ def flags_under(mode: str) -> Callable[[World], None]:
 def test_who_looks_at_a_vm_flags_write(kernel: str, asserts: bool, mode: str) -> None:
     """Up to 6.2 nobody; 6.3 to 6.9 a lockdep build; from 6.10 on every build."""
     run(flags_under(mode), kernel, finds=["flags-without-lock"] if asserts and mode != "write" else [])
+
+
+@pytest.mark.parametrize("kernel", [OLD, "v6.12"])
+def test_what_a_linked_vma_is_does_not_change(kernel: str) -> None:
+    """The model reads PFNMAP and its like without an event, which is sound only if nobody changes them late."""
+
+    def body(w: World) -> None:
+        w.char.flags = 0
+        w.p.mmap(w.char.file, 1)
+        mmap_write_lock(w.p.mm)
+        vm_flags_set(w.vma(w(0)), VM_PFNMAP)
+        mmap_write_unlock(w.p.mm)
+
+    ran = run(body, kernel, finds=["lasting flag changed"])
+    assert ran.findings[0].kind == "precondition"
 
 
 def test_a_write_under_the_read_lock_locks_the_faults_out() -> None:

@@ -8,7 +8,19 @@ from mmlitmus.kernel.arch.x86.pgtable import SOFT_DIRTY
 from mmlitmus.kernel.errno import EFAULT, EINVAL, ENOMEM
 from mmlitmus.kernel.mm.mremap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
 
-from .world import ERAS, NEW, OLD, PAGE, World, run
+from .world import (
+    ERAS,
+    INVALID_FREE,
+    NEW,
+    OLD,
+    PAGE,
+    REMAP_IN_FAULT,
+    SURVIVORS_ARE_ZAPPED,
+    WALK_FAILED,
+    World,
+    only,
+    run,
+)
 
 both = pytest.mark.parametrize("kernel", [OLD, NEW])
 everywhere = pytest.mark.parametrize("kernel", ERAS)
@@ -79,7 +91,7 @@ def test_shrinking(kernel: str) -> None:
         assert w.layout() == "a0-a1@0"
         assert w.p.read(w(1)) == "SIGSEGV"
 
-    run(body, kernel)
+    run(body, kernel, finds=only(kernel, SURVIVORS_ARE_ZAPPED, INVALID_FREE))
 
 
 def test_shrinking_without_memory() -> None:
@@ -95,7 +107,10 @@ def test_shrinking_without_memory() -> None:
 
 @everywhere
 def test_moving(kernel: str) -> None:
-    """The translations move with it, marked soft-dirty, and the old place is empty."""
+    """The translations move with it, marked soft-dirty, and the old place is empty.
+
+    Up to 6.9 VFIO's ->open zaps the copy before anything is in it: recorded as a WARNING in untrack_pfn.
+    """
 
     def body(w: World) -> None:
         bar = w.bar(2, touch=True)
@@ -107,7 +122,7 @@ def test_moving(kernel: str) -> None:
         assert w.p.read(w(0, "b")) == 0x010000ED
         assert w.p.mm.peek("total_vm") == 2
 
-    run(body, kernel)
+    run(body, kernel, finds=only(kernel, REMAP_IN_FAULT, WALK_FAILED))
 
 
 def test_a_moved_entry_on_a_real_kernel() -> None:
@@ -129,7 +144,7 @@ def test_moving_and_shrinking(kernel: str) -> None:
         assert w.p.mremap(bar, 4, 2, to="b") == w(0, "b")
         assert w.layout() == "b0-b2@0"
 
-    run(body, kernel)
+    run(body, kernel, finds=only(kernel, REMAP_IN_FAULT, WALK_FAILED))
 
 
 @everywhere
@@ -148,7 +163,7 @@ def test_moving_a_part(kernel: str, first: int, pages: int, left: str) -> None:
             assert w.p.read(w(n)) == (0x010000ED if n == 0 else 0)
             assert w.p.pte(w(n)) >> 12 & 0xFFFFF == w.frame(n)
 
-    run(body, kernel)
+    run(body, kernel, finds=only(kernel, REMAP_IN_FAULT, WALK_FAILED))
 
 
 @both
@@ -158,7 +173,7 @@ def test_moving_within_the_same_table(kernel: str) -> None:
         assert w.p.mremap(w(0), 2, 2, to=w(4)) == w(4)
         assert w.populated() == "a4 a5"
 
-    run(body, kernel)
+    run(body, kernel, finds=only(kernel, REMAP_IN_FAULT, WALK_FAILED))
 
 
 @both
@@ -203,7 +218,7 @@ def test_six_point_one_loses_a_moved_vma() -> None:
         w.dev.write_command(memory=False)
         assert w.populated() == "b0"
 
-    run(body, OLD, finds=["stale-translation"])
+    run(body, OLD, finds=["stale-translation", WALK_FAILED])
 
 
 def test_order_in_the_reverse_map() -> None:

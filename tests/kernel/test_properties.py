@@ -44,10 +44,17 @@ CALLS = st.one_of(
     st.tuples(st.just("exit"), which),
     st.tuples(st.just("power"), st.booleans()),
 )
-PROGRAMS = st.lists(CALLS, min_size=1, max_size=14)
+#: a program begins with something that is mapped and touched: left to themselves hardly any touch what they have mapped
+BEGINNING = st.tuples(
+    st.tuples(st.just("mmap"), st.just(0), st.integers(0, 4), st.integers(3, 6), st.integers(0, 2), st.just(3)),
+    st.tuples(st.just("touch"), st.just(0), st.just(4), st.booleans()),
+)
+PROGRAMS = st.builds(lambda begin, calls: [*begin, *calls], BEGINNING, st.lists(CALLS, min_size=1, max_size=12))
 
 #: the list of VMAs misses what was moved or forked: dossier S-FORK-02, mremap-then-disable
 KNOWN = {"stale-translation", "access-after-disable"}
+#: ->open zaps a copy that has inherited VM_PAT: what it untracks is nothing, or not the reservation that was made
+COPIED = {"untrack-walk-failed", "freeing-invalid-memtype"}
 
 
 class Pair:
@@ -60,6 +67,8 @@ class Pair:
         self.ref = Reference(BAR, whole=design != "v6.12")
         self.processes: list[tuple[Process, Space]] = [(w.p, self.ref.spaces[0])]
         self.forks = 0
+        self.touched = False  # VFIO has mapped something, with remap_pfn_range up to 6.9
+        self.copied = False  # ... and afterwards a VMA was split, moved or forked
 
     def at(self, n: int) -> int:
         return self.w(FIRST + n)
@@ -70,6 +79,7 @@ class Pair:
             self.ref.power(args[0])
             return
         process, space = self.processes[args[0] % len(self.processes)]
+        self.copied |= self.touched and what not in ("touch", "mlock", "exit")
         getattr(self, what)(process, space, *args[1:])
 
     def same(self, got: int, wanted: int) -> None:
@@ -102,6 +112,7 @@ class Pair:
             assert got == wanted or (wanted == "SIGBUS" and not self.exact)
             return
         assert not isinstance(got, str)
+        self.touched = True
         entry = p.pte(self.at(at))
         assert pte_pfn(entry) == self.w.frame(s.pages[at].offset)
 
@@ -186,6 +197,7 @@ class Pair:
 
 def play(program: list[tuple[Any, ...]], kernel: str) -> None:
     """One program on one kernel, with the comparison after each call."""
+    pairs: list[Pair] = []
 
     def build() -> Setup:
         machine = Machine(eras.kernel(kernel))
@@ -193,6 +205,7 @@ def play(program: list[tuple[Any, ...]], kernel: str) -> None:
 
         def body() -> None:
             pair = Pair(w)
+            pairs.append(pair)
             for call in program:
                 pair.call(*call)
                 pair.compare()
@@ -208,7 +221,7 @@ def play(program: list[tuple[Any, ...]], kernel: str) -> None:
     assert results.exhausted
     assert results.counts.executions == 1
     design = eras.kernel(kernel).choices["vfio_pci"]
-    allowed = set() if design in ("v6.10", "v6.12") else KNOWN
+    allowed = set() if design in ("v6.10", "v6.12") else KNOWN | COPIED if pairs[-1].copied else KNOWN
     if kernel.endswith("lockdep") and design not in ("v6.10", "v6.12"):
         allowed |= {"flags-without-lock"}
     unexpected: list[Finding] = [f for f in results.found if f.name not in allowed]
@@ -216,14 +229,14 @@ def play(program: list[tuple[Any, ...]], kernel: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", [*ERAS, "v6.12 lockdep", "deb-6.1.192 +unmap-mapping-range"])
-@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(program=PROGRAMS)
 def test_calls_against_the_reference(kernel: str, program: list[tuple[Any, ...]]) -> None:
     play(program, kernel)
 
 
 @pytest.mark.fuzz
-@settings(max_examples=1200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
 @given(program=st.lists(CALLS, min_size=5, max_size=40), kernel=st.sampled_from(ERAS))
 def test_more_calls_against_the_reference(kernel: str, program: list[tuple[Any, ...]]) -> None:
     play(program, kernel)

@@ -36,8 +36,18 @@ PAGE = 4096
 HUGE = 0x200000
 
 #: one release for each combination of choices that the shipped rows have
-ERAS = ("v5.10", "deb-5.10.262", "v6.1", "deb-6.1.192", "v6.6", "v6.9", "v6.10", "v6.12", "v6.16")
+ERAS = (
+    "v5.10", "deb-5.10.262", "v6.1", "deb-6.1.192", "v6.6", "v6.9", "v6.10", "v6.12", "deb-6.12.117", "v6.16", "v6.18",
+)  # fmt: skip
 OLD, NEW = "deb-6.1.192", "v6.12"
+
+#: up to 6.9 VFIO's fault handler maps with remap_pfn_range, so that a touched BAR mapping has VM_PAT
+REMAP_IN_FAULT = ("v5.10", "deb-5.10.262", "v6.1", "deb-6.1.192", "v6.6", "v6.9")
+#: those whose munmap makes the surviving parts the new VMAs, which ->open zaps and untracks
+SURVIVORS_ARE_ZAPPED = ("v6.6", "v6.9")
+#: what such a zap says: the VMA is empty (recorded on 6.1.192: "WARNING ... untrack_pfn"), or its part of the
+#: reservation is no entry ("freeing invalid memtype [mem 0xfea00000-0xfea01fff]")
+WALK_FAILED, INVALID_FREE = "untrack-walk-failed", "freeing-invalid-memtype"
 
 
 class CharDev(VmOperations):
@@ -82,6 +92,7 @@ class World:
         self.dev: VfioPciCoreDevice = open_device(machine, pages=pages)
         self.char = CharDev(machine)
         self.p: Process = machine.process("p")
+        self.probe: Any = None  # the probe module's device, where a test has loaded it
 
     def __call__(self, page: int, slot: str = "a") -> int:
         """The address of a page of a slot."""
@@ -122,6 +133,11 @@ class World:
         """The BAR's nth frame."""
         pfn: int = self.dev.pdev.bars[0].pfn
         return pfn + n
+
+
+def only(kernel: str, kernels: Iterable[str], *names: str) -> tuple[str, ...]:
+    """``names`` on one of ``kernels``, nothing on any other: what a test expects to be found."""
+    return names if kernel in kernels else ()
 
 
 @dataclass

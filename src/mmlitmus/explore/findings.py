@@ -11,6 +11,7 @@ from . import runtime as rt
 KINDS = (
     "BUG",
     "WARN",
+    "printk",
     "invariant",
     "use-after-free",
     "precondition",

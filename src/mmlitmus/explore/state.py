@@ -242,6 +242,27 @@ class Model:
         """The field's value without an event: for printers, checks and names only, never for model decisions."""
         return self._values[self.fields[field].at]
 
+    def store(self, field: str, value: int, seen: int) -> None:
+        """An ordinary store of a word of flags that was worked out from ``seen``, read earlier.
+
+        Where somebody has changed the word in between and the store puts his bits back, his update is lost: reported
+        as ``lost-FIELD-update``.
+        """
+        f = self.fields[field]
+        rt.point((PLAIN_WRITE, self.id + f.offset, ()))
+        if self._freed:
+            self._used_after_free(field)
+        now = self._values[f.at]
+        lost = (now ^ seen) & (value ^ now)
+        if lost:
+            report(
+                "invariant",
+                f"lost-{field.removeprefix('vm_')}-update",
+                f"{rt.current().name} writes {self.name}.{field} from a value read before another task changed it: "
+                f"bits {lost:#x} go back to {seen & lost:#x}",
+            )
+        self._values[f.at] = value
+
     def free(self) -> None:
         """End the object's life. Whoever touches it from now on is a use-after-free finding."""
         rt.point((FREE, self.id, tuple(x << 1 | 1 for x in range(self.id + 1, self.id + self._nids))))

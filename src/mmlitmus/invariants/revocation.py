@@ -13,8 +13,7 @@ from typing import Any
 
 from mmlitmus.explore.findings import Finding, report
 from mmlitmus.explore.state import look
-from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, PAGE_SIZE, PRESENT, pte_pfn
-from mmlitmus.kernel.mm.memory import pmd_offset
+from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, PRESENT, pte_pfn
 
 
 def stale_translations(machine: Any) -> Iterator[Finding]:
@@ -42,15 +41,8 @@ def stale_translations(machine: Any) -> Iterator[Finding]:
 def revoked_now(machine: Any, device: Any) -> None:
     """At a point: report every translation of ``device`` that exists now, in one event that reads all it looks at.
 
-    It covers the VMAs that exist at this moment, and conflicts with whatever changes a process's set of VMAs.
+    It conflicts with whatever changes a translation, or a process's set of VMAs.
     """
-    reads = [device.oid("off"), *(cpu.tlb_id for cpu in machine.cpus.values())]
-    for mm in machine.mms:
-        reads.append(mm.oid("mm_mt"))
-        for vma in mm.peek("mm_mt"):
-            for address in range(vma.peek("vm_start"), vma.peek("vm_end"), PAGE_SIZE):
-                table = pmd_offset(mm, address)
-                reads += [table.oid("entry"), table.cell(address)]
-    look(list(dict.fromkeys(reads)))
+    look([device.oid("off"), *machine.translation_ids()])
     for finding in stale_translations(machine):
         report(finding.kind, finding.name, finding.message)

@@ -13,9 +13,24 @@ from mmlitmus.explore.findings import Finding, reached, report
 from mmlitmus.explore.primitives.rcu import Rcu
 from mmlitmus.explore.scheduler import Setup
 from mmlitmus.explore.state import look
-from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, PAGE_SIZE, PRESENT, describe, pte_pfn
+from mmlitmus.kernel.arch.x86.e820 import E820
+from mmlitmus.kernel.arch.x86.mtrr import Mtrr
+from mmlitmus.kernel.arch.x86.pat import MemtypeDatabase, cattr_name
+from mmlitmus.kernel.arch.x86.pgtable import (
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PMD_SHIFT,
+    PRESENT,
+    PUD_SHIFT,
+    describe,
+    pmd_leaf,
+    pmd_offset,
+    pte_pfn,
+    pud_leaf,
+    small_page,
+)
 from mmlitmus.kernel.arch.x86.tlb import CpuState
-from mmlitmus.kernel.mm.mm_types import File, MmStruct
+from mmlitmus.kernel.mm.mm_types import File, MmStruct, Page
 from mmlitmus.kernel.pci import PciDevice
 from mmlitmus.kernel.policy import Kernel, run_on
 from mmlitmus.kernel.sync.might import fs_reclaim
@@ -24,12 +39,15 @@ from mmlitmus.kernel.uapi import Process
 SLOT_BASE = 0x7F00_0000_0000
 SLOT_SIZE = 0x0100_0000  # 16 MiB: room for 8 small pages or a few 2M ones, and a guard gap
 FIRST_PFN = 0xFEA00  # where QEMU puts the edu device's BAR0
+FIRST_FRAME = 0x1000  # where anonymous memory comes from: a run of frames for each task
+FRAMES_A_TASK = 0x100
 SPAWN_SLOTS = 3
 
 #: what real kernels do and live with: reported as a note, unless a case asks about it by name
 TOLERATED = {
     "race on vm_flags": (
-        "mmap_region sets VM_SOFTDIRTY after vma_link_file, while a reverse-map zap may read vm_flags (mm/mmap.c, 6.12)"
+        "mmap_region sets VM_SOFTDIRTY after vma_link_file, while a reverse-map zap may look for VM_PAT, and clear it "
+        "(mm/mmap.c, untrack_pfn, 6.12)"
     ),
 }
 
@@ -46,6 +64,10 @@ class Machine:
         self.spawn_slots = SPAWN_SLOTS if kernel.has("PER_VMA_LOCK") else 0
         self.rcu = Rcu(10)
         self.fs_reclaim = fs_reclaim()
+        self.e820 = E820()
+        self.mtrr = Mtrr()
+        self.memtypes = MemtypeDatabase()
+        self.pages: dict[int, Page] = {}  # of anonymous memory, by frame
         self.boot_cpu = CpuState("boot-cpu")
         self.cpus: dict[str, CpuState] = {}
         self.mms: list[MmStruct] = []
@@ -128,12 +150,18 @@ class Machine:
 
     def boot_name(self, what: str) -> str:
         """A name for something made during set-up."""
+        return f"{what}#{self._count(what)}"
+
+    def _count(self, what: str) -> int:
         n = self._names[what] = self._names.get(what, 0) + 1
-        return f"{what}#{n}"
+        return n
 
     def add_device(self, device: PciDevice) -> None:
         """Put a device on the bus."""
         self.devices.append(device)
+        for bar in device.bars:
+            self.e820.add_device(bar.name, bar.pfn, bar.pages)
+            self.mtrr.add_device(bar.pfn, bar.pages)
         self.device_reads = tuple(d.oid("off") << 1 for d in self.devices)
 
     def pci_device(self, name: str, pages: int) -> PciDevice:
@@ -143,8 +171,18 @@ class Machine:
         return device
 
     def free_pfn(self) -> int:
-        """Where the next device's BAR goes: 2M aligned behind the first one."""
+        """Where the next device's BAR goes: 8M behind the one before."""
         return FIRST_PFN + len(self.devices) * 0x800
+
+    def alloc_anon_page(self) -> int:
+        """The frame of a new anonymous page. Nobody counts or frees frames yet: each task has its own run of them."""
+        task = rt.current()
+        if task.index < 0:
+            frame = FIRST_FRAME + self._count("frame")
+        else:
+            frame = FIRST_FRAME + (task.index + 1) * FRAMES_A_TASK + task.count("frame")
+        self.pages[frame] = Page(f"page[{frame:#x}]", anon_exclusive=True)
+        return frame
 
     def bus_access(self, entry: int, address: int, write: bool) -> Any:
         """A CPU's access leaves for the frame that ``entry`` maps."""
@@ -152,6 +190,8 @@ class Machine:
         for device in self.devices:
             if device.bar_of(pfn) is not None:
                 return device.access(pfn, address & PAGE_SIZE - 1, write)
+        if pfn < self.e820.top:
+            return 0  # memory
         report("invariant", "access-to-nowhere", f"{rt.current().name} reaches frame {pfn:#x}, which nobody decodes")
         return 0
 
@@ -167,7 +207,7 @@ class Machine:
 
     def may_exec(self, file: File) -> bool:
         """May the file be mapped executable? From 6.16 on anonymous inodes are noexec."""
-        return not self.kernel.has("ANON_INODE_NOEXEC")
+        return not (self.kernel.has("ANON_INODE_NOEXEC") and file.name.startswith("anon_inode:"))
 
     def page_label(self, address: int) -> str:
         """``b3`` for page 3 of slot b."""
@@ -192,7 +232,8 @@ class Machine:
         for cpu, mm, address in self.warm:
             entry = self.translation(mm, address)
             if entry & PRESENT:
-                cpu.tlb[mm.name, address >> PAGE_SHIFT] = entry
+                shift = next(shift for at, _, shift in self.leaves(mm) if at <= address < at + (1 << shift))
+                cpu.tlb[mm.name, address >> PAGE_SHIFT] = small_page(entry, shift, address)
         return Setup(
             tasks=self.tasks,
             checks=self.checks,
@@ -203,29 +244,60 @@ class Machine:
         )
 
     def translation(self, mm: MmStruct, address: int) -> int:
-        """The leaf entry for ``address``, without an event."""
-        table = mm.pgd.get(address >> 21)
+        """The raw leaf entry for ``address`` (0: none), without an event."""
+        upper = mm.puds.get(address >> PUD_SHIFT)
+        if upper is not None and pud_leaf(upper.peek("entry")):
+            entry: int = upper.peek("entry")
+            return entry
+        table = mm.pgd.get(address >> PMD_SHIFT)
         if table is None:
             return 0
-        pmd: int = table.peek("entry")
-        return pmd if pmd & 0x80 else table.peek_pte(address) if pmd else 0
+        entry = table.peek("entry")
+        return entry if pmd_leaf(entry) else table.peek_pte(address) if entry else 0
 
-    def translations(self, mm: MmStruct) -> Iterable[tuple[int, int]]:
-        """Every (address, leaf entry) of an mm, without events, by address."""
+    def leaves(self, mm: MmStruct) -> Iterable[tuple[int, int, int]]:
+        """Every (address, raw leaf entry, shift of its size) of an mm, without events: 1G leaves first, then by
+        address.
+        """
+        for n in sorted(mm.puds):
+            if pud_leaf(mm.puds[n].peek("entry")):
+                yield mm.puds[n].address, mm.puds[n].peek("entry"), PUD_SHIFT
         for n in sorted(mm.pgd):
             table = mm.pgd[n]
             pmd = table.peek("entry")
-            if pmd & 0x80:
-                yield table.address, pmd
+            if pmd_leaf(pmd):
+                yield table.address, pmd, PMD_SHIFT
             elif pmd:
                 for page in sorted(table.values):
-                    yield table.address + (page << PAGE_SHIFT), table.values[page]
+                    yield table.address + (page << PAGE_SHIFT), table.values[page], PAGE_SHIFT
+
+    def translation_ids(self) -> list[int]:
+        """The footprint of looking at every translation there is: sets of VMAs, entries, TLBs.
+
+        Of the entries, those of the VMAs in the tree and all that have been used: a VMA that is being unmapped is in
+        the tree no more.
+        """
+        ids = [cpu.tlb_id for cpu in self.cpus.values()]
+        for mm in self.mms:
+            ids.append(mm.oid("mm_mt"))
+            for vma in mm.peek("mm_mt"):
+                for address in range(vma.peek("vm_start"), vma.peek("vm_end"), PAGE_SIZE):
+                    pmd_offset(mm, address).cell(address)
+            ids += [mm.puds[n].oid("entry") for n in sorted(mm.puds)]
+            for n in sorted(mm.pgd):
+                ids += [mm.pgd[n].oid("entry"), *(mm.pgd[n].cells[page] for page in sorted(mm.pgd[n].cells))]
+        return ids
+
+    def translations(self, mm: MmStruct) -> Iterable[tuple[int, int]]:
+        """Every (address, entry) of an mm, without events; a huge leaf as that of its first 4K page."""
+        for address, entry, shift in self.leaves(mm):
+            yield address, small_page(entry, shift, address)
 
     def watch(self) -> dict[str, str]:
         """What ``show`` prints as it changes: entries, TLBs, VMAs, devices."""
         seen: dict[str, str] = {}
         for mm in self.mms:
-            for address, entry in self.translations(mm):
+            for address, entry, _ in self.leaves(mm):
                 seen[f"{mm.name}:pte[{self.page_label(address)}]"] = describe(entry)
             for vma in mm.peek("mm_mt"):
                 start, end = vma.peek("vm_start"), vma.peek("vm_end")
@@ -235,6 +307,11 @@ class Machine:
         for name, cpu in self.cpus.items():
             for (mm_name, page), entry in sorted(cpu.tlb.items()):
                 seen[f"{name}'s tlb[{mm_name}:{self.page_label(page << PAGE_SHIFT)}]"] = describe(entry)
+        reserved: dict[str, list[str]] = {}
+        for item in self.memtypes.entries():
+            reserved.setdefault(f"memtype [mem {item.start:#x}-{item.end:#x}]", []).append(cattr_name(item.type))
+        for where, names in reserved.items():
+            seen[where] = names[0] + (f" x{len(names)}" if len(names) > 1 else "")
         for device in self.devices:
             seen[device.name] = "on" if not device.peek("off") else f"off ({', '.join(device.peek('off'))})"
         return seen

@@ -22,10 +22,10 @@ class Patch:
     def refuses(self, release: str, choices: dict[str, str], config: AbstractSet[str]) -> str | None:
         """Why the patch does not apply to a kernel with these choices; None when it does."""
         for seam, possible in self.over.items():
-            if choices[seam] not in possible:
-                return f"it changes {seam} from {' or '.join(possible)}, and there it is {choices[seam]}"
             if self.choices.get(seam) == choices[seam]:
                 return f"{seam} is {choices[seam]} there already"
+            if choices[seam] not in possible:
+                return f"it changes {seam} from {' or '.join(possible)}, and there it is {choices[seam]}"
         return None
 
 
@@ -43,10 +43,14 @@ _ALL = (
     _vfio("insert-loop", "populate with a vmf_insert_pfn loop in the handler", LISTED, "became d71a989cf5d9"),
     _vfio("populate-in-mmap", "populate in ->mmap if memory is enabled", BY_MAPPING, "test branch, not merged"),
     _vfio("populate-in-mmap-listed", "populate in ->mmap, and list the VMA there", LISTED, "not proposed"),
+    _vfio("cond-remap", "remap in ->mmap if memory is enabled, else flags only", BY_MAPPING, "test branch, not merged"),
+    _vfio("manual-track", "the same, reserving the frames in ->mmap where it does not map", BY_MAPPING),
+    _vfio("write-combining", "WC mappings of BARs through VFIO", BY_MAPPING, "planned in 2024"),
     _vfio("populate-after-link", "a file operation after vma_link_file populates", BY_MAPPING, "not used by VFIO"),
     _vfio("populate-after-link-check-early", "the same, memory looked at in ->mmap", BY_MAPPING, "negative control"),
     _vfio("remap-on-enable", "no fault handler: walk the VMAs and remap on re-enable", BY_MAPPING, "not pursued"),
     _vfio("remap-on-enable-mmgrab", "... with mmgrab instead of mmget", BY_MAPPING, "as posted"),
+    _vfio("remap-on-enable-mmgrab-remap", "... with mmgrab, and filled with remap_pfn_range", BY_MAPPING, "as posted"),
     _vfio("remap-on-enable-hold-memory-lock", "... under memory_lock W", BY_MAPPING, "sub-choice"),
     _vfio("remap-on-enable-no-revalidate", "... without looking at memory again", BY_MAPPING, "sub-choice"),
     _vfio("remap-on-enable-under-i_mmap", "... filling under i_mmap_rwsem", BY_MAPPING, "as posted"),
@@ -110,6 +114,76 @@ _ALL = (
         {"pfnmap_flush": "end_vma"},
         {"pfnmap_flush": ("none",)},
         "merged in 5.19, backported",
+    ),
+    Patch(
+        "untrack-in-unmap-vmas",
+        "mm/x86/pat: Only untrack the pfn range if unmap region",
+        {"untrack_site": "unmap_vmas"},
+        {"untrack_site": ("unmap_single_vma",), "pfnmap_track": ("vm_pat",)},
+        "posted July 2024, not merged",
+    ),
+    Patch(
+        "untrack-under-mmap-lock",
+        "mm: Fix mmap_assert_locked() in follow_pte(): mmap_lock around the untrack walk",
+        {"get_pat_info": "walk-under-mmap-lock"},
+        {"get_pat_info": ("walk-not-anon",), "pfnmap_track": ("vm_pat",)},
+        "posted July 2024, dropped",
+    ),
+    Patch(
+        "untrack-asserts",
+        "untrack_pfn clears VM_PAT as every other writer of vm_flags",
+        {"untrack_clear": "asserting"},
+        {"untrack_clear": ("by-lock",), "pfnmap_track": ("vm_pat",)},
+        "negative control",
+    ),
+    Patch(
+        "pfnmap-track-ctx",
+        "mm: rewrite pfnmap tracking and remove VM_PAT",
+        {"pfnmap_track": "ctx"},
+        {"pfnmap_track": ("vm_pat",)},
+        "merged in 6.16",
+    ),
+    Patch(
+        "cow-walk-fix",
+        "x86/mm/pat: fix VM_PAT handling in COW mappings",
+        {"get_pat_info": "walk-not-anon"},
+        {"get_pat_info": ("walk",), "pfnmap_track": ("vm_pat",)},
+        "merged in 6.9, backported",
+    ),
+    Patch(
+        "fork-clear-pat",
+        "x86/mm/pat: Fix VM_PAT handling when fork() fails in copy_page_range()",
+        {"track_pfn_copy": "clear-then-set"},
+        {"track_pfn_copy": ("inherit",), "pfnmap_track": ("vm_pat",)},
+        "merged in 6.15, backported",
+    ),
+    Patch(
+        "remap-error-zap",
+        "mm: avoid leaving partial pfn mappings around in error case",
+        {"remap_error": "zap"},
+        {"remap_error": ("leave",)},
+        "merged in 6.11, backported",
+    ),
+    Patch(
+        "follow-pte-accepts-i_mmap",
+        "mm: new follow_pfnmap API: i_mmap_rwsem will do where mmap_lock is not held",
+        {"follow_pte_assert": "mmap_lock-or-i_mmap"},
+        {"follow_pte_assert": ("mmap_lock",)},
+        "merged in 6.12",
+    ),
+    Patch(
+        "pat-large-shift",
+        "mm/x86/pat: the PAT bit of a huge leaf is bit 12",
+        {"huge_pgprot": "shifted"},
+        {"huge_pgprot": ("as-4k",)},
+        "RFC, 2024, not merged",
+    ),
+    Patch(
+        "pud-insert-lookup",
+        "mm/huge_memory: don't ignore queried cachemode in vmf_insert_pfn_pud() (ce147c7e9508)",
+        {"pud_insert_prot": "lookup"},
+        {"pud_insert_prot": ("vma",)},
+        "merged in 6.17",
     ),
     Patch(
         "handle-concurrent-faults",

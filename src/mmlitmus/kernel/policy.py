@@ -57,6 +57,17 @@ HOMES = {
     "dup_mmap": "mmlitmus.kernel.mm.fork",
     "pfnmap_flush": "mmlitmus.kernel.mm.mmu_gather",
     "saved_dirty": "mmlitmus.kernel.arch.x86.pgtable",
+    "pfnmap_track": "mmlitmus.kernel.mm.pfnmap_track",
+    "untrack_site": "mmlitmus.kernel.mm.pfnmap_track",
+    "untrack_clear": "mmlitmus.kernel.mm.pfnmap_track",
+    "get_pat_info": "mmlitmus.kernel.mm.pfnmap_track",
+    "follow_pte_assert": "mmlitmus.kernel.mm.pfnmap_track",
+    "track_pfn_copy": "mmlitmus.kernel.mm.pfnmap_track",
+    "remap_error": "mmlitmus.kernel.mm.memory",
+    "vm_mixed_ok": "mmlitmus.kernel.mm.memory",
+    "can_change_pte_writable": "mmlitmus.kernel.mm.mprotect",
+    "huge_pgprot": "mmlitmus.kernel.mm.huge_memory",
+    "pud_insert_prot": "mmlitmus.kernel.mm.huge_memory",
     "vfio_pci": "mmlitmus.kernel.drivers.vfio.proposals",
 }
 

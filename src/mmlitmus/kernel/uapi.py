@@ -11,6 +11,7 @@ from typing import Any
 from mmlitmus.explore.runtime import current
 from mmlitmus.kernel.arch.x86.fault import fixup_user_fault, user_access
 from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT
+from mmlitmus.kernel.errno import ENOMEM
 from mmlitmus.kernel.fs.proc import task_mmu
 from mmlitmus.kernel.mm.fork import dup_mmap
 from mmlitmus.kernel.mm.madvise import sys_madvise
@@ -85,14 +86,13 @@ class Process:
 
     # -- processes -----------------------------------------------------------------------------------------------
     def fork(self, name: str) -> Process | int:
-        """fork(2): the child, or an errno. The child runs on the calling task's CPU."""
+        """fork(2): the child, or -ENOMEM. The child runs on the calling task's CPU."""
         mm = self.machine.new_mm(name)
         if current().index >= 0:
             mm.cpus.append(self.machine.this_cpu())
-        error = dup_mmap(mm, self.mm)
-        if error:
+        if dup_mmap(mm, self.mm):
             mmput(mm)
-            return error
+            return -ENOMEM  # whatever went wrong (kernel/fork.c copy_mm)
         return Process(self.machine, mm)
 
     def exit(self) -> None:

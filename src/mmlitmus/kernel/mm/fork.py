@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-from mmlitmus.kernel.arch.x86 import pat
 from mmlitmus.kernel.arch.x86.pgtable import (
     ACCESSED,
     DIRTY_BITS,
     NONE,
     PAGE_SIZE,
     RW,
+    SPECIAL,
     PteTable,
     pmd_leaf,
+    pmd_offset,
+    pte_pfn,
     ptep_get,
     ptep_set_wrprotect,
+    pud_leaf,
+    pud_offset,
+    pud_populate,
     set_pte_at,
 )
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
 from mmlitmus.kernel.errno import ENOMEM
-from mmlitmus.kernel.mm.huge_memory import copy_huge_pmd
-from mmlitmus.kernel.mm.memory import is_cow_mapping, pmd_chunks, pmd_offset, pte_alloc, pte_batches
+from mmlitmus.kernel.mm.huge_memory import copy_huge_pmd, copy_huge_pud
+from mmlitmus.kernel.mm.memory import pmd_chunks, pte_alloc, pte_batches, pud_chunks
 from mmlitmus.kernel.mm.mm_types import (
     VM_DONTCOPY,
     VM_LOCKED,
     VM_LOCKONFAULT,
+    VM_MAYWRITE,
     VM_PFNMAP,
     VM_SHARED,
     MmStruct,
     VmArea,
+    is_cow_mapping,
     vma_pages,
 )
 from mmlitmus.kernel.mm.mmap_lock import mmap_write_lock, mmap_write_lock_nested, mmap_write_unlock, vma_start_write
 from mmlitmus.kernel.mm.mmu_gather import TASK_SIZE
+from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.vma import store_in_tree, vm_area_dup, vma_interval_tree_insert_after, vma_tree
 from mmlitmus.kernel.policy import Seam
 from mmlitmus.kernel.sync.rwsem import down_write, up_write
@@ -54,6 +62,9 @@ def dup_mmap(mm: MmStruct, oldmm: MmStruct) -> int:
             error = -ENOMEM
             break
         tmp.vm_flags = flags & ~(VM_LOCKED | VM_LOCKONFAULT)
+        if flags & VM_PFNMAP:
+            tracking().fork_dup(tmp)
+        pud_populate(mm, tmp.vm_start, tmp.vm_end)
         mm.total_vm = mm.total_vm + vma_pages(mpnt)
         mm.machine.get_file(tmp.vm_file)
         error = dup_mmap_vma(tmp, mpnt)
@@ -122,11 +133,37 @@ def open_link_before_copy(tmp: VmArea, mpnt: VmArea) -> int:
 
 def copy_page_range(dst_vma: VmArea, src_vma: VmArea) -> int:
     """Copy every translation of a PFNMAP VMA, eagerly: nothing would fill the child's later. 0 or an errno."""
-    if src_vma.vm_flags & VM_PFNMAP:
-        error = pat.track_pfn_copy(dst_vma, src_vma)
+    pfn = 0
+    if src_vma.has(VM_PFNMAP):
+        error, pfn = tracking().copy(dst_vma, src_vma)
+        if error:
+            return int(error)
+    error = copy_pud_range(dst_vma, src_vma)
+    if error and src_vma.has(VM_PFNMAP):
+        tracking().copy_failed(dst_vma, pfn)
+    return error
+
+
+def copy_pud_range(dst_vma: VmArea, src_vma: VmArea) -> int:
+    """``copy_page_range`` without the tracking: 0 or an errno."""
+    for first, last in pud_chunks(src_vma.vm_start, src_vma.vm_end):
+        pud = pud_offset(src_vma.vm_mm, first)
+        dst_pud = pud_offset(dst_vma.vm_mm, first)
+        if pud is not None and dst_pud is not None:
+            upper = pud.entry
+            if pud_leaf(upper):
+                copy_huge_pud(dst_pud, pud)
+            if pud_leaf(upper) or upper == NONE:
+                continue
+        error = copy_pmd_range(dst_vma, src_vma, first, last)
         if error:
             return error
-    for start, stop in pmd_chunks(src_vma.vm_start, src_vma.vm_end):
+    return 0
+
+
+def copy_pmd_range(dst_vma: VmArea, src_vma: VmArea, first: int, last: int) -> int:
+    """The part below the 1G leaves: 0 or an errno."""
+    for start, stop in pmd_chunks(first, last):
         src = pmd_offset(src_vma.vm_mm, start)
         dst = pmd_offset(dst_vma.vm_mm, start)
         entry = src.entry
@@ -147,7 +184,7 @@ def copy_pte_range(dst_vma: VmArea, src_vma: VmArea, dst: PteTable, src: PteTabl
     machine = dst_vma.vm_mm.machine
     if pte_alloc(dst_vma.vm_mm, dst) < 0:
         return -ENOMEM
-    flags = src_vma.vm_flags
+    flags = src_vma.has(VM_SHARED | VM_MAYWRITE)
     spin_lock(dst.ptl)
     spin_lock_nested(src.ptl, SINGLE_DEPTH_NESTING)
     for start, nr in pte_batches(addr, end, machine.batch):
@@ -158,6 +195,9 @@ def copy_pte_range(dst_vma: VmArea, src_vma: VmArea, dst: PteTable, src: PteTabl
             if is_cow_mapping(flags) and entry & RW:
                 ptep_set_wrprotect(src, page)
                 entry = src.peek_pte(page)
+            page_struct = None if entry & SPECIAL else machine.pages.get(pte_pfn(entry))
+            if page_struct is not None:
+                page_struct.anon_exclusive = False
             if flags & VM_SHARED:
                 entry &= ~DIRTY_BITS
             set_pte_at(dst, page, entry & ~ACCESSED)

@@ -1,45 +1,106 @@
-"""2M leaves for device memory. Source: mm/huge_memory.c, 6.12, functions of the same name."""
+"""2M and 1G leaves for device memory. Source: mm/huge_memory.c, 6.12, functions of the same name.
+
+The protection of a leaf is put together in the layout of a 4K entry, where bit 7 is PAT; in a leaf bit 7 says "leaf",
+and PAT is bit 12. Whether anybody moves the bit is ``huge_pgprot``.
+"""
 
 from __future__ import annotations
 
 from mmlitmus.explore.findings import bug
-from mmlitmus.kernel.arch.x86 import pat
+from mmlitmus.kernel.arch.x86.pat import pgprot_4k_2_large
 from mmlitmus.kernel.arch.x86.pgtable import (
     ACCESSED,
     NONE,
     PMD_SIZE,
     PSE,
+    PUD_SIZE,
     SPECIAL,
     PteTable,
+    PudEntry,
     mk_pte,
     pmd_leaf,
     pmdp_huge_get_and_clear,
     pte_modify,
+    pud_leaf,
+    pudp_huge_get_and_clear,
 )
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
-from mmlitmus.kernel.mm.mm_types import VM_MAYWRITE, VM_MIXEDMAP, VM_PFNMAP, VM_SHARED, MmStruct, VmArea
+from mmlitmus.kernel.mm.mm_types import VM_LASTING, VM_MIXEDMAP, VM_PFNMAP, MmStruct, VmArea, is_cow_mapping
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_remove_tlb_entries
+from mmlitmus.kernel.mm.pfnmap_track import track_pfn_insert
+from mmlitmus.kernel.policy import Seam
 from mmlitmus.kernel.sync.spinlock import SINGLE_DEPTH_NESTING, spin_lock, spin_lock_nested, spin_unlock
 
 VM_FAULT_NOPAGE, VM_FAULT_SIGBUS = 0x100, 0x2
 
 
+huge_pgprot = Seam("huge_pgprot", "how a protection in 4K layout gets into a huge leaf")
+pud_insert_prot = Seam("pud_insert_prot", "the cache type of a 1G leaf: looked up, or what the VMA asks for")
+
+
 def vmf_insert_pfn_pmd(vma: VmArea, table: PteTable, address: int, pfn: int) -> int:
     """Map a 2M leaf if the PMD slot is free; NOPAGE either way. The caller has checked fit and alignment."""
-    flags = vma.vm_flags
-    if flags & (VM_PFNMAP | VM_MIXEDMAP) not in (VM_PFNMAP, VM_MIXEDMAP):
-        bug("insert-pfn-vma-type", f"vmf_insert_pfn_pmd into {vma.name}, which must be PFNMAP or MIXEDMAP, not both")
-    if flags & VM_PFNMAP and flags & (VM_SHARED | VM_MAYWRITE) == VM_MAYWRITE:
-        bug("insert-pfn-cow", f"vmf_insert_pfn_pmd into {vma.name}, a private writable PFNMAP mapping")
+    check_insert("vmf_insert_pfn_pmd", vma)
     start = address & ~(PMD_SIZE - 1)
     if not vma.vm_start <= start < vma.vm_end:
         return VM_FAULT_SIGBUS
-    prot = pat.track_pfn_insert(vma.vm_page_prot, pfn)
+    prot = track_pfn_insert(vma, vma.vm_page_prot, pfn)
     spin_lock(table.pmd_lock)
     if table.entry == NONE:
-        table.entry = mk_pte(pfn, prot | SPECIAL | PSE)
+        table.entry = mk_pte(pfn, 0) | huge_pgprot(prot | SPECIAL)
     spin_unlock(table.pmd_lock)
     return VM_FAULT_NOPAGE
+
+
+def vmf_insert_pfn_pud(vma: VmArea, pud: PudEntry, address: int, pfn: int) -> int:
+    """Map a 1G leaf if the PUD slot is free; NOPAGE either way. The caller has checked fit and alignment."""
+    check_insert("vmf_insert_pfn_pud", vma)
+    start = address & ~(PUD_SIZE - 1)
+    if not vma.vm_start <= start < vma.vm_end:
+        return VM_FAULT_SIGBUS
+    prot = pud_insert_prot(vma, pfn)
+    spin_lock(pud.pud_lock)
+    if pud.entry == NONE:
+        pud.entry = mk_pte(pfn, 0) | huge_pgprot(prot | SPECIAL)
+    spin_unlock(pud.pud_lock)
+    return VM_FAULT_NOPAGE
+
+
+def check_insert(who: str, vma: VmArea) -> None:
+    """What every insertion of a frame is a BUG without: exactly one of PFNMAP and MIXEDMAP, and no private PFNMAP."""
+    flags = vma.has(VM_LASTING)
+    if flags & (VM_PFNMAP | VM_MIXEDMAP) not in (VM_PFNMAP, VM_MIXEDMAP):
+        bug("insert-pfn-vma-type", f"{who} into {vma.name}, which must be PFNMAP or MIXEDMAP, and not both")
+    if flags & VM_PFNMAP and is_cow_mapping(flags):
+        bug("insert-pfn-cow", f"{who} into {vma.name}, a private writable PFNMAP mapping")
+
+
+@huge_pgprot.alternative("as-4k", source="mm/huge_memory.c insert_pfn_pmd, 6.12.117", releases=">= v6.12")
+def leave_pat_where_it_is(prot: int) -> int:
+    """Bit 7 is swallowed by PSE: WT becomes the type of its other two bits (UC), and WP becomes WC."""
+    return prot | PSE
+
+
+@huge_pgprot.alternative(
+    "shifted", source="'mm/x86/pat: Fix PAT bit missing for PFN mappings' (RFC, 2024)", releases="proposal"
+)
+def move_pat_to_bit_12(prot: int) -> int:
+    """pgprot_4k_2_large(): what was asked for is what is mapped."""
+    return pgprot_4k_2_large(prot) | PSE
+
+
+@pud_insert_prot.alternative("vma", source="mm/huge_memory.c vmf_insert_pfn_pud, 6.12.117", releases="v6.12 - v6.16")
+def look_up_and_forget(vma: VmArea, pfn: int) -> int:
+    """The type is looked up, and the leaf is made from the VMA's protection all the same."""
+    track_pfn_insert(vma, vma.vm_page_prot, pfn)
+    prot: int = vma.vm_page_prot
+    return prot
+
+
+@pud_insert_prot.alternative("lookup", source="ce147c7e9508 (6.17)", releases=">= v6.17")
+def look_up(vma: VmArea, pfn: int) -> int:
+    """As a page and a 2M leaf."""
+    return track_pfn_insert(vma, vma.vm_page_prot, pfn)
 
 
 def zap_huge_pmd(tlb: MmuGather, table: PteTable) -> None:
@@ -79,3 +140,43 @@ def copy_huge_pmd(dst: PteTable, src: PteTable) -> None:
         dst.entry = entry & ~ACCESSED
     spin_unlock(src.pmd_lock)
     spin_unlock(dst.pmd_lock)
+
+
+# -- 1G leaves -------------------------------------------------------------------------------------------------------
+def zap_huge_pud(tlb: MmuGather, pud: PudEntry) -> None:
+    """Clear a 1G leaf that is unmapped whole; the gather flushes it."""
+    spin_lock(pud.pud_lock)
+    if pud_leaf(pud.entry):
+        pudp_huge_get_and_clear(pud)
+        tlb_remove_tlb_entries(tlb, pud.address, pud.address + PUD_SIZE)
+    spin_unlock(pud.pud_lock)
+
+
+def split_huge_pud(mm: MmStruct, pud: PudEntry) -> None:
+    """As ``split_huge_pmd``: cleared and flushed at once, and faulted again."""
+    spin_lock(pud.pud_lock)
+    if pud_leaf(pud.entry):
+        pudp_huge_get_and_clear(pud)
+        flush_tlb_range(mm, pud.address, pud.address + PUD_SIZE)
+    spin_unlock(pud.pud_lock)
+
+
+def change_huge_pud(tlb: MmuGather, pud: PudEntry, prot: int) -> None:
+    """mprotect of a whole 1G leaf, in two steps between which it reads as none."""
+    spin_lock(pud.pud_lock)
+    if pud_leaf(pud.entry):
+        entry = pudp_huge_get_and_clear(pud)
+        pud.entry = pte_modify(entry & ~PSE, prot) | PSE
+        tlb_remove_tlb_entries(tlb, pud.address, pud.address + PUD_SIZE)
+    spin_unlock(pud.pud_lock)
+
+
+def copy_huge_pud(dst: PudEntry, src: PudEntry) -> None:
+    """fork: the child gets the leaf with the accessed bit cleared."""
+    spin_lock(dst.pud_lock)
+    spin_lock_nested(src.pud_lock, SINGLE_DEPTH_NESTING)
+    entry = src.entry
+    if pud_leaf(entry):
+        dst.entry = entry & ~ACCESSED
+    spin_unlock(src.pud_lock)
+    spin_unlock(dst.pud_lock)

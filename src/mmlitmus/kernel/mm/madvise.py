@@ -124,5 +124,5 @@ def madvise_vma_behavior(vma: VmArea, start: int, end: int, advice: int) -> int:
     if error:
         return -EAGAIN if error == -ENOMEM else error
     vma_start_write(vma)
-    vm_flags_reset(vma, new)
+    vm_flags_reset(vma, new, flags)
     return 0

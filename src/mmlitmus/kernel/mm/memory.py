@@ -7,26 +7,39 @@ from __future__ import annotations
 
 from mmlitmus.explore.findings import bug, reached, report
 from mmlitmus.explore.primitives.choice import may_fail
-from mmlitmus.kernel.arch.x86 import pat
 from mmlitmus.kernel.arch.x86.pgtable import (
+    ACCESSED,
+    DIRTY,
     NONE,
     PAGE_SHIFT,
     PAGE_SIZE,
     PMD_SHIFT,
     PMD_SIZE,
+    PUD_SHIFT,
+    PUD_SIZE,
+    RW,
+    SOFT_DIRTY,
     SPECIAL,
     TABLE,
     PteTable,
+    PudEntry,
+    may_write,
     mk_pte,
     pmd_leaf,
+    pmd_offset,
     pte_offset_map_lock,
+    pte_present,
     pte_unmap_unlock,
     ptep_get,
     ptep_get_and_clear,
+    pud_leaf,
+    pud_offset,
+    set_pte_at,
     set_ptes,
 )
+from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
 from mmlitmus.kernel.errno import EINVAL, ENOMEM
-from mmlitmus.kernel.mm.huge_memory import split_huge_pmd, zap_huge_pmd
+from mmlitmus.kernel.mm.huge_memory import check_insert, split_huge_pmd, split_huge_pud, zap_huge_pmd, zap_huge_pud
 from mmlitmus.kernel.mm.mm_types import (
     VM_DONTDUMP,
     VM_DONTEXPAND,
@@ -36,9 +49,11 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_NOHUGEPAGE,
     VM_PFNMAP,
     VM_SHARED,
+    VM_WRITE,
     AddressSpace,
     MmStruct,
     VmArea,
+    is_cow_mapping,
     vma_pages,
 )
 from mmlitmus.kernel.mm.mmap_lock import vma_end_read
@@ -49,7 +64,10 @@ from mmlitmus.kernel.mm.mmu_gather import (
     tlb_gather_mmu,
     tlb_remove_tlb_entries,
 )
+from mmlitmus.kernel.mm.pfnmap_track import design as tracking
+from mmlitmus.kernel.mm.pfnmap_track import track_pfn_insert
 from mmlitmus.kernel.mm.vma_flags import vm_flags_set
+from mmlitmus.kernel.policy import Seam
 from mmlitmus.kernel.sync.might import might_alloc
 from mmlitmus.kernel.sync.rwsem import down_read, up_read
 from mmlitmus.kernel.sync.spinlock import spin_lock, spin_unlock
@@ -61,6 +79,9 @@ VM_FAULT_ERROR = VM_FAULT_OOM | VM_FAULT_SIGBUS | VM_FAULT_SIGSEGV
 ULONG_MAX = (1 << 64) - 1
 
 FAULT_FLAG_WRITE, FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_VMA_LOCK = 0x1, 0x4, 0x1000
+
+vm_mixed_ok = Seam("vm_mixed_ok", "what vmf_insert_mixed says to a VMA that is no MIXEDMAP")
+remap_error = Seam("remap_error", "what becomes of the entries that a failing remap_pfn_range has written already")
 
 
 class VmFault:
@@ -76,17 +97,11 @@ class VmFault:
 
 
 # -- page tables ------------------------------------------------------------------------------------------------
-def pmd_offset(mm: MmStruct, address: int) -> PteTable:
-    """The slot of the PMD entry for ``address``. Upper levels are always there in this model."""
-    n = address >> PMD_SHIFT
-    table = mm.pgd.get(n)
-    if table is None:
-        table = mm.pgd[n] = PteTable(mm.name, n << PMD_SHIFT, mm.machine.page_label)
-    return table
-
-
 def pte_alloc(mm: MmStruct, table: PteTable) -> int:
     """Make sure that there is a PTE table under the PMD entry: 0, or -ENOMEM. Sleeps."""
+    pud = pud_offset(mm, table.address)
+    if pud is not None:
+        pmd_alloc(pud)
     if table.entry != NONE:
         return 0
     might_alloc(mm.machine)
@@ -97,6 +112,16 @@ def pte_alloc(mm: MmStruct, table: PteTable) -> int:
         table.entry = TABLE
     spin_unlock(table.pmd_lock)
     return 0
+
+
+def pmd_alloc(pud: PudEntry) -> None:
+    """Make sure that there is a PMD table under the PUD entry, if it holds no leaf. Memory is never short for it."""
+    if pud.entry != NONE:
+        return
+    spin_lock(pud.pud_lock)
+    if pud.entry == NONE:
+        pud.entry = TABLE
+    spin_unlock(pud.pud_lock)
 
 
 def pte_batches(start: int, end: int, nr: int) -> list[tuple[int, int]]:
@@ -110,9 +135,10 @@ def pmd_chunks(start: int, end: int) -> list[tuple[int, int]]:
     return [(max(start, block), min(end, block + PMD_SIZE)) for block in blocks]
 
 
-def is_cow_mapping(flags: int) -> bool:
-    """Private and possibly writable."""
-    return flags & (VM_SHARED | VM_MAYWRITE) == VM_MAYWRITE
+def pud_chunks(start: int, end: int) -> list[tuple[int, int]]:
+    """[start, end) bytes cut at PUD boundaries, as (start, end) pairs."""
+    blocks = range(start & ~(PUD_SIZE - 1), end, PUD_SIZE)
+    return [(max(start, block), min(end, block + PUD_SIZE)) for block in blocks]
 
 
 # -- faults -----------------------------------------------------------------------------------------------------
@@ -120,37 +146,97 @@ def handle_mm_fault(vma: VmArea, address: int, flags: int) -> int:
     """Serve a fault in ``vma``; returns VM_FAULT_* bits. Holds mmap_lock R, or the VMA's read lock with VMA_LOCK."""
     mm = vma.vm_mm
     vmf = VmFault(vma, address, flags)
-    table = pmd_offset(mm, address)
     huge_fault = vma.vm_ops.huge_fault
-    if huge_fault is not None and thp_suitable(vma, vmf.address) and table.entry == NONE:
-        result: int = huge_fault(vmf, PMD_SHIFT - PAGE_SHIFT)
+    pud = pud_offset(mm, address)
+    if pud is not None:
+        entry = pud.entry
+        if pud_leaf(entry):
+            reached("the fault was spurious")
+            return 0
+        if entry == NONE and huge_fault is not None and thp_suitable(vma, vmf.address, PUD_SHIFT):
+            result: int = huge_fault(vmf, PUD_SHIFT - PAGE_SHIFT)
+            if not result & VM_FAULT_FALLBACK:
+                return result
+        pmd_alloc(pud)
+    table = pmd_offset(mm, address)
+    if huge_fault is not None and thp_suitable(vma, vmf.address, PMD_SHIFT) and table.entry == NONE:
+        result = huge_fault(vmf, PMD_SHIFT - PAGE_SHIFT)
         if not result & VM_FAULT_FALLBACK:
             return result
     return handle_pte_fault(vmf, table)
 
 
-def thp_suitable(vma: VmArea, address: int) -> bool:
-    """May ``address`` get a 2M leaf: its block lies inside the VMA, and nobody has said MADV_NOHUGEPAGE?
+def thp_suitable(vma: VmArea, address: int, shift: int) -> bool:
+    """May ``address`` get a leaf of 1 << ``shift`` bytes: its block lies inside the VMA, and nobody has said
+    MADV_NOHUGEPAGE?
 
     Source: include/linux/huge_mm.h thp_vma_suitable_order, mm/huge_memory.c __thp_vma_allowable_orders.
     """
-    start = address & ~(PMD_SIZE - 1)
-    inside: bool = vma.vm_start <= start and start + PMD_SIZE <= vma.vm_end
+    start = address & ~((1 << shift) - 1)
+    inside: bool = vma.vm_start <= start and start + (1 << shift) <= vma.vm_end
     return inside and not vma.vm_flags & VM_NOHUGEPAGE
 
 
 def handle_pte_fault(vmf: VmFault, table: PteTable) -> int:
-    """The driver is asked only for what is absent: an entry that somebody else has made meanwhile is simply tried
-    again.
-
-    Not modelled: a store to a present read-only entry of a writable VMA (after clear_refs, or a private mapping's
-    copy).
+    """The driver is asked only for what is absent. A store to a present entry that is not writable is a copy of a
+    private page, or the first store to a shared one; an entry that somebody else has made meanwhile is tried again.
     """
-    entry = table.entry
-    if pmd_leaf(entry) or (entry != NONE and ptep_get(table, vmf.address) != NONE):
+    pmd = table.entry
+    if pmd_leaf(pmd):
         reached("the fault was spurious")
         return 0
-    return do_fault(vmf, table)
+    entry = ptep_get(table, vmf.address) if pmd != NONE else NONE
+    if entry == NONE:
+        return do_fault(vmf, table)
+    if vmf.flags & FAULT_FLAG_WRITE and pte_present(entry) and not entry & RW and vmf.vma.vm_flags & VM_WRITE:
+        return do_wp_page(vmf, table, entry)
+    reached("the fault was spurious")
+    return 0
+
+
+def do_wp_page(vmf: VmFault, table: PteTable, orig: int) -> int:
+    """A store to a page that is mapped read-only."""
+    if vmf.vma.has(VM_SHARED):
+        return wp_pfn_shared(vmf, table, orig)
+    return wp_page_copy(vmf, table, orig)
+
+
+def wp_pfn_shared(vmf: VmFault, table: PteTable, orig: int) -> int:
+    """The first store to a shared page of device memory: the driver may object, then the entry becomes writable."""
+    ops = vmf.vma.vm_ops
+    if ops.pfn_mkwrite is not None:
+        if vmf.flags & FAULT_FLAG_VMA_LOCK:
+            vma_end_read(vmf.vma)
+            return VM_FAULT_RETRY
+        result: int = ops.pfn_mkwrite(vmf)
+        if result & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
+            return result
+    ptl = pte_offset_map_lock(table)
+    if table.entry != NONE and ptep_get(table, vmf.address) == orig:
+        set_pte_at(table, vmf.address, may_write(orig | RW | ACCESSED | DIRTY | SOFT_DIRTY))
+    pte_unmap_unlock(ptl)
+    return 0
+
+
+def wp_page_copy(vmf: VmFault, table: PteTable, orig: int) -> int:
+    """The first store to a private page: an anonymous copy takes its place, mapped as the VMA is and not special.
+
+    The old entry is flushed before the new one is there, so that no CPU goes on reading the device. Not modelled: that
+    a copy which nobody else maps is written in place (the copy is copied again).
+    """
+    vma, mm = vmf.vma, vmf.vma.vm_mm
+    might_alloc(mm.machine)
+    if may_fail("the copy", mm.machine.failures):
+        return VM_FAULT_OOM
+    frame = mm.machine.alloc_anon_page()
+    ptl = pte_offset_map_lock(table)
+    if table.entry != NONE and ptep_get(table, vmf.address) == orig:
+        ptep_get_and_clear(table, vmf.address)
+        flush_tlb_range(mm, vmf.address, vmf.address + PAGE_SIZE)
+        set_pte_at(table, vmf.address, mk_pte(frame, vma.vm_page_prot | RW | ACCESSED | DIRTY | SOFT_DIRTY))
+        reached("a private page was copied")
+    pte_unmap_unlock(ptl)
+    return 0
 
 
 def do_fault(vmf: VmFault, table: PteTable) -> int:
@@ -178,36 +264,61 @@ def do_fault(vmf: VmFault, table: PteTable) -> int:
 def remap_pfn_range(vma: VmArea, addr: int, pfn: int, size: int, prot: int) -> int:
     """Map ``size`` bytes of consecutive frames at ``addr``: 0 or an errno. Needs mmap_lock W.
 
-    The frames' memtype is reserved first, then flags and pgoff are written, then the PTEs; an entry that is already
-    there is a BUG. A range left half mapped by a failing allocation is left so (later kernels zap it; not modelled).
+    A mapping of the whole VMA reserves the frames' memtype; any other takes the type that they have. Then flags and
+    pgoff are written, then the PTEs; an entry that is already there is a BUG.
     """
-    if addr & PAGE_SIZE - 1:
-        report("WARN", "remap-unaligned", f"remap_pfn_range at {addr:#x}, which is no page's beginning")
-        return -EINVAL
-    end = addr + (size + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1))
-    error, prot = pat.track_pfn_remap(vma, prot, pfn, addr, size)
+    size = size + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1)
+    error, prot, ctx = tracking().remap(vma, prot, pfn, addr, size)
     if error:
-        return -EINVAL
-    error = remap_pfn_range_notrack(vma, addr, end, pfn, prot)
+        result: int = error
+        return result
+    error = remap_pfn_range_notrack(vma, addr, pfn, size, prot)
     if error:
-        pat.untrack_pfn(vma, pfn, size)
+        tracking().remap_failed(vma, ctx, pfn, size)
+        return error
+    tracking().remap_done(vma, ctx)
+    return 0
+
+
+def remap_pfn_range_notrack(vma: VmArea, addr: int, pfn: int, size: int, prot: int) -> int:
+    """The mapping half of ``remap_pfn_range``; the caller vouches for the cache mode."""
+    error = remap_pfn_range_internal(vma, addr, pfn, size, prot)
+    if error:
+        remap_error(vma, addr, size)
     return error
 
 
-def remap_pfn_range_notrack(vma: VmArea, addr: int, end: int, pfn: int, prot: int) -> int:
-    """The mapping half of ``remap_pfn_range``; the caller vouches for the cache mode."""
-    if addr >= end:
-        bug("remap-empty-range", f"remap_pfn_range of an empty range at {addr:#x}")
-    if is_cow_mapping(vma.vm_flags):
+def remap_pfn_range_internal(vma: VmArea, addr: int, pfn: int, size: int, prot: int) -> int:
+    """Flags, pgoff (a private mapping's becomes the frame number) and entries: 0 or an errno."""
+    if addr & PAGE_SIZE - 1:
+        report("WARN", "remap-unaligned", f"remap_pfn_range at {addr:#x}, which is no page's beginning")
+        return -EINVAL
+    end = addr + size
+    if is_cow_mapping(vma.has(VM_SHARED | VM_MAYWRITE)):
         if addr != vma.vm_start or end != vma.vm_end:
             return -EINVAL
         vma.vm_pgoff = pfn
     vm_flags_set(vma, VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP)
+    if addr >= end:
+        bug("remap-empty-range", f"remap_pfn_range of an empty range at {addr:#x}")
     for start, stop in pmd_chunks(addr, end):
         error = remap_pte_range(vma.vm_mm, start, stop, pfn + (start - addr >> PAGE_SHIFT), prot)
         if error:
             return error
     return 0
+
+
+@remap_error.alternative("leave", source="mm/memory.c remap_pfn_range_notrack, v6.10", releases="<= v6.10")
+def leave_what_is_mapped(vma: VmArea, addr: int, size: int) -> None:
+    """They stay, and the driver's ->mmap is expected to fail; the VMA goes with them in it."""
+
+
+@remap_error.alternative(
+    "zap", source="mm/memory.c remap_pfn_range_notrack, 6.1.192, 6.12.117", releases=">= v6.11, LTS"
+)
+def zap_what_is_mapped(vma: VmArea, addr: int, size: int) -> None:
+    """They go at once: nothing keeps the frames from being used for something else after the error."""
+    zap_page_range_single(vma, addr, size)
 
 
 def remap_pte_range(mm: MmStruct, addr: int, end: int, pfn: int, prot: int) -> int:
@@ -236,14 +347,17 @@ def vmf_insert_pfn(vma: VmArea, addr: int, pfn: int) -> int:
 
 def vmf_insert_pfn_prot(vma: VmArea, addr: int, pfn: int, prot: int) -> int:
     """``vmf_insert_pfn`` with another protection. A slot in use is left as it is, whatever it maps, and is no error."""
-    flags = vma.vm_flags
-    if not flags & (VM_PFNMAP | VM_MIXEDMAP) or flags & (VM_PFNMAP | VM_MIXEDMAP) == VM_PFNMAP | VM_MIXEDMAP:
-        bug("insert-pfn-vma-type", f"vmf_insert_pfn into {vma.name}, which must be PFNMAP or MIXEDMAP, and not both")
-    if flags & VM_PFNMAP and is_cow_mapping(flags):
-        bug("insert-pfn-cow", f"vmf_insert_pfn into {vma.name}, a private writable PFNMAP mapping")
+    check_insert("vmf_insert_pfn", vma)
+    if vma.has(VM_MIXEDMAP) and vma.vm_mm.machine.e820.pfn_valid(pfn):
+        bug("insert-pfn-valid-mixed", f"vmf_insert_pfn of frame {pfn:#x}, which has a page, into a MIXEDMAP")
     if not vma.vm_start <= addr < vma.vm_end:
         return VM_FAULT_SIGBUS
-    prot = pat.track_pfn_insert(prot, pfn)
+    prot = track_pfn_insert(vma, prot, pfn)
+    return insert_pfn(vma, addr, pfn, prot)
+
+
+def insert_pfn(vma: VmArea, addr: int, pfn: int, prot: int) -> int:
+    """Fill one free slot; NOPAGE, or OOM."""
     mm = vma.vm_mm
     table = pmd_offset(mm, addr)
     if pte_alloc(mm, table) < 0:
@@ -255,6 +369,31 @@ def vmf_insert_pfn_prot(vma: VmArea, addr: int, pfn: int, prot: int) -> int:
         reached("vmf_insert_pfn found the PTE populated")
     pte_unmap_unlock(ptl)
     return VM_FAULT_NOPAGE
+
+
+def vmf_insert_mixed(vma: VmArea, addr: int, pfn: int) -> int:
+    """Map one frame into a MIXEDMAP, special where it has no counted page. The type is looked up first."""
+    error: int = vm_mixed_ok(vma)
+    if error:
+        return error
+    if not vma.vm_start <= addr < vma.vm_end:
+        return VM_FAULT_SIGBUS
+    prot = track_pfn_insert(vma, vma.vm_page_prot, pfn)
+    return insert_pfn(vma, addr, pfn, prot)
+
+
+@vm_mixed_ok.alternative("bug", source="mm/memory.c __vm_insert_mixed, 6.1.192", releases="<= v6.10")
+def bug_unless_mixed(vma: VmArea) -> int:
+    """Any VMA but a MIXEDMAP is a BUG."""
+    if not vma.has(VM_MIXEDMAP):
+        bug("insert-mixed-vma-type", f"vmf_insert_mixed into {vma.name}, which is no MIXEDMAP")
+    return 0
+
+
+@vm_mixed_ok.alternative("sigbus", source="mm/memory.c vm_mixed_ok, 6.12.117", releases=">= v6.11")
+def sigbus_unless_mixed(vma: VmArea) -> int:
+    """Any VMA but a MIXEDMAP is SIGBUS."""
+    return 0 if vma.has(VM_MIXEDMAP) else VM_FAULT_SIGBUS
 
 
 # -- removing ---------------------------------------------------------------------------------------------------
@@ -271,9 +410,23 @@ def zap_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int) -> None:
 
 
 def unmap_page_range(tlb: MmuGather, vma: VmArea, addr: int, end: int) -> None:
-    """Clear every translation of [addr, end) bytes; a 2M leaf that is only partly covered goes whole
-    (``split_huge_pmd``).
+    """Clear every translation of [addr, end) bytes; a huge leaf that is only partly covered goes whole
+    (``split_huge_pmd``, ``split_huge_pud``).
     """
+    for first, last in pud_chunks(addr, end):
+        pud = pud_offset(tlb.mm, first)
+        entry = TABLE if pud is None else pud.entry
+        if pud is not None and pud_leaf(entry) and last - first < PUD_SIZE:
+            split_huge_pud(tlb.mm, pud)
+        elif pud is not None and pud_leaf(entry):
+            zap_huge_pud(tlb, pud)
+        elif entry != NONE:
+            unmap_pmd_range(tlb, first, last)
+    tlb_end_vma(tlb, vma)
+
+
+def unmap_pmd_range(tlb: MmuGather, addr: int, end: int) -> None:
+    """``unmap_page_range`` below the 1G leaves."""
     for start, stop in pmd_chunks(addr, end):
         table = pmd_offset(tlb.mm, start)
         entry = table.entry
@@ -283,24 +436,25 @@ def unmap_page_range(tlb: MmuGather, vma: VmArea, addr: int, end: int) -> None:
             zap_huge_pmd(tlb, table)
         elif entry != NONE:
             zap_pte_range(tlb, table, start, stop)
-    tlb_end_vma(tlb, vma)
 
 
-def unmap_single_vma(tlb: MmuGather, vma: VmArea, start_addr: int, end_addr: int) -> None:
+def unmap_single_vma(tlb: MmuGather, vma: VmArea, start_addr: int, end_addr: int, mm_wr_locked: bool) -> None:
     """Unmap what [start_addr, end_addr) bytes and ``vma`` have in common."""
     start = max(vma.vm_start, start_addr)
     end = min(vma.vm_end, end_addr)
     if start >= end:
         return
-    if vma.vm_flags & VM_PFNMAP:
-        pat.untrack_pfn(vma, 0, 0)
+    if vma.has(VM_PFNMAP):
+        tracking().unmapping(vma, "unmap_single_vma", mm_wr_locked)
     unmap_page_range(tlb, vma, start, end)
 
 
-def unmap_vmas(tlb: MmuGather, vmas: list[VmArea], start_addr: int, end_addr: int) -> None:
-    """Unmap every VMA of a teardown. mmap_lock W, or R after a downgrade and in exit."""
+def unmap_vmas(tlb: MmuGather, vmas: list[VmArea], start_addr: int, end_addr: int, mm_wr_locked: bool) -> None:
+    """Unmap every VMA of a teardown. mmap_lock W, or R after a downgrade and in exit (``mm_wr_locked`` False)."""
     for vma in vmas:
-        unmap_single_vma(tlb, vma, start_addr, end_addr)
+        if vma.has(VM_PFNMAP):
+            tracking().unmapping(vma, "unmap_vmas", mm_wr_locked)
+        unmap_single_vma(tlb, vma, start_addr, end_addr, mm_wr_locked)
 
 
 def zap_page_range_single(vma: VmArea, address: int, size: int) -> None:
@@ -308,13 +462,13 @@ def zap_page_range_single(vma: VmArea, address: int, size: int) -> None:
     alive.
     """
     tlb = tlb_gather_mmu(vma.vm_mm)
-    unmap_single_vma(tlb, vma, address, address + size)
+    unmap_single_vma(tlb, vma, address, address + size, False)
     tlb_finish_mmu(tlb)
 
 
 def zap_vma_ptes(vma: VmArea, address: int, size: int) -> None:
     """``zap_page_range_single`` for drivers: silently does nothing for a range outside the VMA, or no PFNMAP VMA."""
-    if address < vma.vm_start or address + size > vma.vm_end or not vma.vm_flags & VM_PFNMAP:
+    if address < vma.vm_start or address + size > vma.vm_end or not vma.has(VM_PFNMAP):
         return
     zap_page_range_single(vma, address, size)
 

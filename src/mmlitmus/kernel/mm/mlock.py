@@ -33,7 +33,7 @@ def sys_mlock(mm: MmStruct, start: int, length: int, lock: bool) -> int:
         if error:
             break
         vma_start_write(vma)
-        vm_flags_reset(vma, new)
+        vm_flags_reset(vma, new, flags)
     if not error and at < end:
         error = -ENOMEM
     mmap_write_unlock(mm)

@@ -18,12 +18,14 @@ VM_READ, VM_WRITE, VM_EXEC, VM_SHARED = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 VM_MAYREAD, VM_MAYWRITE, VM_MAYEXEC, VM_MAYSHARE = 1 << 4, 1 << 5, 1 << 6, 1 << 7
 VM_PFNMAP = 1 << 10
 VM_LOCKED, VM_IO, VM_SEQ_READ, VM_RAND_READ = 1 << 13, 1 << 14, 1 << 15, 1 << 16
-VM_DONTCOPY, VM_DONTEXPAND, VM_LOCKONFAULT = 1 << 17, 1 << 18, 1 << 19
+VM_DONTCOPY, VM_DONTEXPAND, VM_LOCKONFAULT, VM_ACCOUNT = 1 << 17, 1 << 18, 1 << 19, 1 << 20
 VM_PAT = 1 << 24  # VM_ARCH_1 on x86, until 6.16
 VM_WIPEONFORK, VM_DONTDUMP, VM_SOFTDIRTY, VM_MIXEDMAP = 1 << 25, 1 << 26, 1 << 27, 1 << 28
 VM_HUGEPAGE, VM_NOHUGEPAGE = 1 << 29, 1 << 30
 VM_ALLOW_ANY_UNCACHED = 1 << 39
 VM_SPECIAL = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
+#: what a VMA is, from the moment that others can reach it until it is freed: no writer changes these bits
+VM_LASTING = VM_SHARED | VM_MAYWRITE | VM_IO | VM_PFNMAP | VM_MIXEDMAP
 
 
 def _vma_field(*locks: str) -> Guarded:
@@ -50,15 +52,25 @@ class AddressSpace(Model):
 
 
 class File(Model):
-    """An open file: what mmap() of it calls, and its address_space."""
+    """An open file: what mmap() of it calls, and its address_space. ``writable``: FMODE_WRITE; all can be read."""
 
     __slots__ = ()
     f_op = Const()
     f_mapping = Const()
     private_data = Const()
+    writable = Const()
 
-    def __init__(self, name: str, f_op: Any, f_mapping: AddressSpace, private_data: Any = None) -> None:
-        super().__init__(name, f_op=f_op, f_mapping=f_mapping, private_data=private_data)
+    def __init__(
+        self, name: str, f_op: Any, f_mapping: AddressSpace, private_data: Any = None, writable: bool = True
+    ) -> None:
+        super().__init__(name, f_op=f_op, f_mapping=f_mapping, private_data=private_data, writable=writable)
+
+
+class Page(Model):
+    """struct page of an anonymous page. ``anon_exclusive``: one process maps it, and may write to it in place."""
+
+    __slots__ = ()
+    anon_exclusive = Once()  # PageAnonExclusive; under the page-table lock of whoever maps the page
 
 
 class MmStruct(Model):
@@ -69,7 +81,7 @@ class MmStruct(Model):
     whose ``vm_lock_seq`` equals it is write-locked. ``cpus`` is mm_cpumask: the CPUs whose tasks run on this mm.
     """
 
-    __slots__ = ("cpus", "machine", "mmap_lock", "pgd")
+    __slots__ = ("cpus", "machine", "mmap_lock", "pgd", "puds")
     mm_users = Atomic()
     mm_mt = Once()
     mm_lock_seq = Once()
@@ -81,13 +93,16 @@ class MmStruct(Model):
         self.machine = machine
         self.mmap_lock = RwSem(f"{name}:mmap_lock", "mmap_lock")
         self.pgd: dict[int, pgtable.PteTable] = {}  # PMD number -> the slot of that PMD entry
+        self.puds: dict[int, pgtable.PudEntry] = {}  # PUD number -> entry, for blocks that a VMA covers whole
         self.cpus: list[Any] = []
 
 
 class VmArea(Model):
     """A VMA. ``private``: nobody else can reach it yet (not in the tree), so its fields need no lock.
 
-    ``vm_ops`` is the driver's operations object; ``rmap_lock`` its file's i_mmap_rwsem.
+    ``vm_ops`` is the driver's operations object; ``rmap_lock`` its file's i_mmap_rwsem. ``pfnmap_track_ctx`` is what
+    6.16's tracking of reserved frames keeps (``pfnmap_track``); ``memtype_owner`` is a ghost: who reserves frames for
+    this VMA and whatever is split off or moved from it.
     """
 
     __slots__ = ("rmap_lock", "vm_lock")
@@ -99,6 +114,8 @@ class VmArea(Model):
     vm_page_prot = _vma_field("vm_mm.mmap_lock")
     vm_ops = _vma_field("vm_mm.mmap_lock")
     vm_private_data = _vma_field("vm_mm.mmap_lock")
+    pfnmap_track_ctx = _vma_field("vm_mm.mmap_lock")
+    memtype_owner = Const()
     vm_flags = Plain()
     vm_lock_seq = Once()
     detached = Once()
@@ -107,10 +124,20 @@ class VmArea(Model):
     def __init__(self, name: str, mm: MmStruct, file: File, start: int, end: int, pgoff: int, **values: Any) -> None:
         super().__init__(
             name, vm_mm=mm, vm_file=file, vm_start=start, vm_end=end, vm_pgoff=pgoff,
-            vm_lock_seq=0, detached=True, private=True, **values,
+            vm_lock_seq=0, detached=True, private=True, pfnmap_track_ctx=None, **values,
         )  # fmt: skip
         self.vm_lock = RwSem(f"{name}:vm_lock", "vm_lock")
         self.rmap_lock = file.f_mapping.i_mmap_rwsem
+
+    def has(self, bits: int) -> int:
+        """Those of ``bits``, all of them VM_LASTING, that are set. No event: it commutes with every writer.
+
+        ``vma_flags`` reports a writer who changes one of them in a VMA that others can reach.
+        """
+        if self._freed:
+            self._used_after_free("vm_flags")
+        flags: int = self.peek("vm_flags")
+        return flags & bits & VM_LASTING
 
     def attach(self) -> None:
         """vma_mark_attached(): others can reach the VMA from now on."""
@@ -123,12 +150,14 @@ class VmOperations:
     """vm_operations_struct: what the mm calls a driver for. A driver overrides what it has.
 
     ``fault(vmf)`` provides the page at ``vmf.address`` and returns VM_FAULT_* bits; ``huge_fault(vmf, order)``
-    provides a leaf of that order. Either is None for a driver without it. ``mapped`` is called once the VMA is linked
-    everywhere (the hook that came with ``.mmap_prepare``).
+    provides a leaf of that order. Either is None for a driver without it. ``pfn_mkwrite(vmf)`` is asked before a shared
+    page is written for the first time. ``mapped`` is called once the VMA is linked everywhere (the hook that came with
+    ``.mmap_prepare``).
     """
 
     fault: Any = None
     huge_fault: Any = None
+    pfn_mkwrite: Any = None
     mapped: Any = None
 
     def open(self, vma: VmArea) -> None:
@@ -136,6 +165,11 @@ class VmOperations:
 
     def close(self, vma: VmArea) -> None:
         """A VMA is about to be freed."""
+
+
+def is_cow_mapping(flags: int) -> bool:
+    """Private and possibly writable."""
+    return flags & (VM_SHARED | VM_MAYWRITE) == VM_MAYWRITE
 
 
 def vma_pages(vma: VmArea) -> int:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from mmlitmus.kernel.arch.x86.pgtable import ACCESSED, NX, PAGE_SHIFT, PAGE_SIZE, PRESENT, PROTNONE, RW, USER
-from mmlitmus.kernel.errno import EEXIST, EINVAL, ENODEV, ENOMEM, EOVERFLOW, EPERM
+from mmlitmus.kernel.arch.x86.pgtable import (
+    ACCESSED,
+    NX,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PRESENT,
+    PROTNONE,
+    RW,
+    USER,
+    pud_populate,
+)
+from mmlitmus.kernel.errno import EACCES, EEXIST, EINVAL, ENODEV, ENOMEM, EOVERFLOW, EPERM
 from mmlitmus.kernel.mm.memory import unmap_vmas
 from mmlitmus.kernel.mm.mm_types import (
+    VM_ACCOUNT,
     VM_EXEC,
     VM_LOCKED,
     VM_MAYEXEC,
@@ -45,6 +56,7 @@ from mmlitmus.kernel.mm.vma import (
     split_vma,
     store_in_tree,
     vm_area_alloc,
+    vm_area_free_at_once,
     vma_link_file,
     vma_tree,
     vmas_in_range,
@@ -75,6 +87,15 @@ def vm_get_page_prot(flags: int) -> int:
     return prot
 
 
+def vma_set_page_prot(vma: VmArea) -> None:
+    """Take the write permission out of a shared VMA's protection if its driver wants to hear of the first store.
+
+    Source: mm/mmap.c vma_set_page_prot, vma_wants_writenotify (->pfn_mkwrite only; no soft-dirty tracking here).
+    """
+    if vma.vm_ops.pfn_mkwrite is not None:
+        vma.vm_page_prot = vma.vm_page_prot & ~RW
+
+
 def do_mmap(mm: MmStruct, file: File, addr: int, length: int, prot: int, flags: int, pgoff: int) -> int:
     """mmap() of a device file at ``addr`` (bytes; ``pgoff`` in pages): the address, or an errno. Needs mmap_lock W."""
     if length == 0:
@@ -92,7 +113,11 @@ def do_mmap(mm: MmStruct, file: File, addr: int, length: int, prot: int, flags: 
         return -EEXIST
     vm_flags = prot & 7 | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
     if flags & MAP_SHARED:
+        if prot & PROT_WRITE and not file.writable:
+            return -EACCES
         vm_flags |= VM_SHARED | VM_MAYSHARE
+        if not file.writable:
+            vm_flags &= ~(VM_SHARED | VM_MAYWRITE)
     elif not flags & MAP_PRIVATE:
         return -EINVAL
     if flags & MAP_LOCKED:
@@ -117,7 +142,10 @@ def mmap_region(mm: MmStruct, file: File, addr: int, length: int, vm_flags: int,
         error = do_munmap(mm, addr, length, downgrade=False)
         if error < 0:
             return error
+    if vm_flags & (VM_SHARED | VM_WRITE) == VM_WRITE:
+        vm_flags |= VM_ACCOUNT
     prot = vm_get_page_prot(vm_flags)
+    pud_populate(mm, addr, end)
     vma = vm_area_alloc(
         mm, file, addr, end, pgoff, vm_flags=vm_flags, vm_page_prot=prot, vm_ops=DUMMY_VM_OPS, vm_private_data=None
     )
@@ -128,10 +156,10 @@ def mmap_region(mm: MmStruct, file: File, addr: int, length: int, vm_flags: int,
     if error:
         mm.machine.fput(file)
         tlb = tlb_gather_mmu(mm)
-        unmap_vmas(tlb, [vma], 0, TASK_SIZE)
+        unmap_vmas(tlb, [vma], 0, TASK_SIZE, True)
         free_pgd_range(tlb, vma, list(vma_tree(mm)))
         tlb_finish_mmu(tlb)
-        vma.free()
+        vm_area_free_at_once(vma)
         result: int = error
         return result
     vma_start_write(vma)
@@ -141,6 +169,7 @@ def mmap_region(mm: MmStruct, file: File, addr: int, length: int, vm_flags: int,
     if vm_flags & VM_LOCKED and vma.vm_flags & VM_SPECIAL:
         vm_flags_clear(vma, VM_LOCKED)
     vm_flags_set(vma, VM_SOFTDIRTY)
+    vma_set_page_prot(vma)
     if vma.vm_ops.mapped is not None:
         vma.vm_ops.mapped(vma)
     return addr
@@ -183,7 +212,7 @@ def do_munmap(mm: MmStruct, start: int, length: int, downgrade: bool) -> int:
     if downgrade:
         mmap_write_downgrade(mm)
     tlb = tlb_gather_mmu(mm)
-    unmap_vmas(tlb, gone, start, end)
+    unmap_vmas(tlb, gone, start, end, not downgrade)
     free_pgtables(tlb, gone)
     tlb_finish_mmu(tlb)
     for vma in gone:
@@ -249,7 +278,7 @@ def exit_mmap(mm: MmStruct) -> None:
     mmap_read_lock(mm)
     vmas = list(vma_tree(mm))
     tlb = tlb_gather_mmu_fullmm(mm)
-    unmap_vmas(tlb, vmas, 0, TASK_SIZE)
+    unmap_vmas(tlb, vmas, 0, TASK_SIZE, False)
     mmap_read_unlock(mm)
     mmap_write_lock(mm)
     free_pgtables(tlb, vmas)

@@ -82,7 +82,7 @@ def flush_at_finish_only(when: str, tlb: MmuGather, vma: Any) -> None:
 @pfnmap_flush.alternative("end_vma", source="include/asm-generic/tlb.h tlb_end_vma, 6.12.117", releases="v5.19 - v6.15")
 def flush_at_end_of_vma(when: str, tlb: MmuGather, vma: Any) -> None:
     """Each PFNMAP or MIXEDMAP VMA is flushed when it has been unmapped."""
-    if when == "end_vma" and not tlb.fullmm and vma.vm_flags & (VM_PFNMAP | VM_MIXEDMAP):
+    if when == "end_vma" and not tlb.fullmm and vma.has(VM_PFNMAP | VM_MIXEDMAP):
         tlb_flush_mmu_tlbonly(tlb)
 
 

@@ -4,27 +4,42 @@ from __future__ import annotations
 
 from mmlitmus.kernel.arch.x86.pgtable import (
     CACHE_MASK,
+    DIRTY_BITS,
     NONE,
     PAGE_SIZE,
     PMD_SIZE,
+    PUD_SIZE,
+    RW,
+    SPECIAL,
+    TABLE,
     PteTable,
+    may_write,
     pmd_leaf,
+    pmd_offset,
     pte_modify,
     pte_offset_map_lock,
+    pte_pfn,
     pte_unmap_unlock,
     ptep_get,
     ptep_modify_prot_commit,
     ptep_modify_prot_start,
+    pud_leaf,
+    pud_offset,
 )
 from mmlitmus.kernel.errno import EACCES, EINVAL, ENOMEM
-from mmlitmus.kernel.mm.huge_memory import change_huge_pmd, split_huge_pmd
-from mmlitmus.kernel.mm.memory import pmd_chunks, pmd_offset
-from mmlitmus.kernel.mm.mm_types import VM_EXEC, VM_READ, VM_WRITE, MmStruct, VmArea
-from mmlitmus.kernel.mm.mmap import vm_get_page_prot
+from mmlitmus.kernel.mm.huge_memory import change_huge_pmd, change_huge_pud, split_huge_pmd, split_huge_pud
+from mmlitmus.kernel.mm.memory import pmd_chunks, pud_chunks
+from mmlitmus.kernel.mm.mm_types import VM_ACCOUNT, VM_EXEC, VM_READ, VM_SHARED, VM_WRITE, MmStruct, VmArea
+from mmlitmus.kernel.mm.mmap import vm_get_page_prot, vma_set_page_prot
 from mmlitmus.kernel.mm.mmap_lock import mmap_write_lock, mmap_write_unlock, vma_start_write
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_end_vma, tlb_finish_mmu, tlb_gather_mmu, tlb_remove_tlb_entries
 from mmlitmus.kernel.mm.vma import split_vma, vmas_in_range
 from mmlitmus.kernel.mm.vma_flags import vm_flags_reset
+from mmlitmus.kernel.policy import Seam
+
+can_change_pte_writable = Seam(
+    "can_change_pte_writable", "may mprotect make an entry writable at once, where the VMA's protection does not"
+)
 
 
 def sys_mprotect(mm: MmStruct, start: int, length: int, prot: int) -> int:
@@ -41,12 +56,15 @@ def sys_mprotect(mm: MmStruct, start: int, length: int, prot: int) -> int:
     for vma in vmas_in_range(mm, start, end):
         if vma.vm_start > at:
             break
-        flags = vma.vm_flags & ~(VM_READ | VM_WRITE | VM_EXEC) | prot
-        if prot & ~(flags >> 4):
+        seen = vma.vm_flags
+        if prot & ~(seen >> 4):
             error = -EACCES
             break
+        flags = seen & ~(VM_READ | VM_WRITE | VM_EXEC) | prot
+        if flags & (VM_SHARED | VM_WRITE) == VM_WRITE:
+            flags |= VM_ACCOUNT
         at = min(vma.vm_end, end)
-        error = mprotect_fixup(tlb, vma, max(start, vma.vm_start), at, flags)
+        error = mprotect_fixup(tlb, vma, max(start, vma.vm_start), at, flags, seen)
         if error:
             break
     if not error and at < end:
@@ -56,7 +74,7 @@ def sys_mprotect(mm: MmStruct, start: int, length: int, prot: int) -> int:
     return error
 
 
-def mprotect_fixup(tlb: MmuGather, vma: VmArea, start: int, end: int, newflags: int) -> int:
+def mprotect_fixup(tlb: MmuGather, vma: VmArea, start: int, end: int, newflags: int, seen: int) -> int:
     """Give [start, end) bytes of ``vma`` new flags: split off what is outside (it gets ->open), then change."""
     if vma.vm_flags == newflags:
         return 0
@@ -64,8 +82,9 @@ def mprotect_fixup(tlb: MmuGather, vma: VmArea, start: int, end: int, newflags: 
     if error:
         return error
     vma_start_write(vma)
-    vm_flags_reset(vma, newflags)
+    vm_flags_reset(vma, newflags, seen)
     vma.vm_page_prot = vma.vm_page_prot & CACHE_MASK | vm_get_page_prot(newflags)
+    vma_set_page_prot(vma)
     change_protection(tlb, vma, start, end)
     return 0
 
@@ -84,7 +103,21 @@ def isolate_range(vma: VmArea, start: int, end: int) -> int:
 
 
 def change_protection(tlb: MmuGather, vma: VmArea, start: int, end: int) -> None:
-    """Rewrite the present entries for the VMA's new protection; a 2M leaf that is only partly covered goes."""
+    """Rewrite the present entries for the VMA's new protection; a huge leaf that is only partly covered goes."""
+    for first, last in pud_chunks(start, end):
+        pud = pud_offset(vma.vm_mm, first)
+        entry = TABLE if pud is None else pud.entry
+        if pud is not None and pud_leaf(entry) and last - first < PUD_SIZE:
+            split_huge_pud(vma.vm_mm, pud)
+        elif pud is not None and pud_leaf(entry):
+            change_huge_pud(tlb, pud, vma.vm_page_prot)
+        elif entry != NONE:
+            change_pmd_range(tlb, vma, first, last)
+    tlb_end_vma(tlb, vma)
+
+
+def change_pmd_range(tlb: MmuGather, vma: VmArea, start: int, end: int) -> None:
+    """``change_protection`` below the 1G leaves."""
     for addr, stop in pmd_chunks(start, end):
         table = pmd_offset(vma.vm_mm, addr)
         entry = table.entry
@@ -93,17 +126,38 @@ def change_protection(tlb: MmuGather, vma: VmArea, start: int, end: int) -> None
         elif pmd_leaf(entry):
             change_huge_pmd(tlb, table, vma.vm_page_prot)
         elif entry != NONE:
-            change_pte_range(tlb, table, addr, stop, vma.vm_page_prot)
-    tlb_end_vma(tlb, vma)
+            change_pte_range(tlb, vma, table, addr, stop)
 
 
-def change_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int, prot: int) -> None:
+def change_pte_range(tlb: MmuGather, vma: VmArea, table: PteTable, addr: int, end: int) -> None:
     """One table's PTEs, each in two steps between which it reads as none."""
+    prot = vma.vm_page_prot
+    try_writable = vma.vm_flags & VM_WRITE and not prot & RW
     ptl = pte_offset_map_lock(table)
     for page in range(addr, end, PAGE_SIZE):
         if ptep_get(table, page) == NONE:
             continue
         entry = ptep_modify_prot_start(table, page)
-        ptep_modify_prot_commit(table, page, pte_modify(entry, prot))
+        new = pte_modify(entry, prot)
+        if try_writable and not new & RW and can_change_pte_writable(vma, new):
+            new = may_write(new | RW)
+        ptep_modify_prot_commit(table, page, new)
         tlb_remove_tlb_entries(tlb, page, page + PAGE_SIZE)
     pte_unmap_unlock(ptl)
+
+
+@can_change_pte_writable.alternative("shared", source="mm/mprotect.c change_pte_range, v5.10", releases="<= v5.18")
+def if_the_driver_knows(vma: VmArea, entry: int) -> bool:
+    """A shared page whose driver has heard of its first store: the entry is dirty."""
+    return bool(vma.has(VM_SHARED) and entry & DIRTY_BITS)
+
+
+@can_change_pte_writable.alternative(
+    "or-exclusive", source="mm/mprotect.c can_change_pte_writable, 6.1.192, 6.12.117", releases=">= v6.1"
+)
+def if_the_driver_knows_or_nobody_shares(vma: VmArea, entry: int) -> bool:
+    """Such a page, or a private anonymous one that no other process maps."""
+    if vma.has(VM_SHARED):
+        return if_the_driver_knows(vma, entry)
+    page = None if entry & SPECIAL else vma.vm_mm.machine.pages.get(pte_pfn(entry))
+    return page is not None and bool(page.anon_exclusive)

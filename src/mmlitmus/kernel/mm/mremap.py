@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mmlitmus.kernel.arch.x86 import pat
 from mmlitmus.kernel.arch.x86.pgtable import (
     NONE,
     PAGE_SHIFT,
@@ -10,18 +9,23 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PMD_SIZE,
     SOFT_DIRTY,
     pmd_leaf,
+    pmd_offset,
     pmdp_huge_get_and_clear,
     ptep_get,
     ptep_get_and_clear,
+    pud_leaf,
+    pud_offset,
+    pud_populate,
     set_pte_at,
 )
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
 from mmlitmus.kernel.errno import EFAULT, EINVAL, ENOMEM
-from mmlitmus.kernel.mm.huge_memory import split_huge_pmd
-from mmlitmus.kernel.mm.memory import pmd_offset, pte_alloc
+from mmlitmus.kernel.mm.huge_memory import split_huge_pmd, split_huge_pud
+from mmlitmus.kernel.mm.memory import pte_alloc
 from mmlitmus.kernel.mm.mm_types import VM_DONTEXPAND, VM_PFNMAP, VM_SHARED, MmStruct, VmArea, vma_pages
 from mmlitmus.kernel.mm.mmap import do_munmap
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_unlock, mmap_write_lock, mmap_write_unlock, vma_start_write
+from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.vma import store_in_tree, vm_area_dup, vma_link_file, vma_lookup, vmas_in_range
 from mmlitmus.kernel.sync.spinlock import SINGLE_DEPTH_NESTING, spin_lock, spin_lock_nested, spin_unlock
 
@@ -106,8 +110,8 @@ def move_vma(vma: VmArea, old_addr: int, length: int, new_addr: int) -> int:
         move_page_tables(new, new_addr, old_addr, moved)
         do_munmap(mm, new_addr, length, downgrade=False)
         return -ENOMEM
-    if vma.vm_flags & VM_PFNMAP:
-        pat.untrack_pfn_clear(vma)
+    if vma.has(VM_PFNMAP):
+        tracking().moved(vma)
     mm.total_vm = mm.total_vm + vma_pages(new)
     do_munmap(mm, old_addr, length, downgrade=False)
     return new_addr
@@ -121,6 +125,7 @@ def copy_vma(vma: VmArea, addr: int, length: int, pgoff: int) -> VmArea | None:
     new.vm_start = addr
     new.vm_end = addr + length
     new.vm_pgoff = pgoff
+    pud_populate(new.vm_mm, addr, addr + length)
     vma.vm_mm.machine.get_file(new.vm_file)
     new.vm_ops.open(new)
     vma_start_write(new)
@@ -132,12 +137,16 @@ def copy_vma(vma: VmArea, addr: int, length: int, pgoff: int) -> VmArea | None:
 def move_page_tables(vma: VmArea, old_addr: int, new_addr: int, length: int) -> int:
     """Move the translations page by page (or leaf by leaf); returns the bytes done (short when memory ran out).
 
-    A leaf that cannot be moved whole is cleared, and faulted again where it is needed. Not modelled: moving a whole 2M
+    A 2M leaf that cannot be moved whole is cleared, and faulted again where it is needed; so is a 1G leaf (the kernel
+    moves one that is aligned at both ends). Not modelled: moving a whole 2M
     block's PTE table at once (move_normal_pmd), which leaves the entries' soft-dirty bits alone.
     """
     mm = vma.vm_mm
     done = 0
     while done < length:
+        pud = pud_offset(mm, old_addr + done)
+        if pud is not None and pud_leaf(pud.entry):
+            split_huge_pud(mm, pud)
         src = pmd_offset(mm, old_addr + done)
         entry = src.entry
         step = min(length - done, PMD_SIZE - (old_addr + done & PMD_SIZE - 1))

@@ -11,16 +11,32 @@ from mmlitmus.explore.findings import report
 from mmlitmus.explore.primitives.choice import may_fail
 from mmlitmus.explore.runtime import current
 from mmlitmus.explore.state import touch
-from mmlitmus.kernel.arch.x86.pgtable import NONE, PAGE_SHIFT, PMD_SIZE, pmd_leaf
+from mmlitmus.kernel.arch.x86.pat import MemtypeOwner
+from mmlitmus.kernel.arch.x86.pgtable import (
+    NONE,
+    PAGE_SHIFT,
+    PMD_SHIFT,
+    PMD_SIZE,
+    PUD_SIZE,
+    pmd_leaf,
+    pmd_offset,
+    pud_leaf,
+    pud_offset,
+)
 from mmlitmus.kernel.errno import ENOMEM
-from mmlitmus.kernel.mm.huge_memory import split_huge_pmd
-from mmlitmus.kernel.mm.memory import pmd_chunks, pmd_offset
+from mmlitmus.kernel.mm.huge_memory import split_huge_pmd, split_huge_pud
+from mmlitmus.kernel.mm.memory import pmd_chunks
 from mmlitmus.kernel.mm.mm_types import File, MmStruct, VmArea
 from mmlitmus.kernel.mm.mmap_lock import mmap_assert_locked, vma_start_write
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_free_vmas
+from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.policy import running
 from mmlitmus.kernel.sync.might import might_alloc
 from mmlitmus.kernel.sync.rwsem import down_write, up_write
+
+
+class VmaLineage(MemtypeOwner):
+    """Ghost: a VMA and whatever is split off or moved from it, as somebody who reserves frames."""
 
 
 def vma_tree(mm: MmStruct) -> tuple[VmArea, ...]:
@@ -40,37 +56,53 @@ def vmas_in_range(mm: MmStruct, start: int, end: int) -> list[VmArea]:
     return [v for v in vma_tree(mm) if v.vm_start < end and start < v.vm_end]
 
 
-def vm_area_alloc(mm: MmStruct, file: File, start: int, end: int, pgoff: int, **values: Any) -> VmArea | None:
-    """A new VMA that nobody can see yet; None when memory is short."""
+def vm_area_alloc(
+    mm: MmStruct, file: File, start: int, end: int, pgoff: int, owner: MemtypeOwner | None = None, **values: Any
+) -> VmArea | None:
+    """A new VMA that nobody can see yet; None when memory is short. ``owner``: who reserves frames for it, if it is
+    not the first of its line.
+    """
     might_alloc(mm.machine)
     if may_fail("vm_area_alloc", mm.machine.failures):
         return None
     task = current()
     name = f"vma#{task.name}.{task.count('vma')}" if task.index >= 0 else mm.machine.boot_name("vma")
-    return VmArea(name, mm, file, start, end, pgoff, **values)
+    return VmArea(name, mm, file, start, end, pgoff, memtype_owner=owner or VmaLineage(name), **values)
 
 
 def vm_area_dup(orig: VmArea, mm: MmStruct) -> VmArea | None:
     """A copy of ``orig`` (flags included) for ``mm``; None when memory is short."""
-    return vm_area_alloc(
+    new = vm_area_alloc(
         mm,
         orig.vm_file,
         orig.vm_start,
         orig.vm_end,
         orig.vm_pgoff,
+        orig.memtype_owner if mm is orig.vm_mm else None,
         vm_flags=orig.vm_flags,
         vm_page_prot=orig.vm_page_prot,
         vm_ops=orig.vm_ops,
         vm_private_data=orig.vm_private_data,
     )
+    if new is not None and tracking().dup(orig, new):
+        new.free()
+        return None
+    return new
 
 
 def vm_area_free(vma: VmArea) -> None:
     """Free the VMA: after a grace period where faults find VMAs under RCU, at once where they do not."""
+    tracking().area_free(vma)
     if running().has("PER_VMA_LOCK"):
         vma.vm_mm.machine.rcu.free("free_vma", vma)
     else:
         vma.free()
+
+
+def vm_area_free_at_once(vma: VmArea) -> None:
+    """Free a VMA that nobody can be looking at any more."""
+    tracking().area_free(vma)
+    vma.free()
 
 
 def store_in_tree(vma: VmArea) -> None:
@@ -132,7 +164,9 @@ def free_pgd_range(tlb: MmuGather, vma: VmArea, others: list[VmArea]) -> None:
     late, and its entries are never taken back.
     """
     mm = tlb.mm
-    for start, _ in pmd_chunks(vma.vm_start, vma.vm_end):
+    for start, stop in pmd_chunks(vma.vm_start, vma.vm_end):
+        if stop - start == PMD_SIZE and start >> PMD_SHIFT not in mm.pgd:
+            continue  # nobody has ever had anything here
         block = start & ~(PMD_SIZE - 1)
         if any(v.vm_start < block + PMD_SIZE and block < v.vm_end for v in others):
             continue
@@ -171,7 +205,7 @@ def split_vma(vma: VmArea, addr: int, new_below: bool) -> tuple[int, VmArea | No
     down_write(mapping.i_mmap_rwsem)
     vma_interval_tree_insert(new)
     mapping.i_mmap.remove(vma)
-    split_huge_pmd_if_needed(vma, addr)
+    split_huge_leaf_if_needed(vma, addr)
     if new_below:
         vma.vm_start = addr
         vma.vm_pgoff = vma.vm_pgoff + delta
@@ -183,14 +217,19 @@ def split_vma(vma: VmArea, addr: int, new_below: bool) -> tuple[int, VmArea | No
     return 0, new
 
 
-def split_huge_pmd_if_needed(vma: VmArea, addr: int) -> None:
-    """A 2M leaf may not lie across two VMAs: clear the one that lies across ``addr`` (mm/huge_memory.c)."""
+def split_huge_leaf_if_needed(vma: VmArea, addr: int) -> None:
+    """A huge leaf may not lie across two VMAs: clear the one that lies across ``addr`` (vma_adjust_trans_huge)."""
+    mm = vma.vm_mm
+    pud = pud_offset(mm, addr)
+    if pud is not None and addr & PUD_SIZE - 1 and pud_leaf(pud.entry):
+        split_huge_pud(mm, pud)
+        return
     block = addr & ~(PMD_SIZE - 1)
     if addr == block or block < vma.vm_start or vma.vm_end < block + PMD_SIZE:
         return
-    table = pmd_offset(vma.vm_mm, addr)
+    table = pmd_offset(mm, addr)
     if pmd_leaf(table.entry):
-        split_huge_pmd(vma.vm_mm, table)
+        split_huge_pmd(mm, table)
 
 
 def remove_vma(vma: VmArea, unreachable: bool) -> None:
@@ -199,6 +238,6 @@ def remove_vma(vma: VmArea, unreachable: bool) -> None:
     mm = vma.vm_mm
     mm.machine.fput(vma.vm_file)
     if unreachable:
-        vma.free()
+        vm_area_free_at_once(vma)
     else:
         vm_area_free(vma)

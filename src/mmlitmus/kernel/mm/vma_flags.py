@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from mmlitmus.explore.findings import report
 from mmlitmus.explore.runtime import current
-from mmlitmus.kernel.mm.mm_types import VmArea
+from mmlitmus.kernel.mm.mm_types import VM_LASTING, VmArea
 from mmlitmus.kernel.mm.mmap_lock import vma_start_write
 from mmlitmus.kernel.policy import Seam, running
 
@@ -19,19 +19,41 @@ vma_flags_write = Seam("vma_flags_write", "what a kernel checks before a vm_flag
 def vm_flags_set(vma: VmArea, flags: int) -> None:
     """Set bits in vm_flags: a plain read, then a plain write. The caller must hold mmap_lock W."""
     vma_flags_write(vma)
-    vma.vm_flags = vma.vm_flags | flags
+    seen = vma.vm_flags
+    _store(vma, seen | flags, seen)
 
 
 def vm_flags_clear(vma: VmArea, flags: int) -> None:
     """Clear bits in vm_flags. The caller must hold mmap_lock W."""
     vma_flags_write(vma)
-    vma.vm_flags = vma.vm_flags & ~flags
+    seen = vma.vm_flags
+    _store(vma, seen & ~flags, seen)
 
 
-def vm_flags_reset(vma: VmArea, flags: int) -> None:
-    """Replace vm_flags (mprotect, madvise). The caller must hold mmap_lock W and have write-locked the VMA."""
+def vm_flags_reset(vma: VmArea, flags: int, seen: int) -> None:
+    """Replace vm_flags by what was worked out from ``seen`` (mprotect, madvise, mlock).
+
+    The caller must hold mmap_lock W and have write-locked the VMA.
+    """
     vma_flags_write(vma)
-    vma.vm_flags = flags
+    _store(vma, flags, seen)
+
+
+def __vm_flags_mod(vma: VmArea, set_: int, clear: int) -> None:
+    """Change bits and ask nobody: for the one caller that may be without mmap_lock W, ``untrack_pfn`` (6.3 on)."""
+    seen = vma.vm_flags
+    _store(vma, (seen | set_) & ~clear, seen)
+
+
+def _store(vma: VmArea, flags: int, seen: int) -> None:
+    changed = (flags ^ seen) & VM_LASTING
+    if changed and not vma.peek("private"):
+        report(
+            "precondition",
+            "lasting flag changed",
+            f"{current().name} changes bits {changed:#x} of {vma.name}.vm_flags, which others rely on by now",
+        )
+    vma.store("vm_flags", flags, seen)
 
 
 @vma_flags_write.alternative("unchecked", source="mm/memory.c remap_pfn_range_notrack, v6.1", releases="<= v6.2")

@@ -37,6 +37,9 @@ RULES = (
     Rule(("mmap_lock/1", "vm_lock"), "kernel/fork.c dup_mmap, 6.12", "fault_lock", ("vma_lock",)),
     Rule(("ptl", "ptl/1"), "mm/memory.c copy_pte_range (source inside target); mm/mremap.c move_ptes (the reverse)"),
     Rule(("pmd_lock", "pmd_lock/1"), "mm/huge_memory.c copy_huge_pmd, move_huge_pmd"),
+    Rule(("mmap_lock", "i_mmap_rwsem", "pud_lock"), "mm/rmap.c: page_table_lock, which pud_lock is"),
+    Rule(("vm_lock", "pud_lock"), "mm/huge_memory.c vmf_insert_pfn_pud", "fault_lock", ("vma_lock",)),
+    Rule(("pud_lock", "pud_lock/1"), "mm/huge_memory.c copy_huge_pud"),
     Rule(("mmap_lock/1", "fs_reclaim"), "kernel/fork.c dup_mmap allocates"),
     Rule(("mmap_lock", "fs_reclaim", "i_mmap_rwsem"), "drivers/dma-buf/dma-resv.c dma_resv_lockdep, at boot"),
     Rule(("mmap_lock", "vma_lock", "memory_lock", "ptl"), "drivers/vfio/pci, to 6.9", "vfio_pci", LISTED),
@@ -44,6 +47,7 @@ RULES = (
     Rule(("mmap_lock", "memory_lock", "pmd_lock", "ptl"), "drivers/vfio/pci: a fault"),
     Rule(("memory_lock", "i_mmap_rwsem"), "drivers/vfio/pci, from 6.10: a zap", "vfio_pci", BY_MAPPING),
     Rule(("vm_lock", "memory_lock"), "drivers/vfio/pci, 6.12: huge_fault under the VMA lock", "vfio_pci", ("v6.12",)),
+    Rule(("mmap_lock", "status_mutex", "ptl"), "drivers/misc/cxl/context.c cxl_mmap_fault"),
     Rule(("dev_set.lock", "memory_lock"), "drivers/vfio/pci: a hot reset"),
     Rule(("dev_set.lock", "vma_lock"), "drivers/vfio/pci, to 6.9: a hot reset", "vfio_pci", LISTED),
 )

@@ -10,7 +10,20 @@ from typing import Any
 from mmlitmus.explore import runtime as rt
 from mmlitmus.explore.ops import LOOK, TOUCH
 from mmlitmus.explore.scheduler import SetupError
-from mmlitmus.kernel.arch.x86.pgtable import ACCESSED, DIRTY, NONE, PAGE_SHIFT, PMD_SIZE, PRESENT, RW, pmd_leaf
+from mmlitmus.kernel.arch.x86.pgtable import (
+    ACCESSED,
+    DIRTY,
+    NONE,
+    PAGE_SHIFT,
+    PMD_SIZE,
+    PRESENT,
+    RW,
+    pmd_leaf,
+    pmd_offset,
+    pud_leaf,
+    pud_offset,
+    small_page,
+)
 from mmlitmus.kernel.errno import EFAULT, ENOMEM
 from mmlitmus.kernel.mm.memory import (
     FAULT_FLAG_ALLOW_RETRY,
@@ -21,7 +34,6 @@ from mmlitmus.kernel.mm.memory import (
     VM_FAULT_SIGBUS,
     VM_FAULT_SIGSEGV,
     handle_mm_fault,
-    pmd_offset,
 )
 from mmlitmus.kernel.mm.mm_types import VM_EXEC, VM_READ, VM_WRITE, MmStruct, VmArea
 from mmlitmus.kernel.mm.mmap_lock import lock_vma_under_rcu, mmap_read_lock, mmap_read_unlock, vma_end_read
@@ -55,7 +67,8 @@ fault_lock = Seam("fault_lock", "what a user fault is served under first: the VM
 def user_access(mm: MmStruct, cpu: Any, address: int, write: bool) -> Any:
     """One load or store by user space: what the device gave, or the signal (``"SIGBUS"``, ``"SIGSEGV"``).
 
-    The TLB look-up and the access it allows are one event: a flush of this CPU waits for the instruction to retire.
+    The TLB look-up and the access it allows are one event: a flush of this CPU waits for the instruction to retire. A
+    store by a translation that was filled clean walks again, to set dirty.
     The walk's last step (read the PTE, set accessed and dirty, fill the TLB, access) is one event too. After
     ``machine.faults`` faults the thread is not run any more (``"gave up"``): with a zapper beside it, it could go on
     for ever.
@@ -67,7 +80,7 @@ def user_access(mm: MmStruct, cpu: Any, address: int, write: bool) -> Any:
     for faults in range(limit + 1):
         rt.point((LOOK, cpu.tlb_id, machine.device_reads, "lookup"))
         entry = cpu.tlb.get((mm.name, address >> PAGE_SHIFT), NONE)
-        if entry & PRESENT and (entry & RW or not write):
+        if entry & PRESENT and (not write or entry & (RW | DIRTY) == RW | DIRTY):
             return machine.bus_access(entry, address, write)
         entry = walk(mm, cpu, address, write)
         if entry != NONE:
@@ -85,12 +98,23 @@ def walk(mm: MmStruct, cpu: Any, address: int, write: bool) -> int:
 
     The CPU writes the entry only if accessed (or, for a store, dirty) is not set yet.
     """
+    pud = pud_offset(mm, address)
+    if pud is not None:
+        upper = pud.entry
+        if pud_leaf(upper):
+            return walk_leaf(mm, cpu, pud, pud.oid("entry"), address, write)
+        if upper == NONE:
+            return NONE
     table = pmd_offset(mm, address)
     pmd = table.entry
     if pmd == NONE:
         return NONE
-    leaf = pmd_leaf(pmd)
-    cell = table.oid("entry") if leaf else table.cell(address)
+    return walk_leaf(mm, cpu, table, table.oid("entry") if pmd_leaf(pmd) else table.cell(address), address, write)
+
+
+def walk_leaf(mm: MmStruct, cpu: Any, table: Any, cell: int, address: int, write: bool) -> int:
+    """The last step, at the entry whose footprint id is ``cell``: of ``table`` itself, or of the PTE in it."""
+    leaf = cell == table.oid("entry")
     fills = (cpu.tlb_id << 1 | 1, *mm.machine.device_reads)
     wanted = PRESENT | ACCESSED | (RW | DIRTY if write else 0)
     kind = LOOK
@@ -106,11 +130,11 @@ def walk(mm: MmStruct, cpu: Any, address: int, write: bool) -> int:
             if leaf:
                 table.set_entry(entry)
             else:
-                table.store(address, entry)
+                table.put(address, entry)
             break
         kind = TOUCH
     if leaf:
-        entry += address & PMD_SIZE - 1 & ~0xFFF
+        entry = small_page(entry, table.leaf_shift, address)
     cpu.tlb[mm.name, address >> PAGE_SHIFT] = entry
     return entry
 
@@ -196,7 +220,7 @@ def may_take_huge_leaf(mm: MmStruct, address: int) -> bool:
         return False
     start = address & ~(PMD_SIZE - 1)
     inside: bool = vma.peek("vm_start") <= start and start + PMD_SIZE <= vma.peek("vm_end")
-    return inside
+    return inside  # so it is wherever a 1G leaf can be
 
 
 def fixup_user_fault(mm: MmStruct, address: int, write: bool) -> int:

@@ -20,6 +20,8 @@ PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
 PMD_SHIFT = 21
 PMD_SIZE = 1 << PMD_SHIFT
+PUD_SHIFT = 30
+PUD_SIZE = 1 << PUD_SHIFT
 PTRS_PER_PTE = 512
 
 PRESENT = 1 << 0
@@ -59,6 +61,19 @@ def mk_pte(pfn: int, prot: int) -> int:
 def pte_pfn(entry: int) -> int:
     """The page frame that a present entry maps."""
     return invert_frame(entry & PFN_MASK, entry) >> PAGE_SHIFT
+
+
+def leaf_pfn(entry: int, shift: int) -> int:
+    """The first frame of a leaf of 1 << ``shift`` bytes (bit 12 of a huge one is its PAT bit)."""
+    return pte_pfn(entry) & ~((1 << shift - PAGE_SHIFT) - 1)
+
+
+def small_page(entry: int, shift: int, address: int) -> int:
+    """What a huge leaf says of the 4K page at ``address``, in the layout of a 4K entry."""
+    if shift == PAGE_SHIFT:
+        return entry
+    frame = leaf_pfn(entry, shift) + ((address & (1 << shift) - 1) >> PAGE_SHIFT)
+    return mk_pte(frame, entry & ~(PFN_MASK | PSE) | (PAT if entry & PAT_LARGE else 0))
 
 
 def invert_frame(frame: int, entry: int) -> int:
@@ -131,6 +146,7 @@ class PteTable(Model):
     """
 
     __slots__ = ("address", "cells", "label", "mm_name", "pmd_lock", "ptl", "values")
+    leaf_shift = PMD_SHIFT
     entry = Once()
 
     def __init__(self, mm_name: str, address: int, label: Callable[[int], str]) -> None:
@@ -159,13 +175,33 @@ class PteTable(Model):
         """Change the PMD entry; the caller has announced the event."""
         self._values[self.fields["entry"].at] = entry
 
-    def store(self, address: int, entry: int) -> None:
+    def put(self, address: int, entry: int) -> None:
         """Change the entry; the caller has announced the event."""
         n = address >> PAGE_SHIFT & PTRS_PER_PTE - 1
         if entry == NONE:
             self.values.pop(n, None)
         else:
             self.values[n] = entry
+
+
+class PudEntry(Model):
+    """A PUD entry that can hold a 1G leaf, and its lock (pud_lock).
+
+    Only blocks that some VMA covers whole have one; everywhere else the upper levels are always there.
+    """
+
+    __slots__ = ("address", "pud_lock")
+    leaf_shift = PUD_SHIFT
+    entry = Once()
+
+    def __init__(self, mm_name: str, address: int, label: Callable[[int], str]) -> None:
+        super().__init__(f"{mm_name}:pud[{label(address)}]", entry=NONE)
+        self.address = address
+        self.pud_lock = Spinlock(f"{mm_name}:pud_lock[{label(address)}]", "pud_lock")
+
+    def set_entry(self, entry: int) -> None:
+        """Change the entry; the caller has announced the event."""
+        self._values[self.fields["entry"].at] = entry
 
 
 class _PteName:
@@ -180,6 +216,34 @@ class _PteName:
         return f"{t.mm_name}:pte[{t.label(t.address + (self.n << PAGE_SHIFT))}]"
 
 
+def pmd_offset(mm: Any, address: int) -> PteTable:
+    """The slot of the PMD entry for ``address``. The levels above it are always there in this model."""
+    n = address >> PMD_SHIFT
+    table = mm.pgd.get(n)
+    if table is None:
+        table = mm.pgd[n] = PteTable(mm.name, n << PMD_SHIFT, mm.machine.page_label)
+    found: PteTable = table
+    return found
+
+
+def pud_offset(mm: Any, address: int) -> PudEntry | None:
+    """The PUD entry for ``address``, where a VMA covers its whole block of 1G; else None (``pud_populate``)."""
+    found: PudEntry | None = mm.puds.get(address >> PUD_SHIFT)
+    return found
+
+
+def pud_populate(mm: Any, start: int, end: int) -> None:
+    """Give [start, end) bytes the PUD entries that its whole blocks need. Under mmap_lock W, before anybody walks."""
+    for n in range(start + PUD_SIZE - 1 >> PUD_SHIFT, end >> PUD_SHIFT):
+        if n not in mm.puds:
+            mm.puds[n] = PudEntry(mm.name, n << PUD_SHIFT, mm.machine.page_label)
+
+
+def pud_leaf(entry: int) -> bool:
+    """Is the PUD entry a 1G page?"""
+    return bool(entry & PSE)
+
+
 def ptep_get(table: PteTable, address: int) -> int:
     """Read one PTE (READ_ONCE)."""
     rt.point((READ_ONCE, table.cell(address), (), "get"))
@@ -189,7 +253,7 @@ def ptep_get(table: PteTable, address: int) -> int:
 def set_pte_at(table: PteTable, address: int, entry: int) -> None:
     """Store one PTE (WRITE_ONCE). The PTL is held."""
     rt.point((WRITE_ONCE, table.cell(address), (), "set"))
-    table.store(address, entry)
+    table.put(address, entry)
 
 
 def set_ptes(table: PteTable, address: int, entry: int, nr: int) -> None:
@@ -202,7 +266,7 @@ def ptep_get_and_clear(table: PteTable, address: int) -> int:
     """Atomically exchange the PTE with none; returns what was there, the CPU's accessed and dirty bits included."""
     rt.point((TOUCH, table.cell(address), (), "get_and_clear"))
     old = table.peek_pte(address)
-    table.store(address, NONE)
+    table.put(address, NONE)
     return old
 
 
@@ -219,12 +283,18 @@ def ptep_modify_prot_commit(table: PteTable, address: int, entry: int) -> None:
 def ptep_set_wrprotect(table: PteTable, address: int) -> None:
     """Atomically clear the write bit; other bits may change under it."""
     rt.point((TOUCH, table.cell(address), (), "wrprotect"))
-    table.store(address, stop_writing(table.peek_pte(address)))
+    table.put(address, stop_writing(table.peek_pte(address)))
 
 
 def pmdp_huge_get_and_clear(table: PteTable) -> int:
     """Atomically exchange the PMD entry with none; returns what was there."""
     old: int = table.xchg("entry", NONE)
+    return old
+
+
+def pudp_huge_get_and_clear(pud: PudEntry) -> int:
+    """Atomically exchange the PUD entry with none; returns what was there."""
+    old: int = pud.xchg("entry", NONE)
     return old
 
 

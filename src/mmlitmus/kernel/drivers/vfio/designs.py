@@ -10,6 +10,7 @@ from mmlitmus.api import (
     PAGE_SHIFT,
     PAGE_SIZE,
     PMD_ORDER,
+    PUD_ORDER,
     VM_DONTDUMP,
     VM_DONTEXPAND,
     VM_FAULT_FALLBACK,
@@ -39,11 +40,13 @@ from mmlitmus.api import (
     mutex_trylock,
     mutex_unlock,
     pmd_offset,
+    pud_offset,
     reached,
     unmap_mapping_range,
     up_read,
     up_write,
     vmf_insert_pfn_pmd,
+    vmf_insert_pfn_pud,
     zap_vma_ptes,
 )
 from mmlitmus.kernel.drivers.vfio.pci import VfioPciCoreDevice
@@ -277,18 +280,22 @@ class VfioPci612(VfioPci610):
         return self.insert(vmf.vma, vmf.address)
 
     def huge_fault(self, vmf: VmFault, order: int) -> int:
-        """vfio_pci_mmap_huge_fault() of a 2M leaf: FALLBACK (before any lock) unless leaf and frame are aligned."""
+        """vfio_pci_mmap_huge_fault(): FALLBACK (before any lock) unless leaf and frame are aligned."""
         vma = vmf.vma
         start = vmf.address & ~((PAGE_SIZE << order) - 1)
         pfn = self.vma_to_pfn(vma) + (start - vma.vm_start >> PAGE_SHIFT)
-        if order != PMD_ORDER or start < vma.vm_start or start + (PAGE_SIZE << order) > vma.vm_end:
+        if order not in (PMD_ORDER, PUD_ORDER) or start < vma.vm_start or start + (PAGE_SIZE << order) > vma.vm_end:
             return VM_FAULT_FALLBACK
         if pfn & (1 << order) - 1:
             return VM_FAULT_FALLBACK
         down_read(self.memory_lock)
         result = VM_FAULT_SIGBUS
         if self.memory_enabled():
-            result = vmf_insert_pfn_pmd(vma, pmd_offset(vma.vm_mm, start), start, pfn)
+            pud = pud_offset(vma.vm_mm, start)
+            if order == PMD_ORDER:
+                result = vmf_insert_pfn_pmd(vma, pmd_offset(vma.vm_mm, start), start, pfn)
+            elif pud is not None:
+                result = vmf_insert_pfn_pud(vma, pud, start, pfn)
             reached("huge leaf inserted")
         up_read(self.memory_lock)
         return result

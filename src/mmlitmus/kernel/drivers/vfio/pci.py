@@ -13,6 +13,7 @@ from mmlitmus.api import (
     EBUSY,
     EINVAL,
     EIO,
+    ENOMEM,
     PAGE_SHIFT,
     PAGE_SIZE,
     VM_DONTDUMP,
@@ -22,21 +23,26 @@ from mmlitmus.api import (
     VM_PFNMAP,
     VM_SHARED,
     AddressSpace,
+    Atomic,
     Const,
     File,
     Guarded,
     Machine,
     Model,
     Mutex,
+    Once,
     Process,
     RwSem,
     VmArea,
     VmFault,
     VmOperations,
     down_read,
+    ioremap,
+    iounmap,
     might_fault,
     mutex_lock,
     mutex_unlock,
+    pci_iomap,
     pgprot_noncached,
     reached,
     running,
@@ -61,10 +67,14 @@ class VdevState(Model):
     vconfig_memory = Guarded("memory_lock")  # the virtual COMMAND.MEMORY bit, which decides
     current_state = Guarded("memory_lock")  # D0 or D3HOT
     pm_runtime_engaged = Guarded("memory_lock")
+    region_requested = Atomic()  # pci_request_selected_regions
+    barmap = Once()  # the kernel's own mapping of the BAR
     design = Const()
 
     def __init__(self, name: str, memory_lock: RwSem) -> None:
-        super().__init__(name, vconfig_memory=True, current_state=D0, pm_runtime_engaged=False)
+        super().__init__(
+            name, vconfig_memory=True, current_state=D0, pm_runtime_engaged=False, region_requested=False, barmap=None
+        )
         self.memory_lock = memory_lock
 
 
@@ -131,12 +141,52 @@ class VfioPciCoreDevice(VmOperations):
             return -EINVAL
         if vma.vm_pgoff + vma_pages(vma) > bar.pages:
             return -EINVAL
+        error = self.setup_barmap()
+        if error:
+            return error
         if self.pgoff_is_pfn:
             vma.vm_pgoff = bar.pfn + vma.vm_pgoff
         vma.vm_private_data = self
-        vma.vm_page_prot = pgprot_noncached(vma.vm_page_prot)
+        vma.vm_page_prot = self.bar_page_prot(vma.vm_page_prot)
         vm_flags_set(vma, self.bar_vm_flags)
         vma.vm_ops = self
+        return 0
+
+    def bar_page_prot(self, prot: int) -> int:
+        """The protection of a BAR mapping."""
+        return pgprot_noncached(prot)
+
+    def setup_barmap(self) -> int:
+        """vfio_pci_core_setup_barmap(): the kernel maps the BAR itself, once, and reserves it UC-. 0 or an errno.
+
+        It stays so until the device is closed. Two first mmaps at once: the second finds the region requested.
+        """
+        if self.state.barmap is not None:
+            return 0
+        if self.state.cmpxchg("region_requested", False, True):
+            return -EBUSY
+        mapping = pci_iomap(self.machine, self.pdev)
+        if mapping is None:
+            self.state.region_requested = False
+            return -ENOMEM
+        self.state.barmap = mapping
+        return 0
+
+    def close_device(self) -> None:
+        """vfio_pci_core_disable(): the last reference to the device file is gone, so no VMA is left."""
+        barmap = self.state.barmap
+        if barmap is not None:
+            iounmap(self.machine, barmap)
+            self.state.barmap = None
+            self.state.region_requested = False
+
+    def vga_read(self, process: Process) -> int:
+        """vfio_pci_vga_rw() of legacy memory: mapped for each access, in the range that PAT does not track. 0."""
+        mapping = ioremap(self.machine, 0xA0000, 0x20000)
+        if mapping is None:
+            return -ENOMEM
+        might_fault(process.mm)
+        iounmap(self.machine, mapping)
         return 0
 
     def vma_to_pfn(self, vma: VmArea) -> int:

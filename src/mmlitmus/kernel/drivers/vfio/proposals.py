@@ -29,9 +29,11 @@ from mmlitmus.api import (
     mmput,
     mutex_lock,
     mutex_unlock,
+    pgprot_writecombine,
     pmd_offset,
     ptep_get,
     reached,
+    track_pfn_remap,
     up_read,
     up_write,
     vma_lookup,
@@ -97,6 +99,55 @@ class PopulateInMmap(VfioPci612):
             error = self.insert_all(vma)
         up_read(self.memory_lock)
         return error
+
+
+class RemapInMmap(VfioPci612):
+    """->mmap maps the VMA with remap_pfn_range if memory is enabled; if not, a sub-class says what it does instead."""
+
+    def mmap(self, file: File, vma: VmArea) -> int:
+        error = super().mmap(file, vma)
+        if error:
+            return error
+        down_read(self.memory_lock)
+        if self.memory_enabled():
+            size = vma.vm_end - vma.vm_start
+            error = io_remap_pfn_range(vma, vma.vm_start, self.vma_to_pfn(vma), size, vma.vm_page_prot)
+        else:
+            error = self.mmap_disabled(vma)
+        up_read(self.memory_lock)
+        return error
+
+    def mmap_disabled(self, vma: VmArea) -> int:
+        """Memory is disabled; the flags are set already. 0 or an errno."""
+        raise NotImplementedError
+
+
+@vfio_pci.alternative("cond-remap", source="the test branch quoted in July 2024", releases="proposal")
+class CondRemap(RemapInMmap):
+    """... nothing: flags only. Faults look the type up, and nobody reserves it for the VMA."""
+
+    def mmap_disabled(self, vma: VmArea) -> int:
+        return 0
+
+
+@vfio_pci.alternative("manual-track", source="'manually invoke track_pfn_remap() here', July 2024", releases="proposal")
+class ManualTrack(RemapInMmap):
+    """... reserve for the whole VMA, as remap_pfn_range would have, and let faults map."""
+
+    def mmap_disabled(self, vma: VmArea) -> int:
+        size = vma.vm_end - vma.vm_start
+        error, _ = track_pfn_remap(vma, vma.vm_start, self.vma_to_pfn(vma), size, vma.vm_page_prot)
+        return error
+
+
+@vfio_pci.alternative(
+    "write-combining", source="what a VFIO with WC BAR mappings would be, July 2024", releases="proposal"
+)
+class WriteCombining(VfioPci612):
+    """BAR mappings ask for write-combining; the BAR itself is reserved UC- as ever."""
+
+    def bar_page_prot(self, prot: int) -> int:
+        return pgprot_writecombine(prot)
 
 
 @vfio_pci.alternative(
@@ -256,6 +307,15 @@ class RemapOnEnableMmgrab(RemapOnEnable):
     """mmgrab() where it takes mmget(): the mm may be half torn down when it is filled."""
 
     mm_ref = "grab"
+
+
+@vfio_pci.alternative(
+    "remap-on-enable-mmgrab-remap", source="the loop as posted, with its remap_pfn_range", releases="proposal"
+)
+class RemapOnEnableMmgrabRemap(RemapOnEnableMmgrab):
+    """... filled with remap_pfn_range, which reserves: for an mm whose teardown may be past giving back."""
+
+    populated = "page0"
 
 
 @vfio_pci.alternative("remap-on-enable-hold-memory-lock", source="dossier S-VFIO-11", releases="proposal")

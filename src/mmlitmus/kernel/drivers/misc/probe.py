@@ -1,0 +1,217 @@
+"""The probe module's device: mappings of device memory, filled in every way that a driver can fill them.
+
+A file of ``Probe.file`` says how: what is mapped (``region``, from page ``frame`` of it), how it gets there
+(``insert``), with which cache type (``cache``). All files of a device share one address_space, so that
+``unmap_mapping_range`` reaches them by file offset, as it does on a real kernel.
+
+======== =======================================================================================
+region   bar (a device's), reserved (RAM kept back at boot: a struct page, no System RAM), hole
+         (the same without struct pages), ram
+insert   remap (all of the VMA, in ->mmap; a fault is SIGBUS), remap_refill (the same, and faults put pages back
+         with vmf_insert_pfn), remap_partial (its first half), remap_fault (all of it, by the first fault),
+         fault_pfn (vmf_insert_pfn), fault_pfn_prot (the same with the cache type in the protection that ->fault
+         inserts with, not in the VMA's), huge (vmf_insert_pfn_pmd and _pud where they fit), mixed (vmf_insert_mixed),
+         track (only reserve, in ->mmap; faults as fault_pfn), none
+cache    "" (what the VMA has: write-back), wc, uc-, wt, wp
+======== =======================================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmlitmus.api import (
+    CACHE_MASK,
+    EINVAL,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PMD_ORDER,
+    VM_DONTDUMP,
+    VM_DONTEXPAND,
+    VM_FAULT_FALLBACK,
+    VM_FAULT_NOPAGE,
+    VM_FAULT_SIGBUS,
+    VM_IO,
+    VM_MIXEDMAP,
+    VM_PFNMAP,
+    AddressSpace,
+    CacheMode,
+    File,
+    Machine,
+    PciDevice,
+    VmArea,
+    VmFault,
+    VmOperations,
+    cachemode2protval,
+    is_cow_mapping,
+    pmd_offset,
+    pud_offset,
+    remap_pfn_range,
+    track_pfn_remap,
+    unmap_mapping_range,
+    vm_flags_set,
+    vmf_insert_mixed,
+    vmf_insert_pfn,
+    vmf_insert_pfn_pmd,
+    vmf_insert_pfn_prot,
+    vmf_insert_pfn_pud,
+)
+
+#: first frame and pages of what the module maps, as the recorded machines had it
+RESERVED = (0x10000, 0x1000)
+HOLE = (0x20000, 0x8000)
+RAM = (0x5600, 0x200)
+BAR_PFN = 0xFD000
+
+INSERTS = (
+    "remap",
+    "remap_refill",
+    "remap_partial",
+    "remap_fault",
+    "fault_pfn",
+    "fault_pfn_prot",
+    "huge",
+    "mixed",
+    "track",
+    "none",
+)
+CACHES = {
+    "": CacheMode.WB,
+    "wc": CacheMode.WC,
+    "uc-": CacheMode.UC_MINUS,
+    "uc": CacheMode.UC,
+    "wt": CacheMode.WT,
+    "wp": CacheMode.WP,
+}
+
+
+@dataclass(frozen=True)
+class Fill:
+    """What a file's mappings map, and how."""
+
+    insert: str
+    cache: str
+    region: str
+    frame: int
+
+
+class Probe:
+    """The device: its regions, its address_space, and the files that map it."""
+
+    def __init__(self, machine: Machine, pages: int, pfn: int, mkwrite: bool) -> None:
+        self.machine = machine
+        self.pdev = PciDevice("probe", pfn, pages)
+        machine.add_device(self.pdev)
+        for first, length in (RESERVED, HOLE):
+            machine.e820.reserve(first, length)
+        self.mapping = AddressSpace("probe:mapping")
+        self.regions = {"bar": (pfn, pages), "reserved": RESERVED, "hole": HOLE, "ram": RAM}
+        self.mkwrite = mkwrite
+        self.moved = 0
+
+    def file(
+        self, insert: str = "remap", cache: str = "", region: str = "bar", frame: int = 0, *, writable: bool = True
+    ) -> File:
+        """A file whose mappings of page offset N begin at page ``frame + N`` of the region."""
+        if insert not in INSERTS or cache not in CACHES or region not in self.regions:
+            raise ValueError(f"no way to map {region!r} as {insert!r} with {cache!r}")
+        fill = Fill(insert, cache, region, frame)
+        ops = (ProbeMkwrite if self.mkwrite else ProbeOps)(self, fill)
+        return File(f"/dev/probe ({insert} {region})", ops, self.mapping, fill, writable)
+
+    def pfn(self, fill: Fill) -> int:
+        """The frame at page offset 0 of a file."""
+        return self.regions[fill.region][0] + fill.frame
+
+    def move(self, pages: int) -> None:
+        """From now on faults find every page ``pages`` further on: the device has changed what backs its mappings.
+
+        For set-up, or between two things that one task does; no event.
+        """
+        self.moved = pages
+
+    def unmap_mapping_range(self, page: int, pages: int) -> int:
+        """Take ``pages`` pages from page offset ``page`` of the file away from everybody. 0."""
+        unmap_mapping_range(self.mapping, page << PAGE_SHIFT, pages << PAGE_SHIFT)
+        return 0
+
+
+class ProbeOps(VmOperations):
+    """The operations of one file's mappings."""
+
+    def __init__(self, probe: Probe, fill: Fill) -> None:
+        self.probe = probe
+        self.fill = fill
+        if fill.insert == "huge":
+            self.huge_fault = self._huge_fault
+
+    def mmap(self, file: File, vma: VmArea) -> int:
+        """The module's ->mmap: 0 or an errno. What would be a BUG later on is -EINVAL here, as in the module."""
+        how = self.fill.insert
+        if how not in ("remap", "remap_partial", "mixed", "none") and is_cow_mapping(vma.vm_flags):
+            return -EINVAL
+        vma.vm_ops = self
+        if self.fill.cache and how != "fault_pfn_prot":
+            vma.vm_page_prot = vma.vm_page_prot | cachemode2protval(CACHES[self.fill.cache])
+        size = vma.vm_end - vma.vm_start
+        if how in ("remap", "remap_refill"):
+            return remap_pfn_range(vma, vma.vm_start, self.frame_of(vma), size, vma.vm_page_prot)
+        if how == "remap_partial":
+            return remap_pfn_range(vma, vma.vm_start, self.frame_of(vma), size // 2, vma.vm_page_prot)
+        if how == "track":
+            error, _ = track_pfn_remap(vma, vma.vm_start, self.frame_of(vma), size, vma.vm_page_prot)
+            if error:
+                return error
+        if how == "mixed":
+            vm_flags_set(vma, VM_MIXEDMAP)
+        elif how != "none":
+            vm_flags_set(vma, VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP)
+        return 0
+
+    def frame_of(self, vma: VmArea) -> int:
+        """The frame that belongs to the VMA's first page."""
+        return self.probe.pfn(self.fill) + vma.vm_pgoff
+
+    def fault(self, vmf: VmFault) -> int:
+        """The module's ->fault."""
+        vma = vmf.vma
+        pfn = self.probe.pfn(self.fill) + vmf.pgoff + self.probe.moved
+        if self.fill.insert in ("fault_pfn", "huge", "track", "remap_refill"):
+            return vmf_insert_pfn(vma, vmf.address, pfn)
+        if self.fill.insert == "fault_pfn_prot":
+            prot = vma.vm_page_prot & ~CACHE_MASK | cachemode2protval(CACHES[self.fill.cache])
+            return vmf_insert_pfn_prot(vma, vmf.address, pfn, prot)
+        if self.fill.insert == "mixed":
+            return vmf_insert_mixed(vma, vmf.address, pfn)
+        if self.fill.insert == "remap_fault":
+            size = vma.vm_end - vma.vm_start
+            error = remap_pfn_range(vma, vma.vm_start, self.frame_of(vma), size, vma.vm_page_prot)
+            return VM_FAULT_SIGBUS if error else VM_FAULT_NOPAGE
+        return VM_FAULT_SIGBUS
+
+    def _huge_fault(self, vmf: VmFault, order: int) -> int:
+        vma = vmf.vma
+        start = vmf.address & ~((PAGE_SIZE << order) - 1)
+        pfn = self.frame_of(vma) + (start - vma.vm_start >> PAGE_SHIFT)
+        if start < vma.vm_start or start + (PAGE_SIZE << order) > vma.vm_end or pfn & (1 << order) - 1:
+            return VM_FAULT_FALLBACK
+        if order == PMD_ORDER:
+            return vmf_insert_pfn_pmd(vma, pmd_offset(vma.vm_mm, start), start, pfn)
+        pud = pud_offset(vma.vm_mm, start)
+        return VM_FAULT_FALLBACK if pud is None else vmf_insert_pfn_pud(vma, pud, start, pfn)
+
+
+class ProbeMkwrite(ProbeOps):
+    """The same with ->pfn_mkwrite: the first store to a shared page faults."""
+
+    def pfn_mkwrite(self, vmf: VmFault) -> int:
+        """Nothing against it."""
+        return 0
+
+
+def open_probe(machine: Machine, pages: int = 4, *, pfn: int = BAR_PFN, mkwrite: bool = False) -> Probe:
+    """Load the module. ``pages``: how long its BAR is; ``pfn``: where that begins.
+
+    ``mkwrite``: does it have ->pfn_mkwrite (the lab's module does)?
+    """
+    return Probe(machine, pages, pfn, mkwrite)

@@ -14,8 +14,14 @@ from mmlitmus.conform.compare import RULES
 from mmlitmus.conform.schema import (
     ACTIONS,
     ADVICE,
+    BACKINGS,
+    CACHES,
+    CALLS,
     FORMAT_VERSION,
+    INSERTS,
     LEVELS,
+    MEMTYPES,
+    MESSAGES,
     VERBS,
     Advise,
     BarKey,
@@ -28,10 +34,14 @@ from mmlitmus.conform.schema import (
     KernelKey,
     LabKey,
     Map,
+    Memtype,
+    Message,
     Observe,
     Observed,
+    Probe,
     Program,
     Protect,
+    RegionKey,
     Remap,
     Result,
     Source,
@@ -57,18 +67,23 @@ results = (
     | st.builds(Result, signal=st.sampled_from(["SIGBUS", "SIGSEGV"]), code=st.none() | st.integers(1, 5))
     | st.builds(Result, died=st.sampled_from(["oops", "hang"]))
 )
+memtypes = st.builds(Memtype, start=bits, end=bits, type=st.sampled_from(MEMTYPES), extra=unknown)
+messages = st.builds(Message, message=st.sampled_from(MESSAGES), start=bits, end=bits, extra=unknown)
 observations = st.builds(
     Observed,
     result=st.none() | results,
     entries=st.dictionaries(places, entries, max_size=2),
     vm_flags=st.dictionaries(places, st.none() | st.text(), max_size=1),
+    memtypes=st.none() | st.lists(memtypes, max_size=2).map(tuple),
     extra=unknown,
 )
 seen = {"observed": observations, "extra": unknown}
 steps = st.one_of(
     st.builds(
-        Map, slot=slots, page=page, pages=pages, backing=st.sampled_from(["bar", "anonymous"]),
+        Map, slot=slots, page=page, pages=pages, backing=st.sampled_from(BACKINGS),
         device=st.integers(0, 1), offset=page, prot=prots, bar=st.integers(0, 5),
+        region=st.sampled_from(["", "hole"]), frame=page, insert=st.sampled_from(INSERTS),
+        cache=st.sampled_from(CACHES), opened=st.sampled_from(["rw", "r"]),
         sharing=st.sampled_from(["shared", "private"]),
         flags=st.sampled_from([(), ("fixed",), ("locked", "fixed_noreplace")]), **seen,
     ),
@@ -84,6 +99,7 @@ steps = st.one_of(
     st.builds(Switch, process=page, **seen),
     st.builds(Exit, **seen),
     st.builds(Dev, action=st.sampled_from(ACTIONS), device=st.integers(0, 1), page=page, **seen),
+    st.builds(Probe, call=st.sampled_from(CALLS), offset=page, pages=pages, **seen),
     st.builds(Observe, **seen),
 )  # fmt: skip
 programs = st.builds(
@@ -92,6 +108,7 @@ programs = st.builds(
     name=st.text(),
     seed=st.none() | page,
     steps=st.lists(steps, max_size=4).map(tuple),
+    log=st.none() | st.lists(messages, max_size=2).map(tuple),
     extra=unknown,
 )
 
@@ -149,11 +166,63 @@ def test_absent_and_null_are_unobserved():
     assert read_step({"op": "touch", "slot": "a"}, "").observed == Observed()
     null = read_step({"op": "touch", "slot": "a", "observed": {"result": None, "entries": {"0:a0": None}}}, "")
     assert null.observed == Observed(entries={"0:a0": None})
+    lists = [read_step({"op": "observe", "observed": {"memtypes": m}}, "").observed for m in (None, [])]
+    assert lists == [Observed(), Observed(memtypes=())]
+    assert lists[0] != lists[1]
+
+
+HOLE = {"name": "hole", "pfn": "0x20000", "pages": 16}
+
+
+def test_what_the_probe_module_maps(header):
+    """Only what is not the default is written, and bit patterns stay as they are."""
+    memtype = {"start": "0x20002000", "end": "0x20004000", "type": "write-combining"}
+    map_ = {
+        "op": "map",
+        "slot": "a",
+        "pages": 4,
+        "backing": "pfnmap",
+        "region": "hole",
+        "frame": 2,
+        "insert": "remap_partial",
+    }
+    line = {
+        "id": "1",
+        "steps": [
+            {**map_, "cache": "wc", "opened": "r", "offset": 2, "observed": {"memtypes": [memtype, memtype]}},
+            {"op": "probe", "call": "unmap_mapping_range", "offset": 2, "pages": 1, "observed": {"memtypes": []}},
+        ],
+        "log": [{"message": "freeing-invalid-memtype", "start": "0x20002000", "end": "0x20003000"}],
+    }
+    header["devices"] = []
+    header["regions"] = [{**HOLE, "valid": False}, {"name": "ram", "pfn": "0x100", "pages": 1, "reserved": None}]
+    recording = loads([json.dumps(header), json.dumps(line)])
+    assert recording.header.regions == (
+        RegionKey(name="hole", pfn=0x20000, pages=16, valid=False),
+        RegionKey(name="ram", pfn=0x100, pages=1),
+    )
+    (program,) = recording.programs
+    assert program.log == (Message(message="freeing-invalid-memtype", start=0x20002000, end=0x20003000),)
+    assert (
+        program.steps[0].observed.memtypes == (Memtype(start=0x20002000, end=0x20004000, type="write-combining"),) * 2
+    )
+    assert program.steps[1].observed.memtypes == ()
+    assert [json.loads(s) for s in dumps(recording).splitlines()][1] == line
+
+
+def test_anonymous_memory_needs_no_device(header):
+    header["devices"] = []
+    step_ = {"op": "map", "slot": "a", "pages": 1, "backing": "anonymous"}
+    assert loads([json.dumps(header), json.dumps({"id": "1", "steps": [step_]})]).programs
 
 
 # -- what is wrong ----------------------------------------------------------------------------------------------------
 def step(op, observed=None, **words):
     return {"op": op, **words, **({"observed": observed} if observed else {})}
+
+
+def memtype_of(start, end, type="write-back"):
+    return step("observe", {"memtypes": [{"start": start, "end": end, "type": type}]})
 
 
 BAD_STEPS = [
@@ -171,6 +240,27 @@ BAD_STEPS = [
     ([step("map", slot="a", pages=1, flags=["fixed", "shared"])], r"steps\[0\]\.flags\[1\]: 'shared' is none of"),
     ([step("map", slot="a", pages=1, flags=["fixed", "fixed"])], r"steps\[0\]\.flags: a flag is named twice"),
     ([step("map", slot="a", pages=1, device=1)], r"steps\[0\]: there is no device 1; the header lists 1"),
+    (
+        [step("map", slot="a", pages=1, backing="file")],
+        r"steps\[0\]\.backing: 'file' is none of bar, anonymous, pfnmap",
+    ),
+    ([step("map", slot="a", pages=1, backing="pfnmap", region="bar")], r"no region 'bar'; the header lists hole"),
+    ([step("map", slot="a", pages=1, backing="pfnmap")], r"steps\[0\]: there is no region ''"),
+    ([step("map", slot="a", pages=9, backing="pfnmap", region="hole", frame=8)], r"region hole has 16 pages, too few"),
+    ([step("map", slot="a", pages=1, backing="pfnmap", region="hole", insert="x")], r"\.insert: 'x' is none of remap,"),
+    ([step("map", slot="a", pages=1, backing="pfnmap", region="hole", cache="wb")], r"\.cache: 'wb' is none of"),
+    ([step("map", slot="a", pages=1, backing="pfnmap", region="hole", opened="w")], r"\.opened: 'w' is none of rw, r"),
+    ([step("probe", call="panic", pages=1)], r"steps\[0\]\.call: 'panic' is none of unmap_mapping_range"),
+    ([step("probe", call="unmap_mapping_range")], r"steps\[0\]: the field 'pages' is missing"),
+    ([step("observe", {"memtypes": {}})], r"observed\.memtypes: a list is wanted"),
+    (
+        [memtype_of("0x20000000", "0x20001000", "wc")],
+        r"memtypes\[0\]\.type: 'wc' is none of write-back, write-combining",
+    ),
+    ([memtype_of("0x20000000", "0x20011000")], r"memtypes\[0\]: 0x20000000 to 0x20011000 is no range of pages of one"),
+    ([memtype_of("0x20000000", "0x20000000")], r"is no range of pages of one region"),
+    ([memtype_of("0x20000800", "0x20001000")], r"is no range of pages of one region"),
+    ([memtype_of("0x1ffff000", "0x20001000")], r"is no range of pages of one region"),
     ([step("dev", action="explode")], r"steps\[0\]\.action: 'explode' is none of memory_off,"),
     ([step("touch", slot="a", access="execute")], r"steps\[0\]\.access: 'execute' is none of"),
     ([step("observe"), step("switch", process=1)], r"steps\[1\]: there is no process 1"),
@@ -197,10 +287,23 @@ BAD_STEPS = [
 
 @pytest.mark.parametrize(("bad", "message"), BAD_STEPS)
 def test_a_bad_program_is_named_by_file_and_line(bad, message, header):
+    header["regions"] = [HOLE]
     good = {"id": "good", "steps": []}
     lines = [json.dumps(x) for x in (header, good, {"id": "bad", "steps": bad})]
     with pytest.raises(RecordingError, match=rf"^some/file\.jsonl:3: .*{message}"):
         loads(lines, Path("some/file.jsonl"))
+
+
+def test_a_probe_needs_a_module(header):
+    call = {"op": "probe", "call": "unmap_mapping_range", "pages": 1}
+    with pytest.raises(RecordingError, match=r"r:2: steps\[0\]: the header lists no regions of a probe module"):
+        loads([json.dumps(header), json.dumps({"id": "1", "steps": [call]})], "r")
+
+
+def test_a_message_about_nothing_that_is_mapped(header):
+    said = {"message": "freeing-invalid-memtype", "start": "0x0", "end": "0x1000"}
+    with pytest.raises(RecordingError, match=r"r:2: log\[0\]: 0x0 to 0x1000 is no range of pages of one region"):
+        loads([json.dumps(header), json.dumps({"id": "1", "steps": [], "log": [said]})], "r")
 
 
 def without(header, *path):
@@ -231,6 +334,9 @@ BAD_HEADERS = [
         r"devices\[0\]\.bars\[0\]\.pages: 0",
     ),
     (lambda h: {**h, "isolation": "some"}, "isolation: 'some' is none of fresh, sequence"),
+    (lambda h: {**h, "placement": "near"}, "placement: 'near' is none of apart, packed"),
+    (lambda h: {**h, "regions": [{"name": "x", "pfn": 3, "pages": 1}]}, r"regions\[0\]\.pfn: up to 64 bits"),
+    (lambda h: {**h, "regions": [{"name": "x", "pfn": "0x3", "pages": 0}]}, r"regions\[0\]\.pages: 0 is out of range"),
     (lambda h: {**h, "source": {"file": "x", "sha256": "abc"}}, r"source\.sha256: 'abc' is not a SHA-256"),
 ]
 
@@ -273,7 +379,7 @@ def test_what_is_no_place_in_a_file():
 
 def test_every_verb_has_its_class():
     assert set(VERBS) == {
-        "map", "unmap", "remap", "protect", "advise", "touch", "fork", "switch", "exit", "dev", "observe",
+        "map", "unmap", "remap", "protect", "advise", "touch", "fork", "switch", "exit", "dev", "probe", "observe",
     }  # fmt: skip
 
 
@@ -289,9 +395,25 @@ def test_the_documentation_names_everything():
     text = DOCS.read_text()
     rows = {line.split("|")[1].strip(" `"): line for line in text.splitlines() if line.startswith("| `")}
     missing = [f"{op}.{name}" for op, cls in VERBS.items() for name in names_of(cls) if f"`{name}`" not in rows[op]]
-    for cls in (Header, KernelKey, LabKey, DeviceKey, BarKey, Source, Program, Observed, Result):
+    for cls in (
+        Header,
+        KernelKey,
+        LabKey,
+        DeviceKey,
+        BarKey,
+        RegionKey,
+        Source,
+        Program,
+        Observed,
+        Result,
+        Memtype,
+        Message,
+    ):
         missing += [f"{cls.__name__}.{name}" for name in names_of(cls) if f"`{name}`" not in text]
     missing += [action for action in ACTIONS if f"`{action}`" not in rows["dev"]]
+    missing += [w for w in (*BACKINGS, *INSERTS, *CACHES) if w and f"`{w}`" not in rows["map"]]
+    missing += [call for call in CALLS if f"`{call}`" not in rows["probe"]]
+    missing += [f"{w}" for w in (*MEMTYPES, *MESSAGES) if f"`{w}`" not in text]
     missing += [rule.name for rule in RULES if rule.name not in rows]
     assert missing == []
     assert f"| {FORMAT_VERSION} |" in rows["version"]

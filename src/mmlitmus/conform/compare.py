@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from .execute import Execution, Seen, execute_all, model_of
-from .schema import Entry, Observed, Program, Recording, Step
+from .layout import Layout
+from .schema import Observed, Program, Recording, Step
 
 AGREED, DISAGREED, EXCLUDED, UNOBSERVED = "agreed", "disagreed", "excluded", "unobserved"
 VERDICTS = (AGREED, EXCLUDED, UNOBSERVED, DISAGREED)
@@ -23,7 +24,8 @@ NOT_SEEN = Seen()
 class Field:
     """One thing to compare: at ``step`` of ``program``, what was ``recorded`` (None: not observed) and the ``model``'s.
 
-    ``name``: outcome, value, si_code, entry, vm_flags, or the name of a field that this version does not know.
+    ``name``: outcome, value, si_code, entry, vm_flags, memtypes, log (of the whole program: at its last step), or the
+    name of a field that this version does not know.
     """
 
     program: str
@@ -88,14 +90,7 @@ RULES = (
 )
 
 
-def folded(entry: Entry | None) -> str | None:
-    """An entry as text. The model's tables begin at the PMD: a walk that found nothing further up ends there."""
-    if entry is None:
-        return None
-    return "pmd:0x0" if entry.bits == 0 and entry.level in ("pgd", "p4d", "pud") else str(entry)
-
-
-def fields_of(step: Step, seen: Seen) -> Iterator[tuple[str, str, str | None, str | None]]:
+def fields_of(step: Step, seen: Seen, layout: Layout) -> Iterator[tuple[str, str, str | None, str | None]]:
     """(name, place, recorded, model) of everything to compare at a step."""
     observed: Observed = step.observed
     result = observed.result
@@ -108,18 +103,24 @@ def fields_of(step: Step, seen: Seen) -> Iterator[tuple[str, str, str | None, st
             yield "si_code", "", str(result.code), None if seen.code is None else str(seen.code)
         yield from ((name, "", repr(value), None) for name, value in result.extra.items())
     for place, entry in observed.entries.items():
-        yield "entry", place, folded(entry), folded(seen.entries.get(place))
+        yield "entry", place, layout.entry(entry), layout.entry(seen.entries.get(place))
     for place, letters in observed.vm_flags.items():
         yield "vm_flags", place, letters, seen.vm_flags.get(place)
+    if observed.memtypes is not None:
+        yield "memtypes", "", layout.memtypes(observed.memtypes), layout.memtypes(seen.memtypes)
     yield from ((name, "", repr(value), None) for name, value in observed.extra.items())
 
 
-def compare_program(program: Program, execution: Execution) -> list[Field]:
+def compare_program(program: Program, execution: Execution, layout: Layout) -> list[Field]:
     """Every field of one program. Steps that the model did not get to have nothing on its side."""
     fields = []
     for n, step in enumerate(program.steps):
         seen = execution.steps[n] if n < len(execution.steps) else NOT_SEEN
-        fields += [Field(program.id, n, step, *f, seen) for f in fields_of(step, seen)]
+        fields += [Field(program.id, n, step, *f, seen) for f in fields_of(step, seen, layout)]
+    if program.log is not None and program.steps:
+        log = None if execution.stopped else layout.log(execution.log)
+        last = len(program.steps) - 1
+        fields.append(Field(program.id, last, program.steps[last], "log", "", layout.log(program.log), log, NOT_SEEN))
     return fields
 
 
@@ -171,5 +172,6 @@ def compare(recording: Recording, spec: str | None = None) -> Comparison:
     """Run a recording's programs on the kernel recorded (or on ``spec``), and compare. Raises what ``execute`` does."""
     spec = spec or model_of(recording.header.key.kernel)
     executions = execute_all(recording, spec)
-    fields: Iterable[Field] = (f for p in recording.programs for f in compare_program(p, executions[p.id]))
+    layout = Layout(recording.header)
+    fields: Iterable[Field] = (f for p in recording.programs for f in compare_program(p, executions[p.id], layout))
     return Comparison(spec, recording.programs, executions, tuple(fields))

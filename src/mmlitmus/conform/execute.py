@@ -7,15 +7,19 @@ is searched. What the model finds on the way (an access after the disable, on ke
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmlitmus.explore.findings import Finding
 from mmlitmus.explore.naive import Naive
 from mmlitmus.explore.scheduler import Setup, SetupError
 from mmlitmus.kernel import eras
+from mmlitmus.kernel.arch.x86.pat import cattr_name
 from mmlitmus.kernel.arch.x86.pgtable import NONE, PAGE_SIZE, PRESENT, pmd_leaf, pte_pfn
+from mmlitmus.kernel.drivers.misc.probe import Probe as ProbeModule
+from mmlitmus.kernel.drivers.misc.probe import open_probe
 from mmlitmus.kernel.drivers.vfio.pci import D0, D3HOT, VfioPciCoreDevice, open_device
 from mmlitmus.kernel.errno import errno_name
 from mmlitmus.kernel.machine import Machine
@@ -23,6 +27,7 @@ from mmlitmus.kernel.mm import madvise, mmap, mremap
 from mmlitmus.kernel.mm.mm_types import AddressSpace, File, VmArea, VmOperations
 from mmlitmus.kernel.uapi import Process
 
+from .layout import FRAME, Layout, message_of
 from .schema import (
     Advise,
     Dev,
@@ -30,9 +35,13 @@ from .schema import (
     Entry,
     Exit,
     Fork,
+    Header,
     KernelKey,
     Map,
+    Memtype,
+    Message,
     Observe,
+    Probe,
     Program,
     Protect,
     Recording,
@@ -67,7 +76,7 @@ class Seen:
     """What the model did at a step: its outcome in the words of ``schema.Result.outcome``, None if it has none.
 
     ``value``: what a read returned. ``code``: a signal's si_code. ``off``: the access arrived at a device that does
-    not answer. ``entries`` and ``vm_flags``: at the places that the recording names.
+    not answer. ``entries`` and ``vm_flags``: at the places that the recording names. ``memtypes``: where it has them.
     """
 
     outcome: str | None = None
@@ -76,15 +85,20 @@ class Seen:
     off: bool = False
     entries: dict[str, Entry] = field(default_factory=dict)
     vm_flags: dict[str, str] = field(default_factory=dict)
+    memtypes: tuple[Memtype, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Execution:
-    """A program on the model: one Seen a step, fewer if it stopped early (``stopped`` says why), and what was found."""
+    """A program on the model: one Seen a step, fewer if it stopped early (``stopped`` says why), and what was found.
+
+    ``log``: what the kernel printed about memtypes, lines that the schema has no name for as they are.
+    """
 
     steps: tuple[Seen, ...]
     findings: tuple[Finding, ...]
     stopped: str = ""
+    log: tuple[Message | str, ...] = ()
 
 
 def model_of(key: KernelKey) -> str:
@@ -96,13 +110,13 @@ def model_of(key: KernelKey) -> str:
     return spec
 
 
-def execute(program: Program, devices: Iterable[DeviceKey], spec: str) -> Execution:
-    """Run a program on the kernel ``spec``.
+def execute(program: Program, header: Header, spec: str) -> Execution:
+    """Run a program on the kernel ``spec``, on what the header says that there was.
 
     Raises NotModelledError for a step outside the model, KernelSpecError or NotApplicable for a bad ``spec``.
     """
     kernel = eras.kernel(spec)
-    run = Run(program, tuple(devices))
+    run = Run(program, header)
     engine = Naive(lambda: run.build(Machine(kernel)), max_executions=1)
     engine.max_events = EVENTS_A_STEP * (len(program.steps) + 1)
     try:
@@ -115,13 +129,13 @@ def execute(program: Program, devices: Iterable[DeviceKey], spec: str) -> Execut
     if len(run.seen) < len(program.steps):
         why = [f.message or f.name for f in results.found if f.kind in ("BUG", "deadlock", "never-ends", "raised")]
         stopped = f"step {len(run.seen)} ({program.steps[len(run.seen)]}): {'; '.join(why) or engine.status}"
-    return Execution(tuple(run.seen), tuple(results.found), stopped)
+    return Execution(tuple(run.seen), tuple(results.found), stopped, tuple(run.log()))
 
 
 def execute_all(recording: Recording, spec: str | None = None) -> dict[str, Execution]:
     """Every program of a recording by id, on the kernel recorded or on ``spec``."""
     spec = spec or model_of(recording.header.key.kernel)
-    return {p.id: execute(p, recording.header.devices, spec) for p in recording.programs}
+    return {p.id: execute(p, recording.header, spec) for p in recording.programs}
 
 
 class Anonymous(VmOperations):
@@ -142,16 +156,19 @@ class Anonymous(VmOperations):
 class Run:
     """One program on one machine: symbolic places and numbers become addresses, processes and devices."""
 
-    def __init__(self, program: Program, devices: tuple[DeviceKey, ...]) -> None:
+    def __init__(self, program: Program, header: Header) -> None:
         self.program = program
-        self.keys = devices
+        self.header = header
+        self.layout = Layout(header)
         self.seen: list[Seen] = []
 
     def build(self, machine: Machine) -> Setup:
         """The machine that every program starts from, with the program as its only task."""
         self.machine = machine
         machine.spawn_slots = FREES_A_STEP * len(self.program.steps) if machine.spawn_slots else 0
-        self.devices = [self._device(n, key) for n, key in enumerate(self.keys)]
+        self.devices = [self._device(n, key) for n, key in enumerate(self.header.devices)]
+        self.probe = self._load_probe() if self.header.regions else None
+        self.places = self._places()
         self.anonymous = Anonymous()
         self.processes = {0: machine.process("process0")}
         self.current = 0
@@ -163,9 +180,19 @@ class Run:
             raise NotModelledError(f"device {n} ({key.name}): the model's devices have one BAR, BAR 0")
         return open_device(self.machine, key.bars[0].pages, f"dev{n}")
 
+    def _load_probe(self) -> ProbeModule:
+        bar = self.header.region("bar")
+        probe = open_probe(self.machine, *((bar.pages,) if bar else ()), mkwrite=True)
+        for key in self.header.regions:
+            pages = probe.regions[key.name][1] if key.name in probe.regions else 0
+            if key.pages > pages:
+                raise NotModelledError(f"region {key.name}: {key.pages} pages, where the model's has {pages}")
+        return probe
+
     def run(self) -> None:
         """The task."""
         self.seen.clear()
+        self.before = Counter(self._memtypes())
         for step in self.program.steps:
             self.seen.append(self._look(step, self._do(step)))
 
@@ -173,7 +200,7 @@ class Run:
     def _do(self, step: Step) -> Seen:
         process = self.processes.get(self.current)
         if process is None and not isinstance(step, Switch):
-            raise NotModelledError(f"program {self.program.id}: process {self.current} does not exist ({step})")
+            return Seen()  # a fork that worked, as recorded, failed here: what was seen of the child is seen of nobody
         seen: Seen = DOES[type(step)](self, step, process)
         return seen
 
@@ -185,10 +212,22 @@ class Run:
         """mmap."""
         if step.bar:
             raise NotModelledError(f"program {self.program.id}: the model's devices have only BAR 0 ({step})")
-        file = self.devices[step.device].file if step.backing == "bar" else self.anonymous.file
+        file = self._file(step)
         flags = SHARING[step.sharing] | sum(MAP_FLAGS[f] for f in step.flags)
         at = self.address(step.slot, step.page)
         return result(process.mmap(file, step.pages, at=at, offset=step.offset, prot=prot_of(step.prot), flags=flags))
+
+    def _file(self, step: Map) -> File:
+        if step.backing == "bar":
+            return self.devices[step.device].file
+        if step.backing == "anonymous":
+            return self.anonymous.file
+        assert self.probe is not None, "checked when the recording was read"
+        frame = step.frame - step.offset  # that of the file's page 0
+        try:
+            return self.probe.file(step.insert, step.cache, step.region, frame, writable=step.opened == "rw")
+        except ValueError as e:
+            raise NotModelledError(f"program {self.program.id}: {e} ({step})") from e
 
     def unmap(self, step: Unmap, process: Process) -> Seen:
         """munmap."""
@@ -256,6 +295,11 @@ class Run:
             return result(got) if got < 0 else Seen("ok", got)
         return result(ACTIONS[step.action](device))
 
+    def probe_call(self, step: Probe, process: Process) -> Seen:
+        """The probe module calls a kernel function."""
+        assert self.probe is not None, "checked when the recording was read"
+        return result(self.probe.unmap_mapping_range(step.offset, step.pages))
+
     def observe(self, step: Observe, process: Process) -> Seen:
         """Nothing is done."""
         return Seen()
@@ -270,7 +314,7 @@ class Run:
             where = self._place(place)
             if where is not None:
                 seen.vm_flags[place] = where[0].vm_flags(where[1])
-        return seen
+        return seen if step.observed.memtypes is None else replace(seen, memtypes=self.memtypes())
 
     def _place(self, place: str) -> tuple[Process, int] | None:
         number, slot, page = re.fullmatch(r"(\d+):([a-z])(\d+)", place).groups()  # type: ignore[union-attr]
@@ -280,17 +324,60 @@ class Run:
     def entry(self, process: Process, address: int) -> Entry:
         """The raw entry, no event. The model has no tables above the PMD, so a walk ends there at the earliest.
 
-        Frames are moved to where the recorded machine had the BAR, if that is known.
+        Frames of devices and regions are moved to where the recorded machine had them, if that is known.
         """
         table = process.mm.pgd.get(address >> 21)
         pmd = table.peek("entry") if table is not None else NONE
         level = "pmd" if pmd == NONE or pmd_leaf(pmd) else "pte"
         bits = process.pte(address)
-        for device, key in zip(self.devices, self.keys, strict=True):
-            bar = device.pdev.bar_of(pte_pfn(bits))
-            if bits & PRESENT and bar is not None and key.bars[0].pfn is not None:
-                return Entry(level, bits + (key.bars[0].pfn - bar.pfn) * PAGE_SIZE)
-        return Entry(level, bits)
+        if not bits & PRESENT:
+            return Entry(level, bits)
+        pfn = self._recorded(pte_pfn(bits))
+        if pfn is not None:
+            return Entry(level, bits & ~FRAME | pfn * PAGE_SIZE)
+        return Entry(level, bits & ~FRAME, ram=True) if self.layout.known else Entry(level, bits)
+
+    def _places(self) -> list[tuple[int, int, int]]:
+        """(the model's first frame, pages, the recorded machine's first frame) of what is known of both."""
+        bars = zip(self.devices, self.header.devices, strict=True)
+        places = [(d.pdev.bars[0].pfn, k.bars[0].pages, k.bars[0].pfn) for d, k in bars if k.bars[0].pfn is not None]
+        regions = self.probe.regions if self.probe is not None else {}
+        return places + [(regions[k.name][0], k.pages, k.pfn) for k in self.header.regions]
+
+    def _recorded(self, pfn: int) -> int | None:
+        """Where the recorded machine had one of the model's frames; None for RAM, and where nobody knows."""
+        return next((there + pfn - here for here, pages, there in self.places if here <= pfn < here + pages), None)
+
+    # -- memtypes ------------------------------------------------------------------------------------------------
+    def _memtypes(self) -> list[tuple[int, int, str]]:
+        """What the memtype tree has in the probe's regions, at the recorded machine's addresses."""
+        out = []
+        regions = self.probe.regions if self.probe is not None else {}
+        for entry in self.machine.memtypes.entries():
+            for key in self.header.regions:
+                here = regions[key.name][0] * PAGE_SIZE
+                if here <= entry.start and entry.end <= here + key.pages * PAGE_SIZE:
+                    by = key.pfn * PAGE_SIZE - here
+                    out.append((entry.start + by, entry.end + by, cattr_name(entry.type)))
+        return out
+
+    def memtypes(self) -> tuple[Memtype, ...]:
+        """The entries that were not there when the program started."""
+        new = Counter(self._memtypes()) - self.before
+        return tuple(Memtype(start=start, end=end, type=name) for start, end, name in new.elements())
+
+    def log(self) -> list[Message | str]:
+        """What the kernel has printed about memtypes, at the recorded machine's addresses where they are known."""
+        return [self._moved(line) for line in self.machine.memtypes.peek("log")]
+
+    def _moved(self, line: str) -> Message | str:
+        message = message_of(line)
+        if message is None:
+            return line
+        here = message.start // PAGE_SIZE
+        there = self._recorded(here)
+        by = 0 if there is None else (there - here) * PAGE_SIZE
+        return replace(message, start=message.start + by, end=message.end + by)
 
 
 DOES: dict[type[Step], Any] = {
@@ -304,6 +391,7 @@ DOES: dict[type[Step], Any] = {
     Switch: Run.switch,
     Exit: Run.exit,
     Dev: Run.dev,
+    Probe: Run.probe_call,
     Observe: Run.observe,
 }
 

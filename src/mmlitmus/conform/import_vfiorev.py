@@ -11,22 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
-from pathlib import Path
 
 from .codec import BadValueError
+from .lab_output import EMULATOR, OK, found, kernel_key, main, text_of, touch_result, walk_result
 from .schema import (
     FORMAT,
     FORMAT_VERSION,
-    LEVELS,
     BarKey,
     Dev,
     DeviceKey,
-    Entry,
     Exit,
     Fork,
     Header,
-    KernelKey,
     Key,
     LabKey,
     Map,
@@ -35,14 +31,12 @@ from .schema import (
     Protect,
     Recording,
     Remap,
-    Result,
     Source,
     Step,
     Switch,
     Touch,
     Unmap,
 )
-from .store import dump
 
 PAGES = 4  # of every mapping: vfiorev's L, 16384 bytes
 PRESENT, PFN_SHIFT, PFN_BITS = 1, 12, 40
@@ -51,43 +45,12 @@ COMMAND_LINE = (
     "console=ttyS0 panic=-1 quiet nokaslr intel_iommu=on memmap=16M$0x10000000 memmap=128M$0x20000000"  # runvfiorev.sh
 )
 
-#: by uname -r: (upstream version, package, package's version), from the report's list of packages
-KERNELS = {
-    "5.10.0-46-amd64": ("5.10.262", "linux-image-5.10.0-46-amd64-unsigned", "5.10.262-1"),
-    "6.1.0-56-amd64": ("6.1.192", "linux-image-6.1.0-56-amd64-unsigned", "6.1.192-2"),
-    "6.12.117+deb12-amd64": ("6.12.117", "linux-image-6.12.117+deb12-amd64-unsigned", "6.12.117-1~deb12u1"),
-    "6.16.12+deb13-amd64": ("6.16.12", "linux-image-6.16.12+deb13-amd64", None),
-    "6.18.15+deb13-amd64": ("6.18.15", "linux-image-6.18.15+deb13-amd64", None),
-    "7.3.4+deb13-amd64": ("7.3.4", "linux-binary-unsigned-7.3.4+deb13-amd64", None),
-}
-
-STAMP = re.compile(r"^ *[0-9]+\.[0-9]{2} ", re.M)  # tsrun.py puts the host's seconds in front of each line
 SCENARIO = re.compile(r"^  (A|B|C2?|D|E[012]|F) ([^:\n]+): (.*)$", re.M)
 TOKEN = re.compile(r"(pte|touch|pte_at_fork|touch0|mremap)=(\S+)")
 COMPLAINT = re.compile(r"^\[ *[0-9.]+\] (WARNING: .*|x86/PAT: .*)$", re.M)
 
-OK = Observed(result=Result(ok=True))
-
 
 # -- what was printed -------------------------------------------------------------------------------------------------
-def touch_result(word: str) -> Result:
-    """``ok:10000ed`` or ``BUS/2`` (signal and si_code)."""
-    if word.startswith("ok:"):
-        return Result(ok=True, value=int(word[3:], 16))
-    signal, _, code = word.partition("/")
-    if signal not in ("BUS", "SEGV"):
-        raise BadValueError("", f"no touch prints {word!r}")
-    return Result(signal=f"SIG{signal}", code=int(code))
-
-
-def walk_result(word: str) -> Entry | None:
-    """``L4:80000000fea00237`` (level, entry there); ``-`` when the probe module was not loaded."""
-    if word == "-":
-        return None
-    level, _, bits = word.partition(":")
-    return Entry(LEVELS[int(level[1:])], int(bits, 16))
-
-
 class Words:
     """The values of one scenario's line, in the order of printing."""
 
@@ -227,19 +190,9 @@ SCENARIOS = {
 
 
 # -- a whole output ---------------------------------------------------------------------------------------------------
-def found(pattern: str, output: str) -> re.Match[str]:
-    """The first match; BadValueError when there is none."""
-    match = re.search(pattern, output)
-    if match is None:
-        raise BadValueError("", f"nothing in the output matches {pattern}")
-    return match
-
-
 def convert(raw: bytes, name: str) -> Recording:
     """The recording of one run of vfiorev. BadValueError when the output is not what the program prints."""
-    output = raw.decode("utf-8", "replace").replace("\r", "")
-    if STAMP.match(output):
-        output = STAMP.sub("", output)
+    output = text_of(raw)
     found(r"(?m)^VDONE$", output)
     if "cmdwrite" in output:
         raise BadValueError("", "a write of COMMAND failed; which one was not printed")
@@ -257,8 +210,6 @@ def convert(raw: bytes, name: str) -> Recording:
 
 def header(output: str, programs: list[Program], name: str, sha256: str) -> Header:
     """The key, from the output as far as it says."""
-    release = found(r"INIT (\S+)", output)[1]
-    upstream, package, package_version = KERNELS[release]
     address = found(r"## VFIO dev=(\S+)", output)[1]
     vendor, device = found(rf"{re.escape(address)} 0x(\S+) 0x(\S+)", output).groups()
     entries = [e for p in programs for s in p.steps for e in s.observed.entries.values()]
@@ -266,17 +217,10 @@ def header(output: str, programs: list[Program], name: str, sha256: str) -> Head
         format=FORMAT,
         version=FORMAT_VERSION,
         key=Key(
-            kernel=KernelKey(
-                version=upstream,
-                release=release,
-                distribution="debian",
-                package=package,
-                package_version=package_version,
-                command_line=COMMAND_LINE,
-            ),
+            kernel=kernel_key(output, COMMAND_LINE),
             lab=LabKey(
                 module="pfnlab" if any(entries) else None,
-                emulator="QEMU 7.2+deb12u18, tcg",
+                emulator=EMULATOR,
                 machine="q35, intel-iommu",
                 cpu="max",
                 cpus=2,
@@ -307,17 +251,5 @@ def bar_pfn(programs: list[Program]) -> int | None:
     return None
 
 
-def main(raw_folder: str, out_folder: str) -> None:
-    """Convert every vfiorev*.txt of one folder into the other."""
-    for path in sorted(Path(raw_folder).glob("vfiorev*.txt")):
-        try:
-            recording = convert(path.read_bytes(), path.name)
-        except (BadValueError, KeyError) as e:
-            sys.exit(f"{path}: {e}")
-        dump(recording, Path(out_folder) / f"{path.stem}.jsonl")
-
-
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m mmlitmus.conform.import_vfiorev RAW_FOLDER OUT_FOLDER")
-    main(*sys.argv[1:])
+    main(convert, "import_vfiorev", "vfiorev*.txt")

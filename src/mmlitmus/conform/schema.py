@@ -25,6 +25,10 @@ FLAG = Kind(lambda value, path: _read_bool(value, path), lambda value: value)
 COUNT = number(1)
 INDEX = number(0)
 LEVELS = ("pgd", "p4d", "pud", "pmd", "pte")
+#: cache types in the words of /sys/kernel/debug/x86/pat_memtype_list (arch/x86/mm/pat/memtype.c, cattr_name)
+MEMTYPES = ("write-back", "write-combining", "uncached-minus", "uncached", "write-through", "write-protected")
+#: what the kernel may print about a memtype, by what it says
+MESSAGES = ("freeing-invalid-memtype", "expected-mapping-type")
 
 
 def _read_bool(value: Any, path: str) -> bool:
@@ -58,13 +62,17 @@ def flags(*names: str) -> Kind:
 # -- observations -----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Entry:
-    """A page-table entry as the probe read it: at which level its walk ended, and the raw bits there."""
+    """A page-table entry as the probe read it: at which level its walk ended, and the raw bits there.
+
+    ``ram``: the frame is one of RAM, whichever, and not in ``bits``. Never in a file.
+    """
 
     level: str
     bits: int
+    ram: bool = False
 
     def __str__(self) -> str:
-        return f"{self.level}:{self.bits:#x}"
+        return f"{self.level}:{'ram+' if self.ram else ''}{self.bits:#x}"
 
 
 def _read_entry(value: Any, path: str) -> Entry:
@@ -113,12 +121,36 @@ def _read_result(value: Any, path: str) -> Result:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Memtype:
+    """An entry of the memtype tree: physical addresses [``start``, ``end``) in bytes, and the cache ``type``."""
+
+    start: int = of(BITS)
+    end: int = of(BITS)
+    type: str = of(text(one_of=MEMTYPES))
+    extra: dict[str, Any] = extra()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """What the kernel printed about the physical addresses [``start``, ``end``), in bytes."""
+
+    message: str = of(text(one_of=MESSAGES))
+    start: int = of(BITS)
+    end: int = of(BITS)
+    extra: dict[str, Any] = extra()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Observed:
-    """What was seen after a step. What is absent, or null, was not observed."""
+    """What was seen after a step. What is absent, or null, was not observed.
+
+    ``memtypes``: the memtype tree's entries in the probe's regions that were not there when the program started.
+    """
 
     result: Result | None = of(optional(Kind(_read_result, encode)), default=None)
     entries: dict[str, Entry | None] = of(mapping(PLACE, optional(ENTRY)), default_factory=dict)
     vm_flags: dict[str, str | None] = of(mapping(PLACE, optional(WORD)), default_factory=dict)
+    memtypes: tuple[Memtype, ...] | None = of(optional(many(nested(Memtype))), default=None)
     extra: dict[str, Any] = extra()
 
     @property
@@ -152,16 +184,32 @@ class Step:
         return " ".join([self.op, *(f"{k}={v}" for k, v in words.items())])
 
 
+BACKINGS = ("bar", "anonymous", "pfnmap")
+INSERTS = ("remap", "remap_partial", "fault_pfn", "fault_pfn_prot")
+CACHES = ("", "wc", "uc-")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Map(Step):
-    """mmap ``pages`` pages at page ``page`` of ``slot``: a device's BAR from page ``offset``, or anonymous memory."""
+    """mmap ``pages`` pages at page ``page`` of ``slot``: of a device's BAR from page ``offset``, of anonymous memory,
+    or (pfnmap) of frames of a region of the probe module's, from page ``offset`` of its file.
+
+    For a pfnmap, ``frame`` is the region's page that the mapping begins with. ``insert`` is how the module fills it:
+    remap_pfn_range of all of it, or of its first half, in ->mmap; vmf_insert_pfn, or vmf_insert_pfn_prot, in ->fault.
+    ``cache``: which cache type the module asks for; empty is what mmap gave. ``opened``: how the file was opened.
+    """
 
     slot: str = of(SLOT)
     page: int = of(INDEX, default=0)
     pages: int = of(COUNT)
-    backing: str = of(text(one_of=("bar", "anonymous")), default="bar")
+    backing: str = of(text(one_of=BACKINGS), default="bar")
     device: int = of(INDEX, default=0)
     bar: int = of(number(0, 5), default=0)
+    region: str = of(WORD, default="")
+    frame: int = of(INDEX, default=0)
+    insert: str = of(text(one_of=INSERTS), default="remap")
+    cache: str = of(text(one_of=CACHES), default="")
+    opened: str = of(text(one_of=("rw", "r")), default="rw")
     offset: int = of(INDEX, default=0)
     prot: str = of(PROT, default="rw")
     sharing: str = of(text(one_of=("shared", "private")), default="shared")
@@ -201,7 +249,7 @@ class Protect(Step):
 
 ADVICE = (
     "normal", "random", "sequential", "willneed", "dontneed", "free", "dontfork", "dofork", "dontdump", "dodump",
-    "wipeonfork", "cold", "pageout", "populate_read", "populate_write", "dontneed_locked",
+    "wipeonfork", "cold", "pageout", "populate_read", "populate_write", "dontneed_locked", "mergeable", "hugepage",
 )  # fmt: skip
 
 
@@ -262,6 +310,20 @@ class Dev(Step):
     page: int = of(INDEX, default=0)
 
 
+CALLS = ("unmap_mapping_range",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(Step):
+    """The probe module calls a kernel function. unmap_mapping_range: of ``pages`` pages from page ``offset`` of its
+    file, copies made on write included.
+    """
+
+    call: str = of(text(one_of=CALLS))
+    offset: int = of(INDEX, default=0)
+    pages: int = of(COUNT)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Observe(Step):
     """Nothing is done; only looked."""
@@ -282,42 +344,6 @@ def write_step(step: Step) -> dict[str, Any]:
     words = encode(step)
     observed = words.pop("observed", None)
     return {"op": step.op, **words, **({"observed": observed} if observed else {})}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Program:
-    """Steps, in order, on a machine where every device has memory decode on and process 0, current, maps nothing."""
-
-    id: str = of(WORD)
-    name: str = of(WORD, default="")
-    seed: int | None = of(INDEX, default=None)
-    steps: tuple[Step, ...] = of(many(Kind(read_step, write_step)))
-    extra: dict[str, Any] = extra()
-
-    def check(self, devices: int) -> None:
-        """Does it make sense? Processes exist when they are named, devices too. Raises BadValueError."""
-        live, born, current = {0}, {0}, 0
-        for n, step in enumerate(self.steps):
-            path = f"steps[{n}]"
-            if current not in live and not isinstance(step, Switch):
-                raise BadValueError(path, f"process {current} has exited: only a switch can follow")
-            if isinstance(step, Fork):
-                if step.child in born:
-                    raise BadValueError(path, f"there is, or was, a process {step.child} already")
-                if step.observed.result is None or step.observed.result.ok:
-                    live.add(step.child)
-                    born.add(step.child)
-            elif isinstance(step, Switch):
-                if step.process not in live:
-                    raise BadValueError(path, f"there is no process {step.process}")
-                current = step.process
-            elif isinstance(step, Exit):
-                live.discard(current)
-            elif isinstance(step, Map | Dev) and step.device >= devices:
-                raise BadValueError(path, f"there is no device {step.device}; the header lists {devices}")
-            for place in step.observed.places:
-                if int(place.partition(":")[0]) not in live:
-                    raise BadValueError(f"{path}.observed", f"{place} is of a process that is not there")
 
 
 # -- the header -------------------------------------------------------------------------------------------------------
@@ -379,6 +405,20 @@ class DeviceKey:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegionKey:
+    """Frames that the probe module maps: ``pages`` from ``pfn``. ``valid``: pfn_valid(), ``reserved``: PageReserved()
+    of the first one; absent where nobody asked.
+    """
+
+    name: str = of(WORD)
+    pfn: int = of(BITS)
+    pages: int = of(COUNT)
+    valid: bool | None = of(optional(FLAG), default=None)
+    reserved: bool | None = of(optional(FLAG), default=None)
+    extra: dict[str, Any] = extra()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """Where the recording comes from: the raw output (its hash), and the program that asked."""
 
@@ -392,19 +432,93 @@ class Source:
 class Header:
     """The first line. ``isolation``: each program on a fresh kernel, or one after the other in one.
 
-    ``programs`` is their number, so that a file cut short is noticed; ``kernel_log`` what the kernel complained about,
-    not attributed to a program.
+    ``regions``: what the probe module maps. ``placement``: are the slots far ``apart``, or are they ``packed``, so that
+    mappings share page tables with others? ``programs`` is their number, so that a file cut short is noticed;
+    ``kernel_log`` what the kernel complained about, not attributed to a program.
     """
 
     format: str = of(text(one_of=(FORMAT,)))
     version: int = of(COUNT)
     key: Key = of(nested(Key))
     devices: tuple[DeviceKey, ...] = of(many(nested(DeviceKey)))
+    regions: tuple[RegionKey, ...] = of(many(nested(RegionKey)), default=())
+    placement: str = of(text(one_of=("apart", "packed")), default="apart")
     isolation: str = of(text(one_of=("fresh", "sequence")))
     programs: int | None = of(INDEX, default=None)
     source: Source | None = of(nested(Source), default=None)
     kernel_log: tuple[str, ...] = of(many(WORD), default=())
     extra: dict[str, Any] = extra()
+
+    def region(self, name: str) -> RegionKey | None:
+        """The region of that name."""
+        return next((r for r in self.regions if r.name == name), None)
+
+    def check_backing(self, step: Map | Dev | Probe, path: str) -> None:
+        """Is there what a step names? BadValueError when not."""
+        if isinstance(step, Probe):
+            if not self.regions:
+                raise BadValueError(path, "the header lists no regions of a probe module")
+            return
+        if isinstance(step, Map) and step.backing != "bar":
+            region = self.region(step.region)
+            if step.backing == "pfnmap" and region is None:
+                names = ", ".join(r.name for r in self.regions) or "none"
+                raise BadValueError(path, f"there is no region {step.region!r}; the header lists {names}")
+            if region is not None and step.frame + step.pages > region.pages:
+                raise BadValueError(path, f"region {region.name} has {region.pages} pages, too few")
+            return
+        if step.device >= len(self.devices):
+            raise BadValueError(path, f"there is no device {step.device}; the header lists {len(self.devices)}")
+
+    def check_addresses(self, ranges: tuple[Memtype | Message, ...], path: str) -> None:
+        """Is each range within one region? BadValueError when not."""
+        for n, r in enumerate(ranges):
+            inside = any(k.pfn << 12 <= r.start < r.end <= k.pfn + k.pages << 12 for k in self.regions)
+            if not inside or (r.start | r.end) & 0xFFF:
+                raise BadValueError(f"{path}[{n}]", f"{r.start:#x} to {r.end:#x} is no range of pages of one region")
+
+
+# -- a file -----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """Steps, in order, on a machine where every device has memory decode on and process 0, current, maps nothing.
+
+    ``log``: what the kernel printed while it ran; at which step is not said.
+    """
+
+    id: str = of(WORD)
+    name: str = of(WORD, default="")
+    seed: int | None = of(INDEX, default=None)
+    steps: tuple[Step, ...] = of(many(Kind(read_step, write_step)))
+    log: tuple[Message, ...] | None = of(optional(many(nested(Message))), default=None)
+    extra: dict[str, Any] = extra()
+
+    def check(self, header: Header) -> None:
+        """Does it make sense? Processes, devices and regions exist where they are named. Raises BadValueError."""
+        live, born, current = {0}, {0}, 0
+        for n, step in enumerate(self.steps):
+            path = f"steps[{n}]"
+            if current not in live and not isinstance(step, Switch):
+                raise BadValueError(path, f"process {current} has exited: only a switch can follow")
+            if isinstance(step, Fork):
+                if step.child in born:
+                    raise BadValueError(path, f"there is, or was, a process {step.child} already")
+                if step.observed.result is None or step.observed.result.ok:
+                    live.add(step.child)
+                    born.add(step.child)
+            elif isinstance(step, Switch):
+                if step.process not in live:
+                    raise BadValueError(path, f"there is no process {step.process}")
+                current = step.process
+            elif isinstance(step, Exit):
+                live.discard(current)
+            elif isinstance(step, Map | Dev | Probe):
+                header.check_backing(step, path)
+            for place in step.observed.places:
+                if int(place.partition(":")[0]) not in live:
+                    raise BadValueError(f"{path}.observed", f"{place} is of a process that is not there")
+            header.check_addresses(step.observed.memtypes or (), f"{path}.observed.memtypes")
+        header.check_addresses(self.log or (), "log")
 
 
 @dataclass(frozen=True, kw_only=True)

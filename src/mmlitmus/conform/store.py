@@ -61,7 +61,7 @@ def loads(lines: Iterable[str], file: Path | str = "<recording>") -> Recording:
                 header = read_header(value)
                 continue
             program = decode(Program, value)
-            program.check(len(header.devices))
+            program.check(header)
         except BadValueError as e:
             raise RecordingError(file, n, str(e)) from e
         if program.id in first:

@@ -107,6 +107,58 @@ def test_a_schedule_of_ones_own(run):
     assert "complete; stale-translation\n" in out
 
 
+def test_watch(run):
+    code, out, err = run("show", "vfio/fault-vs-disable", "--watch", "pte")
+    assert (code, err) == (0, "")
+    assert out == """\
+vfio/fault-vs-disable on v1
+Can a fault put the translation back after the device went off?
+sometimes stale-translation (exhaustive, 3 traces); 1 preemption, the
+  fewest
+before: pte[0]: none
+
+fault: vfio_fault > set_pte
+  * pte[0]: none -> 0x80000000fea00237
+>>> invariant stale-translation: the PTE still maps the device, which is
+    off
+
+mmlitmus replay 'fault > dev.on.read; disable !e0c6394b' \\
+    vfio/fault-vs-disable --kernel v1
+"""
+
+
+def test_watch_tells_what_the_lanes_tell(run):
+    def changes(out: str) -> list[str]:
+        return [line.split("* ")[1] for line in re.sub(r" ->\n +", " -> ", out).splitlines() if "* " in line]
+
+    lanes, all_of_it = (run("show", "vfio/fault-vs-disable", *more)[1] for more in ((), ("--watch", "")))
+    assert changes(all_of_it) == ["dev: on -> off", "pte[0]: none -> 0x80000000fea00237"]
+    assert changes(lanes) == changes(all_of_it)
+    assert changes(run("show", "vfio/fault-vs-disable", "--watch", "dev")[1]) == ["dev: on -> off"]
+
+
+def test_watch_a_schedule_of_ones_own(run):
+    code, out, _ = run("show", "vfio/fault-vs-disable", "--schedule", "disable; fault", "--watch", "dev")
+    assert code == 0
+    assert "\ncomplete; nothing found\nbefore: dev: on\n\ndisable: vfio_disable\n  * dev: on -> off\n\n" in out
+    assert ">>>" not in out
+
+
+def test_watch_nothing_that_changes(run):
+    for args in (("--watch", "memtype"), ("--watch", "pte", "--schedule", "disable; fault")):
+        code, out, _ = run("show", "vfio/fault-vs-disable", *args)
+        assert code == 0
+        assert f"(nothing called '{args[1]}' changed)\n" in out
+        assert "  * " not in out
+
+
+def test_watch_keeps_every_finding(run):
+    _, out, _ = run("show", "vfio/nested-locks", "--watch", "lock")
+    assert ">>> deadlock memory_lock / other_lock: fault waits in" in out
+    assert ">>> inversion memory_lock -> other_lock -> memory_lock: " in out
+    assert max(map(len, out.splitlines())) <= 75
+
+
 def test_no_violation(run):
     code, out, _ = run("show", "vfio/fault-vs-disable", "--kernel", "v2")
     assert code == 0

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print rows as JSON (docs/json.md).")
 @click.option("--ktap", "as_ktap", is_flag=True, help="Print KTAP, as the kernel's selftests do.")
 @click.option("--timing", is_flag=True, help="Say how long each row took.")
+@click.option(
+    "--rows", is_flag=True, help="Print every row, also where releases in a row say the same."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Print bounds, evidence and every finding under each row.")
 @click.option("-j", "processes", type=click.IntRange(1), default=1, metavar="N", help="Run on N processes.")
 @debug_option
@@ -47,6 +50,7 @@ def command(
     as_json: bool,
     as_ktap: bool,
     timing: bool,
+    rows: bool,
     verbose: bool,
     processes: int,
     debug: bool,
@@ -82,7 +86,8 @@ def command(
         progress.stop()
     for message in report.remarks:
         complain(message)
-    _print(report, as_json, as_ktap, timing, verbose, time.perf_counter() - started)
+    every = rows or timing or verbose
+    _print(report, as_json, as_ktap, timing, verbose, every, time.perf_counter() - started)
     wrong += messages(report)
     for message in wrong:
         complain(message)
@@ -94,7 +99,9 @@ def command(
     return AS_EXPECTED if all(row.ok for row in report.rows) else SURPRISE
 
 
-def _print(report: Report, as_json: bool, as_ktap: bool, timing: bool, verbose: bool, seconds: float) -> None:
+def _print(
+    report: Report, as_json: bool, as_ktap: bool, timing: bool, verbose: bool, every: bool, seconds: float
+) -> None:
     if as_json:
         from mmlitmus.report.jsonout import dump
 
@@ -106,9 +113,11 @@ def _print(report: Report, as_json: bool, as_ktap: bool, timing: bool, verbose: 
         lines += [f"# not run: {job.case.id} on {job.spec}" for job in report.not_run]
         click.echo("\n".join(lines))
     elif report.outcomes or report.not_run:
+        from mmlitmus.checker.kernels import provider
         from mmlitmus.report.table import table, totals
 
-        lines = table(report.rows, width=width(), timing=timing, details=verbose)
+        releases = () if every else provider().releases()
+        lines = table(report.rows, width=width(), timing=timing, details=verbose, releases=releases)
         last = totals(report.rows, len(report.errors), len(report.not_run), seconds if timing else None)
         click.echo("\n".join([*lines, last]))
 

@@ -13,6 +13,8 @@ VERBS = {
     "check": "Run cases and say which answers are as expected.",
     "show": "Show one execution of a case, side by side.",
     "replay": "Run a schedule again and say what it shows.",
+    "review": "Say which verdicts a patch changes, and on which kernels.",
+    "claims": "Say what was claimed in the threads, and what execution says of it.",
     "list": "List the cases.",
     "kernels": "List releases, patches and config options.",
 }

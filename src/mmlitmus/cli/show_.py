@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from mmlitmus.explore.replay import Replay
 
 
+class View(NamedTuple):
+    """How an execution is printed."""
+
+    labels: bool
+    full: bool
+    watch: str | None
+
+
 @click.command("show", short_help="Show one execution of a case, side by side.")
 @click.argument("what", metavar="CASE|FILE.py")
 @kernel_options(several=False)
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
 @search_options
 @click.option("--labels", is_flag=True, help="Name events as schedules do.")
 @click.option("--full", is_flag=True, help="Fold nothing.")
+@click.option("--watch", metavar="TEXT", help="Only how that changes which has TEXT in its name: memtype, pte[a0].")
 @debug_option
 def command(
     what: str,
@@ -44,6 +53,7 @@ def command(
     max_executions: int | None,
     labels: bool,
     full: bool,
+    watch: str | None,
     debug: bool,
 ) -> int:
     """Show one execution of a case: the smallest that shows a violation, or the one of a --schedule.
@@ -59,11 +69,12 @@ def command(
     case = one_case(what)
     spec = one_kernel(case, kernels, patches)
     how = How(engine, max_executions or MAX_EXECUTIONS)
+    view = View(labels, full, watch)
     try:
         builder = Builder(case, spec)
         if schedule is not None:
-            return _scheduled(case, builder, schedule, finding, labels, full)
-        return _searched(case, builder, how, finding, labels, full)
+            return _scheduled(case, builder, schedule, finding, view)
+        return _searched(case, builder, how, finding, view)
     except provider().not_applicable as e:
         click.echo(f"{case.id} on {spec}: n/a ({e})")
         return AS_EXPECTED
@@ -73,7 +84,7 @@ def command(
         raise Stop(str(e)) from e
 
 
-def _scheduled(case: Case, builder: Builder, schedule: str, finding: str | None, labels: bool, full: bool) -> int:
+def _scheduled(case: Case, builder: Builder, schedule: str, finding: str | None, view: View) -> int:
     from mmlitmus.checker.run import replay, shown_by
 
     engine = replay(builder, schedule)
@@ -81,13 +92,13 @@ def _scheduled(case: Case, builder: Builder, schedule: str, finding: str | None,
     names = [f.name for f in seen]
     found = ", ".join(names) if names else "nothing found"
     note = f"{engine.status}; {found}"
-    _print(case, builder, engine, note, labels, full)
+    _print(case, builder, engine, note, view)
     if engine.changed:
         click.echo(engine.changed)
     return SURPRISE if finding is not None and finding not in names else AS_EXPECTED
 
 
-def _searched(case: Case, builder: Builder, how: How, finding: str | None, labels: bool, full: bool) -> int:
+def _searched(case: Case, builder: Builder, how: How, finding: str | None, view: View) -> int:
     from mmlitmus.checker.run import Smallest, is_asked, search
     from mmlitmus.report.text import many
 
@@ -107,7 +118,7 @@ def _searched(case: Case, builder: Builder, how: How, finding: str | None, label
         verdict = "never" if results.exhausted else "not seen"
         traces = many(results.counts.complete, "trace")
         note = f"{verdict} a violation in {traces} ({extent}); this is the plain first one"
-        _print(case, builder, replay(builder, ""), note, labels, full)
+        _print(case, builder, replay(builder, ""), note, view)
         return AS_EXPECTED
     one = chosen[0]
     small = Smallest(one, builder)
@@ -119,7 +130,7 @@ def _searched(case: Case, builder: Builder, how: How, finding: str | None, label
     others = [other.finding.name for other in found if other is not one]
     if others:
         note += f"; --finding shows another: {', '.join(others)}"
-    _print(case, builder, small.engine, note, labels, full)
+    _print(case, builder, small.engine, note, view)
     if one.finding.kind == "inversion":
         from mmlitmus.report.splat import splat
 
@@ -136,7 +147,12 @@ def _rank(case: Case, finding: Finding) -> tuple[bool, int, str]:
     return not is_asked(case, finding), grave, finding.name
 
 
-def _print(case: Case, builder: Builder, engine: Replay, note: str, labels: bool, full: bool) -> None:
+def _print(case: Case, builder: Builder, engine: Replay, note: str, view: View) -> None:
+    from mmlitmus.report.changes import history
     from mmlitmus.report.lanes import page
 
-    click.echo("\n".join(page(case, builder.spec, engine, note, labels=labels, full=full)))
+    if view.watch is not None:
+        lines = history(case, builder.spec, engine, note, view.watch)
+    else:
+        lines = page(case, builder.spec, engine, note, labels=view.labels, full=view.full)
+    click.echo("\n".join(lines))

@@ -25,7 +25,7 @@ _VIOLATION: dict[str, Any] = {
     "required": ["kind", "name", "message", "mode", "schedule", "preemptions", "minimal"],
     "properties": {
         "kind": _told(
-            "`BUG`, `WARN`, `invariant`, `use-after-free`, `precondition`, `deadlock`, `inversion`, `race`, "
+            "`BUG`, `WARN`, `printk`, `invariant`, `use-after-free`, `precondition`, `deadlock`, `inversion`, `race`, "
             "`never-ends` or `raised`",
             type="string",
         ),
@@ -108,6 +108,8 @@ def dump(rows: Sequence[Row], *, timing: bool = False) -> str:
 
 def document() -> str:
     """docs/json.md."""
+    from . import reviewjson
+
     lines = [
         "<!-- made by `python -m mmlitmus.report.jsonout`; a test compares -->",
         "# `mmlitmus check --json`",
@@ -131,6 +133,7 @@ def document() -> str:
         "```json",
         json.dumps(SCHEMA, indent=1),
         "```",
+        *reviewjson.section(),
     ]
     return "\n".join(lines) + "\n"
 

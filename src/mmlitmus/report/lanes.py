@@ -191,7 +191,7 @@ class _Teller:
 
     def _event(self, step: Step, lane: _Lane) -> Iterable[Line]:
         """The functions that the task entered for this event, and the event."""
-        frames = [f for f in step.frames if not _hidden(f)]
+        frames = [f for f in step.frames if not hidden(f)]
         named = ""
         while frames and any(part in frames[-1].file for part in NAMED_AFTER):
             named = frames.pop().function  # the outermost of such functions names the event
@@ -254,7 +254,8 @@ def _finding(kind: str, name: str, message: str) -> Line:
     return Line("", 0, f">>> {what}: {message}" if message else f">>> {what}", wide=True)
 
 
-def _hidden(frame: Frame) -> bool:
+def hidden(frame: Frame) -> bool:
+    """Is the function of no interest to a reader: the search itself, a helper, a nameless one?"""
     plumbing = any(part in frame.file for part in PLUMBING)
     private = frame.function.startswith("_") and not frame.function.startswith("__")
     return plumbing or private or frame.function.startswith("<")
@@ -274,7 +275,7 @@ def _only_event(frames: Sequence[Frame], following: Step | None) -> bool:
     """Is the innermost function left again before the task's next event?"""
     if following is None:
         return True
-    then = [f for f in following.frames if not _hidden(f)]
+    then = [f for f in following.frames if not hidden(f)]
     return _still_in(frames, then) < len(frames)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from mmlitmus.checker.case import Case
 from mmlitmus.checker.row import Row
 
+from .fold import Folded, fold, unfolded
 from .text import many, shell, titled, wrap
 
 #: no table is wider, however wide the terminal
@@ -16,19 +17,29 @@ NARROWEST = 60
 _FLOOR = 16
 
 _RESULT = len("sometimes stale-translation")  # a longer result may take several lines
+_KERNEL = 24
 _GAP = 2
 
 
-def table(rows: Sequence[Row], *, width: int = WIDEST, timing: bool = False, details: bool = False) -> list[str]:
+def table(
+    rows: Sequence[Row],
+    *,
+    width: int = WIDEST,
+    timing: bool = False,
+    details: bool = False,
+    releases: Sequence[str] = (),
+) -> list[str]:
     """The lines of the table, header included, without the totals. ``details`` adds bounds, evidence and notes.
 
-    One line a row, where that fits; else each case stands above the rows of its kernels.
+    One line a row, where that fits; else each case stands above the rows of its kernels. ``releases``: join rows that
+    say the same of releases that follow each other in this order (``fold``).
     """
     if not rows:
         return []
+    joined = fold(rows, releases) if releases else unfolded(rows)
     width = max(NARROWEST, min(width, WIDEST))
     header = ["case", "kernel", "result", "search", "traces", *(["time"] if timing else [])]
-    cells = [_cells(row, timing) for row in rows]
+    cells = [_cells(one, timing) for one in joined]
     widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
     room = width - sum(widths[3:]) - _GAP * len(widths) - max(len(row.status) for row in rows)
     flat = room - widths[0] - widths[1] >= min(widths[2], _RESULT)
@@ -38,12 +49,14 @@ def table(rows: Sequence[Row], *, width: int = WIDEST, timing: bool = False, det
         widths = [max(widths[1] + 2, len(header[0])), *widths[2:]]
         room += _GAP
     names = 2 if flat else 1
+    if not flat:  # a long kernel may take several lines before the result has to
+        widths[0] = min(widths[0], max(room - min(widths[1], _RESULT), _KERNEL))
     widths[names] = min(widths[names], max(room - sum(widths[:names]), _FLOOR))
     if not flat:
         widths[0] = min(widths[0], room - widths[1])
     lines = _line([*header, ""], widths, names + 1)
     above = ""
-    for row, line in zip(rows, cells, strict=True):
+    for row, line in zip((one.row for one in joined), cells, strict=True):
         if not flat and row.case != above:
             lines += wrap(row.case, width)
             above = row.case
@@ -52,9 +65,10 @@ def table(rows: Sequence[Row], *, width: int = WIDEST, timing: bool = False, det
     return lines
 
 
-def _cells(row: Row, timing: bool) -> list[str]:
+def _cells(one: Folded, timing: bool) -> list[str]:
+    row = one.row
     done = row.result != "n/a"
-    cells = [row.case, row.spec, row.text, _search(row.search), str(row.traces) if done else ""]
+    cells = [row.case, one.kernel, row.text, _search(row.search), one.traces if done else ""]
     return [*cells, duration(row.seconds) if done and row.seconds is not None else ""] if timing else cells
 
 

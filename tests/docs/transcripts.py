@@ -18,6 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+#: a row of a table that says what a case answers on a kernel
+ANSWER = re.compile(r"^\| (?P<asked>[^|]+) \| `(?P<case>[^`|]+)` \| `(?P<kernel>[^`|]+)` \| (?P<answer>[^|]+) \|$")
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMPT = "$ "
 
@@ -55,6 +57,24 @@ def blocks(path: Path) -> list[str]:
     return BLOCK.findall(path.read_text())
 
 
+def answers(path: Path) -> list[dict[str, str]]:
+    """The rows of a page's tables that say what a case answers on a kernel."""
+    return [m.groupdict() for line in path.read_text().splitlines() if (m := ANSWER.match(line))]
+
+
+def wrong_answer(row: dict[str, str]) -> str:
+    """Ask again: what is wrong with such a row; "" when nothing is. It must be an answer that `make check` checks."""
+    from mmlitmus.checker.load import select
+    from mmlitmus.checker.run import run as ask
+
+    case = next(c for c in select([row["case"]]).cases if c.id == row["case"])
+    if case.expected(row["kernel"]) is None:
+        return f"{case.id} expects nothing of {row['kernel']}"
+    answer = ask(case, row["kernel"])
+    got = (answer.text, answer.search, answer.ok)
+    return "" if got == (row["answer"].strip(), "exhaustive", True) else f"{got}"
+
+
 def run(words: list[str]) -> tuple[int, list[str]]:
     """Exit status and output of one ``mmlitmus`` command line, standard error at the end. Runs in this process."""
     from mmlitmus.cli.main import main
@@ -75,6 +95,7 @@ def rerun(block: str) -> str:
             output = [str(code)]
         else:
             code, output = run(command.words)
+            assert code != 2, "\n".join([*command.lines, *output])  # wrong use documents nothing
         lines += [*command.lines, *output]
     return "\n".join(lines) + "\n"
 

@@ -15,14 +15,13 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PSE,
     PUD_SIZE,
     SPECIAL,
+    LeafSlot,
     PteTable,
     PudEntry,
     mk_pte,
     pmd_leaf,
     pmdp_huge_get_and_clear,
     pte_modify,
-    pud_leaf,
-    pudp_huge_get_and_clear,
 )
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
 from mmlitmus.kernel.mm.mm_types import VM_LASTING, VM_MIXEDMAP, VM_PFNMAP, MmStruct, VmArea, is_cow_mapping
@@ -45,10 +44,7 @@ def vmf_insert_pfn_pmd(vma: VmArea, table: PteTable, address: int, pfn: int) -> 
     if not vma.vm_start <= start < vma.vm_end:
         return VM_FAULT_SIGBUS
     prot = track_pfn_insert(vma, vma.vm_page_prot, pfn)
-    spin_lock(table.pmd_lock)
-    if table.entry == NONE:
-        table.entry = mk_pte(pfn, 0) | huge_pgprot(prot | SPECIAL)
-    spin_unlock(table.pmd_lock)
+    _insert_leaf(table, pfn, prot)
     return VM_FAULT_NOPAGE
 
 
@@ -59,11 +55,15 @@ def vmf_insert_pfn_pud(vma: VmArea, pud: PudEntry, address: int, pfn: int) -> in
     if not vma.vm_start <= start < vma.vm_end:
         return VM_FAULT_SIGBUS
     prot = pud_insert_prot(vma, pfn)
-    spin_lock(pud.pud_lock)
-    if pud.entry == NONE:
-        pud.entry = mk_pte(pfn, 0) | huge_pgprot(prot | SPECIAL)
-    spin_unlock(pud.pud_lock)
+    _insert_leaf(pud, pfn, prot)
     return VM_FAULT_NOPAGE
+
+
+def _insert_leaf(slot: LeafSlot, pfn: int, prot: int) -> None:
+    spin_lock(slot.leaf_lock)
+    if slot.entry == NONE:
+        slot.entry = mk_pte(pfn, 0) | huge_pgprot(prot | SPECIAL)
+    spin_unlock(slot.leaf_lock)
 
 
 def check_insert(who: str, vma: VmArea) -> None:
@@ -103,80 +103,77 @@ def look_up(vma: VmArea, pfn: int) -> int:
     return track_pfn_insert(vma, vma.vm_page_prot, pfn)
 
 
+# -- what becomes of a leaf: the same for both sizes ------------------------------------------------------------------
 def zap_huge_pmd(tlb: MmuGather, table: PteTable) -> None:
     """Clear a 2M leaf that is unmapped whole; the gather flushes it."""
-    spin_lock(table.pmd_lock)
-    if pmd_leaf(table.entry):
-        pmdp_huge_get_and_clear(table)
-        tlb_remove_tlb_entries(tlb, table.address, table.address + PMD_SIZE)
-    spin_unlock(table.pmd_lock)
+    _zap_leaf(tlb, table)
+
+
+def zap_huge_pud(tlb: MmuGather, pud: PudEntry) -> None:
+    """Clear a 1G leaf that is unmapped whole; the gather flushes it."""
+    _zap_leaf(tlb, pud)
 
 
 def split_huge_pmd(mm: MmStruct, table: PteTable) -> None:
     """A leaf of device memory has no pages to go on with: it is cleared and flushed at once, and faulted again."""
-    spin_lock(table.pmd_lock)
-    if pmd_leaf(table.entry):
-        pmdp_huge_get_and_clear(table)
-        flush_tlb_range(mm, table.address, table.address + PMD_SIZE)
-    spin_unlock(table.pmd_lock)
+    _split_leaf(mm, table)
+
+
+def split_huge_pud(mm: MmStruct, pud: PudEntry) -> None:
+    """As ``split_huge_pmd``."""
+    _split_leaf(mm, pud)
 
 
 def change_huge_pmd(tlb: MmuGather, table: PteTable, prot: int) -> None:
     """mprotect of a whole leaf: like a PTE, in two steps between which it reads as none."""
-    spin_lock(table.pmd_lock)
-    if pmd_leaf(table.entry):
-        entry = pmdp_huge_get_and_clear(table)
-        table.entry = pte_modify(entry & ~PSE, prot) | PSE
-        tlb_remove_tlb_entries(tlb, table.address, table.address + PMD_SIZE)
-    spin_unlock(table.pmd_lock)
+    _change_leaf(tlb, table, prot)
+
+
+def change_huge_pud(tlb: MmuGather, pud: PudEntry, prot: int) -> None:
+    """As ``change_huge_pmd``."""
+    _change_leaf(tlb, pud, prot)
 
 
 def copy_huge_pmd(dst: PteTable, src: PteTable) -> None:
     """fork: the child gets the leaf with the accessed bit cleared; dirty stays."""
-    spin_lock(dst.pmd_lock)
-    spin_lock_nested(src.pmd_lock, SINGLE_DEPTH_NESTING)
-    entry = src.entry
-    if pmd_leaf(entry):
-        dst.entry = entry & ~ACCESSED
-    spin_unlock(src.pmd_lock)
-    spin_unlock(dst.pmd_lock)
-
-
-# -- 1G leaves -------------------------------------------------------------------------------------------------------
-def zap_huge_pud(tlb: MmuGather, pud: PudEntry) -> None:
-    """Clear a 1G leaf that is unmapped whole; the gather flushes it."""
-    spin_lock(pud.pud_lock)
-    if pud_leaf(pud.entry):
-        pudp_huge_get_and_clear(pud)
-        tlb_remove_tlb_entries(tlb, pud.address, pud.address + PUD_SIZE)
-    spin_unlock(pud.pud_lock)
-
-
-def split_huge_pud(mm: MmStruct, pud: PudEntry) -> None:
-    """As ``split_huge_pmd``: cleared and flushed at once, and faulted again."""
-    spin_lock(pud.pud_lock)
-    if pud_leaf(pud.entry):
-        pudp_huge_get_and_clear(pud)
-        flush_tlb_range(mm, pud.address, pud.address + PUD_SIZE)
-    spin_unlock(pud.pud_lock)
-
-
-def change_huge_pud(tlb: MmuGather, pud: PudEntry, prot: int) -> None:
-    """mprotect of a whole 1G leaf, in two steps between which it reads as none."""
-    spin_lock(pud.pud_lock)
-    if pud_leaf(pud.entry):
-        entry = pudp_huge_get_and_clear(pud)
-        pud.entry = pte_modify(entry & ~PSE, prot) | PSE
-        tlb_remove_tlb_entries(tlb, pud.address, pud.address + PUD_SIZE)
-    spin_unlock(pud.pud_lock)
+    _copy_leaf(dst, src)
 
 
 def copy_huge_pud(dst: PudEntry, src: PudEntry) -> None:
-    """fork: the child gets the leaf with the accessed bit cleared."""
-    spin_lock(dst.pud_lock)
-    spin_lock_nested(src.pud_lock, SINGLE_DEPTH_NESTING)
+    """As ``copy_huge_pmd``."""
+    _copy_leaf(dst, src)
+
+
+def _zap_leaf(tlb: MmuGather, slot: LeafSlot) -> None:
+    spin_lock(slot.leaf_lock)
+    if pmd_leaf(slot.entry):
+        pmdp_huge_get_and_clear(slot)
+        tlb_remove_tlb_entries(tlb, slot.address, slot.address + (1 << slot.leaf_shift))
+    spin_unlock(slot.leaf_lock)
+
+
+def _split_leaf(mm: MmStruct, slot: LeafSlot) -> None:
+    spin_lock(slot.leaf_lock)
+    if pmd_leaf(slot.entry):
+        pmdp_huge_get_and_clear(slot)
+        flush_tlb_range(mm, slot.address, slot.address + (1 << slot.leaf_shift))
+    spin_unlock(slot.leaf_lock)
+
+
+def _change_leaf(tlb: MmuGather, slot: LeafSlot, prot: int) -> None:
+    spin_lock(slot.leaf_lock)
+    if pmd_leaf(slot.entry):
+        entry = pmdp_huge_get_and_clear(slot)
+        slot.entry = pte_modify(entry & ~PSE, prot) | PSE
+        tlb_remove_tlb_entries(tlb, slot.address, slot.address + (1 << slot.leaf_shift))
+    spin_unlock(slot.leaf_lock)
+
+
+def _copy_leaf(dst: LeafSlot, src: LeafSlot) -> None:
+    spin_lock(dst.leaf_lock)
+    spin_lock_nested(src.leaf_lock, SINGLE_DEPTH_NESTING)
     entry = src.entry
-    if pud_leaf(entry):
+    if pmd_leaf(entry):
         dst.entry = entry & ~ACCESSED
-    spin_unlock(src.pud_lock)
-    spin_unlock(dst.pud_lock)
+    spin_unlock(src.leaf_lock)
+    spin_unlock(dst.leaf_lock)

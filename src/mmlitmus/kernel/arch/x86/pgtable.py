@@ -139,25 +139,44 @@ def bits(entry: int) -> str:
     return " ".join(name for bit, name in named if entry & bit)
 
 
-class PteTable(Model):
+class LeafSlot(Model):
+    """An entry above the PTEs, which can hold a huge leaf, and the lock over it."""
+
+    __slots__ = ("address", "leaf_lock")
+    leaf_shift = 0
+    entry = Once()
+
+    def __init__(self, level: str, mm_name: str, address: int, label: str) -> None:
+        super().__init__(f"{mm_name}:{level}[{label}]", entry=NONE)
+        self.address = address
+        self.leaf_lock = Spinlock(f"{mm_name}:{level}_lock[{label}]", f"{level}_lock")
+
+    def set_entry(self, entry: int) -> None:
+        """Change the entry; the caller has announced the event."""
+        self._values[self.fields["entry"].at] = entry
+
+
+class PteTable(LeafSlot):
     """One page of PTEs under one PMD entry, and the lock over it (split page-table lock).
 
     ``entry`` is the PMD entry itself. PTEs get their footprint object on first use, named after their address.
     """
 
-    __slots__ = ("address", "cells", "label", "mm_name", "pmd_lock", "ptl", "values")
+    __slots__ = ("cells", "label", "mm_name", "ptl", "values")
     leaf_shift = PMD_SHIFT
-    entry = Once()
 
     def __init__(self, mm_name: str, address: int, label: Callable[[int], str]) -> None:
-        super().__init__(f"{mm_name}:pmd[{label(address)}]", entry=NONE)
+        super().__init__("pmd", mm_name, address, label(address))
         self.mm_name = mm_name
         self.label = label
-        self.address = address
         self.ptl = Spinlock(f"{mm_name}:ptl[{label(address)}]", "ptl")
-        self.pmd_lock = Spinlock(f"{mm_name}:pmd_lock[{label(address)}]", "pmd_lock")
         self.cells: dict[int, int] = {}  # PTE number -> footprint id
         self.values: dict[int, int] = {}  # PTE number -> entry
+
+    @property
+    def pmd_lock(self) -> Spinlock:
+        """The lock over ``entry``."""
+        return self.leaf_lock
 
     def cell(self, address: int) -> int:
         """The footprint id of the PTE for ``address``."""
@@ -171,10 +190,6 @@ class PteTable(Model):
         """The entry without an event: for printers and checks."""
         return self.values.get(address >> PAGE_SHIFT & PTRS_PER_PTE - 1, NONE)
 
-    def set_entry(self, entry: int) -> None:
-        """Change the PMD entry; the caller has announced the event."""
-        self._values[self.fields["entry"].at] = entry
-
     def put(self, address: int, entry: int) -> None:
         """Change the entry; the caller has announced the event."""
         n = address >> PAGE_SHIFT & PTRS_PER_PTE - 1
@@ -184,24 +199,22 @@ class PteTable(Model):
             self.values[n] = entry
 
 
-class PudEntry(Model):
-    """A PUD entry that can hold a 1G leaf, and its lock (pud_lock).
+class PudEntry(LeafSlot):
+    """A PUD entry that can hold a 1G leaf.
 
     Only blocks that some VMA covers whole have one; everywhere else the upper levels are always there.
     """
 
-    __slots__ = ("address", "pud_lock")
+    __slots__ = ()
     leaf_shift = PUD_SHIFT
-    entry = Once()
 
     def __init__(self, mm_name: str, address: int, label: Callable[[int], str]) -> None:
-        super().__init__(f"{mm_name}:pud[{label(address)}]", entry=NONE)
-        self.address = address
-        self.pud_lock = Spinlock(f"{mm_name}:pud_lock[{label(address)}]", "pud_lock")
+        super().__init__("pud", mm_name, address, label(address))
 
-    def set_entry(self, entry: int) -> None:
-        """Change the entry; the caller has announced the event."""
-        self._values[self.fields["entry"].at] = entry
+    @property
+    def pud_lock(self) -> Spinlock:
+        """The lock over ``entry``."""
+        return self.leaf_lock
 
 
 class _PteName:
@@ -286,15 +299,9 @@ def ptep_set_wrprotect(table: PteTable, address: int) -> None:
     table.put(address, stop_writing(table.peek_pte(address)))
 
 
-def pmdp_huge_get_and_clear(table: PteTable) -> int:
-    """Atomically exchange the PMD entry with none; returns what was there."""
-    old: int = table.xchg("entry", NONE)
-    return old
-
-
-def pudp_huge_get_and_clear(pud: PudEntry) -> int:
-    """Atomically exchange the PUD entry with none; returns what was there."""
-    old: int = pud.xchg("entry", NONE)
+def pmdp_huge_get_and_clear(slot: LeafSlot) -> int:
+    """Atomically exchange the entry with none; returns what was there. For 1G leaves too (pudp_huge_get_and_clear)."""
+    old: int = slot.xchg("entry", NONE)
     return old
 
 

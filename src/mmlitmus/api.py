@@ -117,6 +117,7 @@ from mmlitmus.kernel.mm.madvise import (
     MADV_NORMAL,
 )
 from mmlitmus.kernel.mm.memory import (
+    FAULT_FLAG_WRITE,
     VM_FAULT_FALLBACK,
     VM_FAULT_NOPAGE,
     VM_FAULT_OOM,
@@ -252,6 +253,7 @@ __all__ = [
     "EOVERFLOW",
     "EPERM",
     "Expectation",
+    "FAULT_FLAG_WRITE",
     "File",
     "Finding",
     "FolioLock",

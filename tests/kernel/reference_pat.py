@@ -1,7 +1,7 @@
 """What is reserved after a sequence of calls, told from the rules alone: lists of VMAs, and a list of entries.
 
 Written from the dossier (A.2, A.4, A.5, A.6), not from the model. Frames and addresses are numbers of pages; types are
-``WC`` and ``UC-``, the two that a mapping of a BAR can ask for here. Entries are [start, end, type], duplicates and all.
+``WC`` and ``UC-``, the two that a mapping of a BAR can ask for here. Entries are [start, end, type], with duplicates.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class PatReference:
         if v.ctx is not None:
             v.ctx.users -= 1
             if not v.ctx.users:
-                self.tree.remove(next(e for e in self.tree if e is v.ctx.entry))  # type: ignore[union-attr]
+                self.tree = [e for e in self.tree if e is not v.ctx.entry]
 
     # -- calls ------------------------------------------------------------------------------------------------------
     def map(self, space: list[Vma], page: int, n: int, frame: int, cache: str, private: bool) -> bool:
@@ -118,7 +118,7 @@ class PatReference:
         if got is None:
             return False
         v = Vma(page, page + n, frame, private, not self.rules.ctx)
-        v.pages = {k: (DEVICE, got) for k in range(page, page + n)}
+        v.pages = dict.fromkeys(range(page, page + n), (DEVICE, got))
         if self.rules.ctx:
             v.ctx = Shared(self.tree[-1])
         space.append(v)
@@ -134,9 +134,9 @@ class PatReference:
 
     def advise(self, space: list[Vma], page: int, n: int) -> None:
         for v in [v for v in space if v.start < page + n and page < v.end and not v.advised]:
-            start = max(page, v.start)
+            start, end = max(page, v.start), min(page + n, v.end)
             self.cut(space, start)
-            self.cut(space, min(page + n, v.end))
+            self.cut(space, end)
             middle = self.at(space, start)
             assert middle is not None
             middle.advised = True

@@ -13,6 +13,7 @@ from mmlitmus.kernel.drivers.misc.probe import BAR_PFN, RESERVED, ProbeMkwrite, 
 from mmlitmus.kernel.mm.huge_memory import vmf_insert_pfn_pmd, vmf_insert_pfn_pud
 from mmlitmus.kernel.mm.madvise import MADV_HUGEPAGE
 from mmlitmus.kernel.mm.memory import (
+    VM_FAULT_FALLBACK,
     VM_FAULT_NOPAGE,
     VM_FAULT_SIGBUS,
     vmf_insert_mixed,
@@ -446,3 +447,60 @@ def test_a_vma_that_covers_no_whole_block_has_no_1g_leaf() -> None:
         assert w.p.pte(a) & 0xFFF == 0x2B7  # 2M
 
     run(body)
+
+
+# -- the first store to a huge leaf -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("kernel", ["v6.12", "v7.3"])
+def test_the_first_store_to_a_2m_leaf(kernel: str) -> None:
+    """As recorded with the lab's module on 6.12.117 and 7.3.4 (HUGE_PFN_RESV): read 2b5, written af7, one leaf."""
+
+    def body(w: World) -> None:
+        w.probe = open_probe(w.m, mkwrite=True)
+        a = w.p.mmap(w.probe.file("huge", "", "reserved"), 512)
+        w.p.read(a)
+        assert w.p.pte(a) & 0xFFF == 0x2B5
+        assert w.p.write(a + 3 * PAGE) == 0
+        assert w.p.pte(a) & 0xFFF == 0xAF7
+
+    run(body, kernel)
+
+
+def test_the_first_store_to_a_1g_leaf() -> None:
+    def body(w: World) -> None:
+        w.probe = open_probe(w.m, pages=GIANT, pfn=4 * GIANT, mkwrite=True)
+        a = w.p.mmap(w.probe.file("huge"), GIANT, at=GIANT_AT)
+        w.p.read(a)
+        assert w.p.pte(a) & 2 == 0
+        assert w.p.write(a + HUGE) == 0
+        assert w.p.pte(a) & 0xFFF == 0xAF7
+
+    run(body, "v6.18")
+
+
+def test_a_leaf_that_the_driver_will_not_have_written_goes() -> None:
+    """->huge_fault falls back: the leaf is cleared, and the store goes to a page."""
+
+    def body(w: World) -> None:
+        w.probe = open_probe(w.m, mkwrite=True)
+        file = w.probe.file("huge", "", "reserved")
+        a = w.p.mmap(file, 512)
+        w.p.read(a)
+        file.f_op.huge_fault = lambda vmf, order: VM_FAULT_FALLBACK
+        assert w.p.write(a + 3 * PAGE) == 0
+        assert w.p.pte(a) == 0
+        assert w.p.pte(a + 3 * PAGE) & 0xFFF == 0xA77
+
+    run(body, "v6.12", faults=4)
+
+
+def test_another_leaf_is_no_place_to_write_to() -> None:
+    def body(w: World) -> Any:
+        w.probe = open_probe(w.m, mkwrite=True)
+        a = w.p.mmap(w.probe.file("huge", "", "reserved"), 512)
+        w.p.read(a)
+        w.probe.move(512)
+        w.p.write(a)
+        return w.p.pte(a)
+
+    ran = run(body, "v6.12", finds=["insert-other-leaf"])
+    assert ran.result & 0xFFF == 0x2B5

@@ -46,6 +46,7 @@ CALLS = st.one_of(
 )
 BEGINNING = st.tuples(st.just("map"), st.just(0), st.integers(0, 4), st.integers(3, 6), st.integers(0, 2), kind)
 PROGRAMS = st.builds(lambda first, rest: [first, *rest], BEGINNING, st.lists(CALLS, min_size=1, max_size=10))
+LONG_PROGRAMS = st.builds(lambda first, rest: [first, *rest], BEGINNING, st.lists(CALLS, min_size=5, max_size=30))
 
 #: what any program may see; VM_PAT's own troubles; what the printed type of a range has to do with
 ASKED_FOR = {"conflicting-memory-types", "expected-mapping-type"}
@@ -191,14 +192,14 @@ def play(program: list[tuple[Any, ...]], kernel: str, rules: Rules) -> None:
 
 
 @pytest.mark.parametrize("kernel", VM_PAT)
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(program=PROGRAMS)
 def test_vm_pat_against_the_rules(kernel: str, program: list[tuple[Any, ...]]) -> None:
     play(program, kernel, VM_PAT[kernel])
 
 
 @pytest.mark.parametrize("kernel", CTX)
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(program=PROGRAMS)
 def test_a_shared_reservation_is_given_back_once(kernel: str, program: list[tuple[Any, ...]]) -> None:
     """Nothing is left, nothing is freed twice or under a live mapping, whatever is split, moved, zapped and forked."""
@@ -207,7 +208,7 @@ def test_a_shared_reservation_is_given_back_once(kernel: str, program: list[tupl
 
 @pytest.mark.fuzz
 @settings(max_examples=1200, deadline=None, suppress_health_check=list(HealthCheck))
-@given(program=st.lists(CALLS, min_size=3, max_size=30), kernel=st.sampled_from(sorted(VM_PAT | CTX)))
+@given(program=LONG_PROGRAMS, kernel=st.sampled_from(sorted(VM_PAT | CTX)))
 def test_more_calls_against_the_rules(kernel: str, program: list[tuple[Any, ...]]) -> None:
     play(program, kernel, (VM_PAT | CTX)[kernel])
 
@@ -216,7 +217,8 @@ def test_more_calls_against_the_rules(kernel: str, program: list[tuple[Any, ...]
 NOTICED: list[tuple[Any, ...]] = [
     ("map", 0, 0, 6, 0, ("wc", False)), ("fork", 0), ("munmap", 0, 4, 2), ("munmap", 0, 0, 1), ("zap", 1, 2, 1),
     ("map", 0, 6, 3, 1, ("", True)), ("write", 0, 6), ("fork", 1), ("mremap", 0, 1, 3, 2, 12), ("munmap", 0, 6, 2),
-    ("advise", 0, 12, 1), ("exit", 1), ("fork", 0), ("munmap", 0, 12, 1),
+    ("advise", 0, 12, 1), ("exit", 1), ("map", 0, 3, 2, 0, ("wc", True)), ("write", 0, 3), ("fork", 0),
+    ("munmap", 0, 12, 1),
 ]  # fmt: skip
 
 

@@ -50,6 +50,7 @@ BEGINNING = st.tuples(
     st.tuples(st.just("touch"), st.just(0), st.just(4), st.booleans()),
 )
 PROGRAMS = st.builds(lambda begin, calls: [*begin, *calls], BEGINNING, st.lists(CALLS, min_size=1, max_size=12))
+LONG_PROGRAMS = st.builds(lambda begin, calls: [*begin, *calls], BEGINNING, st.lists(CALLS, min_size=5, max_size=40))
 
 #: the list of VMAs misses what was moved or forked: dossier S-FORK-02, mremap-then-disable
 KNOWN = {"stale-translation", "access-after-disable"}
@@ -237,7 +238,7 @@ def test_calls_against_the_reference(kernel: str, program: list[tuple[Any, ...]]
 
 @pytest.mark.fuzz
 @settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
-@given(program=st.lists(CALLS, min_size=5, max_size=40), kernel=st.sampled_from(ERAS))
+@given(program=LONG_PROGRAMS, kernel=st.sampled_from(ERAS))
 def test_more_calls_against_the_reference(kernel: str, program: list[tuple[Any, ...]]) -> None:
     play(program, kernel)
 

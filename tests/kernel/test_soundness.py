@@ -105,7 +105,7 @@ def test_what_is_shared_is_declared_everywhere(id: str, spec: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "id", ["vfio/fault-vs-disable", "fork/fork-vs-disable", "vfio/huge-fault", "vfio/mremap-then-disable"]
+    "id", ["vfio/fault-vs-disable", "fork/fork-vs-disable", "vfio/huge-fault", "vfio/mremap-then-disable", "pat/fork"]
 )
 def test_entries_change_within_their_events(id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A PTE is stored only within an event that names it as written (freeing a table only forgets what is none)."""
@@ -215,6 +215,10 @@ SMALL = [
     ("vfio/fault-vs-disable", "v6.12"),
     ("vfio/remap-in-fault", "v6.6 lockdep"),
     ("fork/fork-then-disable", "deb-6.1.192"),
+    ("locks/lost-flags-update", "v6.12"),
+    ("pat/unmap-vs-remap", "v6.12"),
+    ("pat/zap-vs-munmap", "v6.12"),
+    ("pfn/remap-fails/frames-freed", "v6.12"),
 ]
 
 

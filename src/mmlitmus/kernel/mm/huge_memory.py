@@ -6,25 +6,31 @@ and PAT is bit 12. Whether anybody moves the bit is ``huge_pgprot``.
 
 from __future__ import annotations
 
-from mmlitmus.explore.findings import bug
+from mmlitmus.explore.findings import bug, report
+from mmlitmus.explore.runtime import current
 from mmlitmus.kernel.arch.x86.pat import pgprot_4k_2_large
 from mmlitmus.kernel.arch.x86.pgtable import (
     ACCESSED,
+    DIRTY,
     NONE,
     PMD_SIZE,
     PSE,
     PUD_SIZE,
+    RW,
+    SOFT_DIRTY,
     SPECIAL,
     LeafSlot,
     PteTable,
     PudEntry,
+    leaf_pfn,
+    may_write,
     mk_pte,
     pmd_leaf,
     pmdp_huge_get_and_clear,
     pte_modify,
 )
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
-from mmlitmus.kernel.mm.mm_types import VM_LASTING, VM_MIXEDMAP, VM_PFNMAP, MmStruct, VmArea, is_cow_mapping
+from mmlitmus.kernel.mm.mm_types import VM_LASTING, VM_MIXEDMAP, VM_PFNMAP, VM_WRITE, MmStruct, VmArea, is_cow_mapping
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_remove_tlb_entries
 from mmlitmus.kernel.mm.pfnmap_track import track_pfn_insert
 from mmlitmus.kernel.policy import Seam
@@ -37,32 +43,41 @@ huge_pgprot = Seam("huge_pgprot", "how a protection in 4K layout gets into a hug
 pud_insert_prot = Seam("pud_insert_prot", "the cache type of a 1G leaf: looked up, or what the VMA asks for")
 
 
-def vmf_insert_pfn_pmd(vma: VmArea, table: PteTable, address: int, pfn: int) -> int:
-    """Map a 2M leaf if the PMD slot is free; NOPAGE either way. The caller has checked fit and alignment."""
+def vmf_insert_pfn_pmd(vma: VmArea, table: PteTable, address: int, pfn: int, write: bool = False) -> int:
+    """Map a 2M leaf if the PMD slot is free; NOPAGE either way. The caller has checked fit and alignment.
+
+    ``write``: the leaf becomes writable (if the VMA is) and dirty, also one that is there already.
+    """
     check_insert("vmf_insert_pfn_pmd", vma)
     start = address & ~(PMD_SIZE - 1)
     if not vma.vm_start <= start < vma.vm_end:
         return VM_FAULT_SIGBUS
     prot = track_pfn_insert(vma, vma.vm_page_prot, pfn)
-    _insert_leaf(table, pfn, prot)
+    _insert_leaf(vma, table, pfn, prot, write)
     return VM_FAULT_NOPAGE
 
 
-def vmf_insert_pfn_pud(vma: VmArea, pud: PudEntry, address: int, pfn: int) -> int:
-    """Map a 1G leaf if the PUD slot is free; NOPAGE either way. The caller has checked fit and alignment."""
+def vmf_insert_pfn_pud(vma: VmArea, pud: PudEntry, address: int, pfn: int, write: bool = False) -> int:
+    """Map a 1G leaf, as ``vmf_insert_pfn_pmd`` does a 2M one."""
     check_insert("vmf_insert_pfn_pud", vma)
     start = address & ~(PUD_SIZE - 1)
     if not vma.vm_start <= start < vma.vm_end:
         return VM_FAULT_SIGBUS
     prot = pud_insert_prot(vma, pfn)
-    _insert_leaf(pud, pfn, prot)
+    _insert_leaf(vma, pud, pfn, prot, write)
     return VM_FAULT_NOPAGE
 
 
-def _insert_leaf(slot: LeafSlot, pfn: int, prot: int) -> None:
+def _insert_leaf(vma: VmArea, slot: LeafSlot, pfn: int, prot: int, write: bool) -> None:
+    dirty = ACCESSED | DIRTY | SOFT_DIRTY | (RW if vma.vm_flags & VM_WRITE else 0) if write else 0
     spin_lock(slot.leaf_lock)
-    if slot.entry == NONE:
-        slot.entry = mk_pte(pfn, 0) | huge_pgprot(prot | SPECIAL)
+    entry = slot.entry
+    if entry == NONE:
+        slot.entry = mk_pte(pfn, 0) | huge_pgprot(prot | SPECIAL) | dirty
+    elif write and leaf_pfn(entry, slot.leaf_shift) == pfn:
+        slot.entry = may_write(entry | dirty)
+    elif write:
+        report("WARN", "insert-other-leaf", f"{current().name} finds another frame's leaf where {pfn:#x} is to go")
     spin_unlock(slot.leaf_lock)
 
 

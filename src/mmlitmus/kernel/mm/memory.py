@@ -5,6 +5,8 @@ Source, unless a docstring says otherwise: mm/memory.c, functions of the same na
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mmlitmus.explore.findings import bug, reached, report
 from mmlitmus.explore.primitives.choice import may_fail
 from mmlitmus.kernel.arch.x86.pgtable import (
@@ -15,6 +17,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PAGE_SIZE,
     PMD_SHIFT,
     PMD_SIZE,
+    PRESENT,
     PUD_SHIFT,
     PUD_SIZE,
     RW,
@@ -151,19 +154,40 @@ def handle_mm_fault(vma: VmArea, address: int, flags: int) -> int:
     if pud is not None:
         entry = pud.entry
         if pud_leaf(entry):
-            reached("the fault was spurious")
-            return 0
+            return leaf_fault(vmf, entry, PUD_SHIFT, lambda: split_huge_pud(mm, pud))
         if entry == NONE and huge_fault is not None and thp_suitable(vma, vmf.address, PUD_SHIFT):
             result: int = huge_fault(vmf, PUD_SHIFT - PAGE_SHIFT)
             if not result & VM_FAULT_FALLBACK:
                 return result
         pmd_alloc(pud)
     table = pmd_offset(mm, address)
-    if huge_fault is not None and thp_suitable(vma, vmf.address, PMD_SHIFT) and table.entry == NONE:
-        result = huge_fault(vmf, PMD_SHIFT - PAGE_SHIFT)
+    if huge_fault is not None and thp_suitable(vma, vmf.address, PMD_SHIFT):
+        entry = table.entry
+        if pmd_leaf(entry):
+            return leaf_fault(vmf, entry, PMD_SHIFT, lambda: split_huge_pmd(mm, table))
+        if entry == NONE:
+            result = huge_fault(vmf, PMD_SHIFT - PAGE_SHIFT)
+            if not result & VM_FAULT_FALLBACK:
+                return result
+    return handle_pte_fault(vmf, table)
+
+
+def leaf_fault(vmf: VmFault, entry: int, shift: int, split: Callable[[], None]) -> int:
+    """A fault at a huge leaf that is there: spurious, or the first store to one that is read-only.
+
+    The driver is asked again if the mapping is shared; if it falls back, or is not asked, the leaf goes, and the access
+    faults again (wp_huge_pmd, wp_huge_pud).
+    """
+    vma = vmf.vma
+    if not vmf.flags & FAULT_FLAG_WRITE or entry & RW or not entry & PRESENT:
+        reached("the fault was spurious")
+        return 0
+    if vma.has(VM_SHARED):
+        result: int = vma.vm_ops.huge_fault(vmf, shift - PAGE_SHIFT)
         if not result & VM_FAULT_FALLBACK:
             return result
-    return handle_pte_fault(vmf, table)
+    split()
+    return 0
 
 
 def thp_suitable(vma: VmArea, address: int, shift: int) -> bool:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from mmlitmus.api import (
     CACHE_MASK,
     EINVAL,
+    FAULT_FLAG_WRITE,
     PAGE_SHIFT,
     PAGE_SIZE,
     PMD_ORDER,
@@ -192,13 +193,14 @@ class ProbeOps(VmOperations):
     def _huge_fault(self, vmf: VmFault, order: int) -> int:
         vma = vmf.vma
         start = vmf.address & ~((PAGE_SIZE << order) - 1)
-        pfn = self.frame_of(vma) + (start - vma.vm_start >> PAGE_SHIFT)
+        pfn = self.frame_of(vma) + (start - vma.vm_start >> PAGE_SHIFT) + self.probe.moved
         if start < vma.vm_start or start + (PAGE_SIZE << order) > vma.vm_end or pfn & (1 << order) - 1:
             return VM_FAULT_FALLBACK
+        write = bool(vmf.flags & FAULT_FLAG_WRITE)
         if order == PMD_ORDER:
-            return vmf_insert_pfn_pmd(vma, pmd_offset(vma.vm_mm, start), start, pfn)
+            return vmf_insert_pfn_pmd(vma, pmd_offset(vma.vm_mm, start), start, pfn, write)
         pud = pud_offset(vma.vm_mm, start)
-        return VM_FAULT_FALLBACK if pud is None else vmf_insert_pfn_pud(vma, pud, start, pfn)
+        return VM_FAULT_FALLBACK if pud is None else vmf_insert_pfn_pud(vma, pud, start, pfn, write)
 
 
 class ProbeMkwrite(ProbeOps):

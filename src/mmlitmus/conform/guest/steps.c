@@ -1,0 +1,437 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The processes of a program, and what a step does in one.
+ *
+ * Each process is a child of the agent's, those that a step forked too (by
+ * CLONE_PARENT): so the agent hears of every death at once. A process waits for
+ * the number of a step, performs it, answers with its result. All else, the
+ * agent does from outside, by the process's pid.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent.h"
+
+#define STORED 0x5a	/* what a store writes */
+#define POLL_MS 2	/* how soon a death without an answer is noticed */
+
+struct process processes[PROCESSES];
+struct probe_region regions[PROBE_REGIONS];
+const char *const region_names[PROBE_REGIONS] = { "reserved", "bar", "hole", "ram" };
+int probe_fd = -1;
+
+static struct { int agent, process; } lines[PROCESSES];
+static int self;	/* in a process: which one */
+
+double now(void)
+{
+	struct timespec at;
+
+	clock_gettime(CLOCK_MONOTONIC, &at);
+	return at.tv_sec + at.tv_nsec / 1e9;
+}
+
+void *address_of(long slot, long page)
+{
+	return (void *)(SLOT_BASE + slot * SLOT_SIZE + page * PAGE);
+}
+
+void find_probe(void)
+{
+	struct probe_info info;
+
+	probe_fd = open(PROBE_PATH, O_RDWR | O_CLOEXEC);
+	if (probe_fd < 0)
+		return;
+	if (ioctl(probe_fd, PROBE_IOC_INFO, &info) || info.version != PROBE_VERSION) {
+		problem("%s is of another version than this agent", PROBE_PATH);
+		close(probe_fd);
+		probe_fd = -1;
+		return;
+	}
+	for (int n = 0; n < PROBE_REGIONS; n++) {
+		regions[n].index = n;
+		if (ioctl(probe_fd, PROBE_IOC_REGION, &regions[n]))
+			problem("%s does not tell where its region %s is", PROBE_PATH, region_names[n]);
+	}
+}
+
+/* -- results ------------------------------------------------------------------------------------------------------ */
+
+void not_run(struct result *result, const char *format, ...)
+{
+	va_list arguments;
+
+	result->how = NOT_RUN;
+	va_start(arguments, format);
+	vsnprintf(result->why, sizeof(result->why), format, arguments);
+	va_end(arguments);
+}
+
+/* A system call has come back; call it before anything else can change errno. */
+void ended(struct result *result, bool worked)
+{
+	result->how = worked ? OK : FAILED;
+	result->number = worked ? 0 : errno;
+}
+
+/* A mapping that is somewhere else than where it was wanted is worth a word. */
+static void mapped(struct result *result, void *got, void *wanted)
+{
+	ended(result, got != MAP_FAILED);
+	if (result->how == OK && got != wanted)
+		result->at = (uintptr_t)got;
+}
+
+/* -- steps: each is performed by the process itself --------------------------------------------------------------- */
+
+static int open_region(const struct step *step, struct result *result)
+{
+	struct probe_fill fill = {
+		.region = step->region,
+		.insert = step->insert,
+		.cache = step->cache,
+		.frame = step->frame - step->offset,
+	};
+	int fd;
+
+	if (probe_fd < 0 || step->region < 0) {
+		not_run(result, "there is no such region of a probe module");
+		return -1;
+	}
+	if (step->frame + step->pages > (long)regions[step->region].pages) {
+		not_run(result, "region %s has %ld pages, too few", region_names[step->region],
+			(long)regions[step->region].pages);
+		return -1;
+	}
+	fd = open(PROBE_PATH, (step->opened ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	if (fd < 0 || ioctl(fd, PROBE_IOC_FILL, &fill)) {
+		not_run(result, "the probe module does not map like this on this kernel: %s", strerror(errno));
+		if (fd >= 0)
+			close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+void map_step(const struct step *step, struct result *result)
+{
+	void *at = address_of(step->slot, step->page);
+	int flags = step->sharing | step->flags, fd = -1;
+	off_t offset = step->offset * PAGE;
+	const struct bar *bar;
+
+	if (step->backing == BACKING_ANONYMOUS) {
+		flags |= MAP_ANONYMOUS;
+		offset = 0;
+	} else if (step->backing == BACKING_BAR) {
+		bar = step->device < device_count ? &devices[step->device].bars[step->bar] : NULL;
+		if (!bar || !bar->size) {
+			not_run(result, "there is no device %ld with a BAR %ld to map", step->device, step->bar);
+			return;
+		}
+		offset += bar->offset;
+		fd = devices[step->device].fd;
+	} else {
+		fd = open_region(step, result);
+		if (fd < 0)
+			return;
+	}
+	mapped(result, mmap(at, step->pages * PAGE, step->prot, flags, fd, offset), at);
+	if (step->backing == BACKING_PFNMAP)
+		close(fd);	/* the mapping keeps it */
+}
+
+void unmap_step(const struct step *step, struct result *result)
+{
+	ended(result, !munmap(address_of(step->slot, step->page), step->pages * PAGE));
+}
+
+void remap_step(const struct step *step, struct result *result)
+{
+	void *from = address_of(step->slot, step->page);
+	void *to = step->to < 0 ? from : address_of(step->to, 0);
+
+	if (step->flags & MREMAP_FIXED && step->to < 0)
+		not_run(result, "remap: fixed wants a slot to go to");
+	else
+		mapped(result, mremap(from, step->pages * PAGE, step->new_pages * PAGE, step->flags, to), to);
+}
+
+void protect_step(const struct step *step, struct result *result)
+{
+	ended(result, !mprotect(address_of(step->slot, step->page), step->pages * PAGE, step->prot));
+}
+
+void advise_step(const struct step *step, struct result *result)
+{
+	void *at = address_of(step->slot, step->page);
+	size_t size = step->pages * PAGE;
+
+	if (step->advice == ADVICE_LOCK)
+		ended(result, !mlock(at, size));
+	else if (step->advice == ADVICE_UNLOCK)
+		ended(result, !munlock(at, size));
+	else
+		ended(result, !madvise(at, size, step->advice));
+}
+
+static sigjmp_buf back;
+static volatile sig_atomic_t touching, signal_number, signal_code;
+
+static void caught(int number, siginfo_t *info, void *context)
+{
+	(void)context;
+	if (!touching) {
+		signal(number, SIG_DFL);	/* the process's own mistake: it dies of it at once */
+		return;
+	}
+	signal_number = number;
+	signal_code = info->si_code;
+	siglongjmp(back, 1);
+}
+
+static void catch_signals(void)
+{
+	static char stack[1 << 16];
+	const stack_t other = { .ss_sp = stack, .ss_size = sizeof(stack) };
+	const struct sigaction action = { .sa_sigaction = caught, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+
+	sigaltstack(&other, NULL);
+	sigaction(SIGSEGV, &action, NULL);
+	sigaction(SIGBUS, &action, NULL);
+}
+
+void touch_step(const struct step *step, struct result *result)
+{
+	volatile uint32_t *at = address_of(step->slot, step->page);
+
+	if (sigsetjmp(back, 1)) {
+		touching = 0;
+		result->how = SIGNALLED;
+		result->number = signal_number;
+		result->code = signal_code;
+		return;
+	}
+	touching = 1;
+	if (step->access)
+		*at = STORED;
+	else
+		result->value = *at;
+	touching = 0;
+	result->how = OK;
+	result->has_value = !step->access;
+}
+
+void fork_step(const struct step *step, struct result *result)
+{
+	long pid = syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+
+	if (!pid) {
+		self = step->child;
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		return;
+	}
+	ended(result, pid > 0);
+	result->value = pid;
+}
+
+void exit_step(const struct step *step, struct result *result)
+{
+	(void)step;
+	(void)result;
+	_exit(0);
+}
+
+void probe_step(const struct step *step, struct result *result)
+{
+	const struct probe_range range = { .page = step->offset, .pages = step->pages };
+
+	if (probe_fd < 0)
+		not_run(result, "there is no probe module");
+	else
+		ended(result, !ioctl(probe_fd, PROBE_IOC_UNMAP, &range));
+}
+
+/* -- a process ---------------------------------------------------------------------------------------------------- */
+
+static void serve(const struct program *program)
+{
+	struct result result;
+	int32_t number;
+	int was;
+
+	while (read(lines[self].process, &number, sizeof(number)) == sizeof(number)) {
+		memset(&result, 0, sizeof(result));
+		was = self;
+		program->step[number].verb->perform(&program->step[number], &result);
+		if (self != was)
+			continue;	/* it is the child that comes back: the parent answers */
+		if (write(lines[self].process, &result, sizeof(result)) != sizeof(result))
+			break;
+	}
+	_exit(1);
+}
+
+static void write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (write(fd, text, strlen(text)) < 0)
+		problem("%s cannot be written", path);
+	close(fd);
+}
+
+static void become_process(const struct program *program)
+{
+	const struct rlimit none = { 0, 0 };
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	prctl(PR_SET_NAME, "process");
+	setrlimit(RLIMIT_CORE, &none);
+	write_text("/proc/self/oom_score_adj", "1000");
+	catch_signals();
+	self = 0;
+	serve(program);
+}
+
+/* -- the agent's side --------------------------------------------------------------------------------------------- */
+
+/* The events of a process, from before its first step on. */
+static int watch(pid_t pid, const struct program *program)
+{
+	int32_t number = pid;
+	int fd;
+
+	if (!(program->want & WANT_EVENTS) || probe_fd < 0)
+		return -1;
+	fd = open(PROBE_PATH, O_RDWR | O_CLOEXEC);
+	if (fd >= 0 && ioctl(fd, PROBE_IOC_WATCH, &number)) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
+void start_processes(const struct program *program)
+{
+	int pair[2];
+	pid_t pid;
+
+	for (int n = 0; n < PROCESSES; n++) {
+		processes[n].pid = 0;
+		processes[n].watch = -1;
+		lines[n].agent = lines[n].process = -1;
+		if (!socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair)) {
+			lines[n].agent = pair[0];
+			lines[n].process = pair[1];
+		}
+	}
+	pid = fork();
+	if (!pid)
+		become_process(program);
+	processes[0].pid = pid > 0 ? pid : 0;
+	if (pid > 0)
+		processes[0].watch = watch(pid, program);
+}
+
+static void forget(int number)
+{
+	processes[number].pid = 0;
+	if (processes[number].watch >= 0)
+		close(processes[number].watch);
+	processes[number].watch = -1;
+}
+
+static void died(struct result *result, const struct step *step, int status)
+{
+	if (step->verb->perform == exit_step && WIFEXITED(status)) {
+		result->how = OK;
+		return;
+	}
+	result->how = DIED;
+	if (oopsed())
+		strcpy(result->why, "oops");
+	else
+		snprintf(result->why, sizeof(result->why), "SIG%s",
+			 WIFSIGNALED(status) ? sigabbrev_np(WTERMSIG(status)) : "NONE");
+}
+
+/* Have a process perform a step: its result, or what became of it instead. */
+void run_in(int process, const struct step *step, const struct program *program, double limit, struct result *result)
+{
+	struct pollfd line = { .fd = lines[process].agent, .events = POLLIN };
+	int32_t number = step - program->step;
+	double until = now() + limit;
+	int status;
+
+	memset(result, 0, sizeof(*result));
+	if (step->verb->perform == fork_step &&
+	    (step->child >= PROCESSES || processes[step->child].pid || lines[step->child].agent < 0)) {
+		not_run(result, "there can be no process %ld: it is there, or more than %d", step->child, PROCESSES - 1);
+		return;
+	}
+	if (send(line.fd, &number, sizeof(number), MSG_NOSIGNAL) != sizeof(number)) {
+		not_run(result, "process %d does not listen", process);
+		return;
+	}
+	do {
+		if (poll(&line, 1, POLL_MS) == 1 && read(line.fd, result, sizeof(*result)) == sizeof(*result)) {
+			if (step->verb->perform == fork_step && result->how == OK) {
+				processes[step->child].pid = result->value;
+				processes[step->child].watch = watch(result->value, program);
+			}
+			return;
+		}
+		if (waitpid(processes[process].pid, &status, WNOHANG) == processes[process].pid) {
+			forget(process);
+			died(result, step, status);
+			return;
+		}
+	} while (now() < until);
+	result->how = DIED;
+	strcpy(result->why, "hang");
+}
+
+/* The end of all processes, in at most ``limit`` seconds. Was it? */
+bool stop_processes(double limit)
+{
+	double until = now() + limit;
+	bool clean = true;
+	int n;
+
+	for (n = 0; n < PROCESSES; n++)
+		if (processes[n].pid)
+			kill(processes[n].pid, SIGKILL);
+	for (n = 0; n < PROCESSES; n++) {
+		while (processes[n].pid && now() < until) {
+			if (waitpid(processes[n].pid, NULL, WNOHANG))
+				forget(n);
+			else
+				usleep(200);
+		}
+		clean = clean && !processes[n].pid;
+		close(lines[n].agent);
+		close(lines[n].process);
+	}
+	return clean;
+}

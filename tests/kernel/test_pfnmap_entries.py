@@ -504,3 +504,21 @@ def test_another_leaf_is_no_place_to_write_to() -> None:
 
     ran = run(body, "v6.12", finds=["insert-other-leaf"])
     assert ran.result & 0xFFF == 0x2B5
+
+
+def test_the_copy_of_a_private_page_reaches_every_cpu() -> None:
+    """Another thread that has read the device's page must not go on reading it (ptep_clear_flush)."""
+
+    def before(w: World) -> None:
+        w.probe = open_probe(w.m)
+        w.a = w.p.mmap(w.probe.file("remap", "", "reserved"), 4, flags=MAP_PRIVATE)
+        w.p.read(w.a)
+        w.m.task(lambda: None, process=w.p, name="idle", warm=(w.a, w.a + PAGE))
+
+    def body(w: World) -> list[int]:
+        assert len(w.m.cpus["idle"].tlb) == 2
+        w.p.write(w.a)
+        return [page << 12 for _, page in w.m.cpus["idle"].tlb]
+
+    ran = run(body, "v6.12", before=before)
+    assert ran.result == [ran.world.a + PAGE]

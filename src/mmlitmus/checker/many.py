@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from mmlitmus.explore.scheduler import collecting_rarely
+
 from .case import Case, CaseError
 from .kernels import specs_for
 from .load import shown
@@ -98,14 +100,15 @@ def run_all(
         jobs, work_debug if debug else work, 1 if debug else processes, died=died, each=each
     )
     try:
-        for n, outcome in outcomes:
-            done = n + 1
-            if isinstance(outcome, Row):
-                report.rows.append(outcome)
-                report.outcomes.append(outcome)
-            else:
-                report.errors.append((jobs[n], outcome))
-                report.outcomes.append((jobs[n], outcome))
+        with collecting_rarely():
+            for n, outcome in outcomes:
+                done = n + 1
+                if isinstance(outcome, Row):
+                    report.rows.append(outcome)
+                    report.outcomes.append(outcome)
+                else:
+                    report.errors.append((jobs[n], outcome))
+                    report.outcomes.append((jobs[n], outcome))
     except KeyboardInterrupt:
         report.interrupted = True
         report.not_run = list(jobs[done:])

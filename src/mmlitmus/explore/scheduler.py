@@ -12,7 +12,8 @@ import signal
 import threading
 import traceback
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -29,7 +30,8 @@ from .runtime import Op
 MAX_EVENTS = 5_000
 #: CPU seconds without a single event before a task is declared stuck outside the model
 STUCK_SECONDS = 4
-
+#: the collector's thresholds while searching
+RARELY = (1_000_000, 50, 100)
 
 #: what the code called whose event of waiting has a name of its own
 ASKED_BY = {DOWN_WRITE_ACQUIRE: "down_write"}
@@ -423,13 +425,8 @@ class Scheduler:
     # -- the whole search ----------------------------------------------------------------------------------------
     def run(self) -> Results:
         """Explore until exhausted or a limit is met."""
-        thresholds = gc.get_threshold()
-        gc.set_threshold(100_000, *thresholds[1:])  # hardly anything here is garbage only the collector can find
-        try:
-            with Watchdog(self):
-                self._run()
-        finally:
-            gc.set_threshold(*thresholds)
+        with collecting_rarely(), Watchdog(self):
+            self._run()
         for f in self.lockdep.findings:
             if f not in self.results.found:
                 self.results.found[f] = Found(f, self.lockdep.schedules[f])
@@ -437,6 +434,23 @@ class Scheduler:
 
     def _run(self) -> None:
         raise NotImplementedError
+
+
+@contextmanager
+def collecting_rarely() -> Iterator[None]:
+    """Hardly anything that a search leaves behind is garbage that only the collector can find.
+
+    Around many searches it also spares each of them a collection when it ends.
+    """
+    before = gc.get_threshold()
+    if before[0] >= RARELY[0]:
+        yield
+        return
+    gc.set_threshold(*RARELY)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def canonical(engine: Scheduler, clocks: Sequence[Sequence[int]]) -> Hashable:

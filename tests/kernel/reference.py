@@ -70,10 +70,11 @@ class Space:
 
 
 class Reference:
-    """Processes that map one device. ``whole``: a fault fills the whole VMA."""
+    """Processes that map one device. ``whole``: a fault fills the whole VMA; ``looks``: what mremap looks at first."""
 
-    def __init__(self, bar: int, whole: bool) -> None:
+    def __init__(self, bar: int, whole: bool, looks: str = "address-first") -> None:
         self.bar = bar
+        self.looks = looks
         self.whole = whole
         self.on = True
         self.spaces = [Space()]
@@ -125,7 +126,12 @@ class Reference:
         return 0 if all(who.has(k) for k in range(at, at + n)) else -ENOMEM
 
     def mremap(self, who: Space, at: int, old: int, new: int, to: int | None) -> int:
-        if not who.has(at):
+        """``mremap``: a kernel looks at nothing, at the address, or at everything before it unmaps the target."""
+        if to is not None and self.looks == "all-first" and at < to + new and to < at + old:
+            return -EINVAL
+        if to is not None and self.looks == "all-first" and old == new:
+            return self.move_all(who, at, old, to)
+        if not who.has(at) and self.looks != "target-first":
             return -EFAULT
         if to is None:
             if old > new:
@@ -133,16 +139,30 @@ class Reference:
             return at if old >= new else -EFAULT
         if at < to + new and to < at + old:
             return -EINVAL
+        if self.looks == "all-first" and (new > old or new > who.vma_end(at) - at):
+            return -EFAULT
         self.munmap(who, to, new)
         if old > new:
             self.munmap(who, at + new, old - new)
             old = new
-        if old > who.vma_end(at) - at or new > old:
+        if not who.has(at) or old > who.vma_end(at) - at or new > old:
             return -EFAULT
-        for k in range(new):
+        self.move(who, at, new, to)
+        return to
+
+    def move(self, who: Space, at: int, n: int, to: int) -> None:
+        for k in range(n):
             page = who.pages[at + k]
             who.pages[to + k] = replace(page, first=k == 0, soft_dirty=page.soft_dirty or page.filled)
-        self.munmap(who, at, new)
+        self.munmap(who, at, n)
+
+    def move_all(self, who: Space, at: int, n: int, to: int) -> int:
+        """Every mapping in the range, holes and what is mapped behind them at the target left as they are."""
+        if not who.has(at):
+            return -EFAULT
+        for start, stop in list(who.parts(at, at + n)):
+            self.munmap(who, to + start - at, stop - start)
+            self.move(who, start, stop - start, to + start - at)
         return to
 
     def touch(self, who: Space, at: int, write: bool) -> str:

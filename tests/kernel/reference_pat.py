@@ -106,6 +106,10 @@ class PatReference:
     def drop(self, space: list[Vma], v: Vma) -> None:
         """The end of a VMA."""
         space.remove(v)
+        self.release(v)
+
+    def release(self, v: Vma) -> None:
+        """What a VMA holds goes with it."""
         if v.ctx is not None:
             v.ctx.users -= 1
             if not v.ctx.users:
@@ -113,7 +117,14 @@ class PatReference:
 
     # -- calls ------------------------------------------------------------------------------------------------------
     def map(self, space: list[Vma], page: int, n: int, frame: int, cache: str, private: bool) -> bool:
-        self.munmap(space, page, n)
+        """With ctx, what is replaced is freed last: its reservation is in the way."""
+        replaced = self.munmap(space, page, n, free=not self.rules.ctx)
+        done = self.map_new(space, page, n, frame, cache, private)
+        for v in replaced:
+            self.release(v)
+        return done
+
+    def map_new(self, space: list[Vma], page: int, n: int, frame: int, cache: str, private: bool) -> bool:
         got = self.reserve(frame, frame + n, cache, False)
         if got is None:
             return False
@@ -125,12 +136,16 @@ class PatReference:
         space.sort(key=lambda x: x.start)
         return True
 
-    def munmap(self, space: list[Vma], page: int, n: int) -> None:
+    def munmap(self, space: list[Vma], page: int, n: int, free: bool = True) -> list[Vma]:
         self.cut(space, page)
         self.cut(space, page + n)
-        for v in [v for v in space if page <= v.start < page + n]:
+        gone = [v for v in space if page <= v.start < page + n]
+        for v in gone:
             self.untrack(v)
-            self.drop(space, v)
+            space.remove(v)
+            if free:
+                self.release(v)
+        return gone
 
     def advise(self, space: list[Vma], page: int, n: int) -> None:
         for v in [v for v in space if v.start < page + n and page < v.end and not v.advised]:

@@ -27,7 +27,7 @@ from mmlitmus.kernel import eras, policy
 from mmlitmus.kernel.arch.x86.pat import pat_memtype_list
 from mmlitmus.kernel.drivers.misc.probe import open_probe
 from mmlitmus.kernel.machine import Machine
-from mmlitmus.kernel.mm import mmu_gather, vma
+from mmlitmus.kernel.mm import madvise, mmu_gather, vma
 from mmlitmus.kernel.mm.memory import VmFault, vmf_insert_mixed
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_READ, PROT_WRITE
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
@@ -176,6 +176,45 @@ def copied_and_protected(w: World) -> Any:
     return w.p.pte(a)
 
 
+def populated_behind_a_hole(w: World) -> Any:
+    a = w.p.mmap(w.char.file, 2)
+    return w.p.munmap(a, 1), w.p.madvise(a, 2, madvise.MADV_POPULATE_READ)
+
+
+def populated_in_a_hole(w: World) -> int:
+    return w.p.madvise(w.m.slot("a"), 1, madvise.MADV_POPULATE_READ)
+
+
+def moved_from_nowhere(w: World) -> Any:
+    """What is left of a move's target when there is nothing to move."""
+    a = w.p.mmap(w.char.file, 2)
+    return w.p.mremap(w.m.slot("b"), 1, 1, to="a"), w.p.vm_flags(a)
+
+
+def moved_onto_itself_from_nowhere(w: World) -> Any:
+    return w.p.mremap(w.m.slot("b"), 1, 1, to="b"), moved_from_nowhere(w)
+
+
+def replaced_with_another_type(w: World) -> Any:
+    probe = open_probe(w.m)
+    w.p.mmap(probe.file("remap", "", "hole"), 2)
+    return w.p.mmap(probe.file("remap", "wc", "hole"), 2) < 0, pat_memtype_list(w.m)
+
+
+def replaced_and_looked_at(w: World) -> bool:
+    """Has the VMA that is replaced been freed when the driver hears of the new one?"""
+    old = w.vma(w.p.mmap(w.char.file, 1))
+    seen = []
+
+    def on_mmap(vma: Any) -> int:
+        seen.append(old.freed)
+        return 0
+
+    w.char.on_mmap = on_mmap
+    w.p.mmap(w.char.file, 1)
+    return bool(seen[0])
+
+
 def mixed_into_pfnmap(w: World) -> Any:
     w.char.on_fault = lambda vmf: vmf_insert_mixed(vmf.vma, vmf.address, 0xFD000)
     return w.p.read(w.p.mmap(w.char.file, 1))
@@ -221,6 +260,15 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("track_pfn_copy", "clear-then-set"): ("deb-6.12.117", "inherit", failed_fork),
     ("remap_error", "leave"): ("v6.10", "zap", "pfn/remap-fails/frames-freed"),
     ("remap_error", "zap"): ("v6.12", "leave", "pfn/remap-fails/frames-freed"),
+    ("madvise_behavior_valid", "to-pageout"): ("v5.10", "to-collapse", populated_in_a_hole),
+    ("madvise_behavior_valid", "to-collapse"): ("v6.12", "to-pageout", populated_in_a_hole),
+    ("madvise_populate", "by-vma"): ("v6.1", "from-start", populated_behind_a_hole),
+    ("madvise_populate", "from-start"): ("v6.12", "by-vma", populated_behind_a_hole),
+    ("do_mremap", "target-first"): ("v5.10", "address-first", moved_from_nowhere),
+    ("do_mremap", "address-first"): ("v6.12", "target-first", moved_from_nowhere),
+    ("do_mremap", "all-first"): ("v6.18", "address-first", moved_onto_itself_from_nowhere),
+    ("mmap_replace", "freed-first"): ("v6.1", "freed-last", replaced_and_looked_at),
+    ("mmap_replace", "freed-last"): ("v6.16", "freed-first", replaced_with_another_type),
     ("vm_mixed_ok", "bug"): ("v6.1", "sigbus", mixed_into_pfnmap),
     ("vm_mixed_ok", "sigbus"): ("v6.12", "bug", mixed_into_pfnmap),
     ("huge_pgprot", "as-4k"): ("v6.12", "shifted", "pat/huge-leaf-type"),

@@ -65,7 +65,7 @@ class Pair:
         self.w = w
         design = w.m.kernel.choices["vfio_pci"]
         self.exact = design in ("v6.10", "v6.12")  # with VFIO's list, ->open makes population another matter
-        self.ref = Reference(BAR, whole=design != "v6.12")
+        self.ref = Reference(BAR, whole=design != "v6.12", looks=w.m.kernel.choices["do_mremap"])
         self.processes: list[tuple[Process, Space]] = [(w.p, self.ref.spaces[0])]
         self.forks = 0
         self.touched = False  # VFIO has mapped something, with remap_pfn_range up to 6.9

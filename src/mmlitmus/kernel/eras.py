@@ -48,6 +48,10 @@ _ROWS = (
             "remap_error": "leave",
             "vm_mixed_ok": "bug",
             "can_change_pte_writable": "shared",
+            "madvise_behavior_valid": "to-pageout",
+            "madvise_populate": "by-vma",
+            "do_mremap": "target-first",
+            "mmap_replace": "freed-first",
             "huge_pgprot": "as-4k",
             "pud_insert_prot": "vma",
         },
@@ -67,7 +71,13 @@ _ROWS = (
     Release(
         "v6.1",
         "v5.10",
-        {"vfio_pci": "v5.14", "pfnmap_flush": "end_vma", "can_change_pte_writable": "or-exclusive"},
+        {
+            "vfio_pci": "v5.14",
+            "pfnmap_flush": "end_vma",
+            "can_change_pte_writable": "or-exclusive",
+            "madvise_behavior_valid": "to-collapse",
+            "do_mremap": "address-first",
+        },
         "source",
         "6a45ece4c9af (5.14), forced PFNMAP flush (5.19); mprotect spares exclusive pages a fault; upstream fork still "
         "opens after the copy",
@@ -102,9 +112,15 @@ _ROWS = (
     Release(
         "v6.9",
         "v6.6",
-        {"dup_mmap": "open-before-copy", "vfio_pci": "v6.9", "get_pat_info": "walk-not-anon"},
+        {
+            "dup_mmap": "open-before-copy",
+            "vfio_pci": "v6.9",
+            "get_pat_info": "walk-not-anon",
+            "madvise_populate": "from-start",
+        },
         "dossier",
-        "35e351780fa9 defers linking in fork; BAR mappings get VM_ALLOW_ANY_UNCACHED; untrack takes no anonymous page",
+        "35e351780fa9 defers linking in fork; BAR mappings get VM_ALLOW_ANY_UNCACHED; untrack takes no anonymous page; "
+        "631426ba1d45: MADV_POPULATE goes by pages",
     ),
     Release(
         "v6.10",
@@ -121,6 +137,7 @@ _ROWS = (
             "follow_pte_assert": "mmap_lock-or-i_mmap",
             "remap_error": "zap",
             "vm_mixed_ok": "sigbus",
+            "mmap_replace": "freed-last",
         },
         "source",
         "f9e54c3a2f5b: huge_fault, the faulting leaf only; follow_pfnmap_start; a failing remap zaps (6.11)",
@@ -142,7 +159,11 @@ _ROWS = (
     ),
     Release("deb-6.16.12", "v6.16", {}, "recorded", "as v6.16 at these seams; BAR revocation recorded"),
     Release(
-        "v6.18", "v6.16", {"pud_insert_prot": "lookup"}, "dossier", "ce147c7e9508 (6.17): a 1G leaf's type is looked up"
+        "v6.18",
+        "v6.16",
+        {"pud_insert_prot": "lookup", "do_mremap": "all-first"},
+        "dossier",
+        "ce147c7e9508 (6.17): a 1G leaf's type is looked up; mremap checks first, and moves several VMAs (6.17)",
     ),
     Release("deb-6.18.15", "v6.18", {}, "recorded", "as v6.18 at these seams; BAR revocation recorded"),
     Release("v7.3", "v6.18", {}, "dossier", "as v6.18 at these seams"),

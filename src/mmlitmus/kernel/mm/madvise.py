@@ -32,8 +32,9 @@ from mmlitmus.kernel.mm.mmap_lock import (
     vma_start_write,
 )
 from mmlitmus.kernel.mm.mprotect import isolate_range
-from mmlitmus.kernel.mm.vma import vmas_in_range
+from mmlitmus.kernel.mm.vma import vma_lookup, vmas_in_range
 from mmlitmus.kernel.mm.vma_flags import vm_flags_reset
+from mmlitmus.kernel.policy import Seam
 
 (
     MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED, MADV_FREE, MADV_REMOVE, MADV_DONTFORK,
@@ -65,22 +66,64 @@ FLAGS = {
     MADV_DONTDUMP: (0, VM_DONTDUMP),
     MADV_DODUMP: (VM_DONTDUMP, 0),
 }
+POPULATES = (MADV_POPULATE_READ, MADV_POPULATE_WRITE)
+
+madvise_behavior_valid = Seam("madvise_behavior_valid", "which advice the kernel knows")
+madvise_populate = Seam("madvise_populate", "what MADV_POPULATE says of a range that begins in a hole")
 
 
 def sys_madvise(mm: MmStruct, start: int, length: int, advice: int) -> int:
     """madvise(2) by an unprivileged caller, bytes: 0 or an errno. A hole is -ENOMEM after the rest was done.
 
-    Which advice exists is that of a build with transparent huge pages and KSM; MADV_COLLAPSE came with 6.1.
+    Which advice exists is that of a build with transparent huge pages and KSM.
     """
     if advice in (MADV_HWPOISON, MADV_SOFT_OFFLINE):
         return -EPERM
-    if start & PAGE_SIZE - 1 or advice not in (*READS, *FLAGS):
+    if start & PAGE_SIZE - 1 or not madvise_behavior_valid(advice):
         return -EINVAL
     end = start + (length + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1))
     if start == end:
         return 0
     writes = advice in FLAGS
     (mmap_write_lock if writes else mmap_read_lock)(mm)
+    if advice in POPULATES:
+        error: int = madvise_populate(mm, start, end, advice)
+    else:
+        error = madvise_walk_vmas(mm, start, end, advice)
+    (mmap_write_unlock if writes else mmap_read_unlock)(mm)
+    return error
+
+
+@madvise_behavior_valid.alternative(
+    "to-pageout", source="mm/madvise.c madvise_behavior_valid, v5.10; recorded: 5.10.262", releases="<= v5.13"
+)
+def advice_to_pageout(advice: int) -> bool:
+    """Without MADV_POPULATE (5.14), MADV_DONTNEED_LOCKED (5.18), MADV_COLLAPSE (6.1)."""
+    return advice in (*READS, *FLAGS) and advice <= MADV_PAGEOUT
+
+
+@madvise_behavior_valid.alternative(
+    "to-collapse", source="mm/madvise.c madvise_behavior_valid, 6.1.192, 6.12.117", releases=">= v6.1"
+)
+def advice_to_collapse(advice: int) -> bool:
+    """All of it."""
+    return advice in (*READS, *FLAGS)
+
+
+@madvise_populate.alternative("by-vma", source="mm/madvise.c madvise_vma_behavior, 6.1.192", releases="<= v6.8")
+def populate_each_vma(mm: MmStruct, start: int, end: int, advice: int) -> int:
+    """As any other advice: what the first VMA says comes before the hole in front of it."""
+    return madvise_walk_vmas(mm, start, end, advice)
+
+
+@madvise_populate.alternative("from-start", source="mm/madvise.c madvise_populate, 6.12.117", releases=">= v6.9")
+def populate_from_start(mm: MmStruct, start: int, end: int, advice: int) -> int:
+    """From the range's first page on, up to the first that cannot be populated: a hole is -ENOMEM at once."""
+    return -ENOMEM if vma_lookup(mm, start) is None else madvise_walk_vmas(mm, start, end, advice)
+
+
+def madvise_walk_vmas(mm: MmStruct, start: int, end: int, advice: int) -> int:
+    """Give the advice to every VMA in [start, end): 0 or an errno. The first that refuses ends it."""
     error = 0
     at = start
     for vma in vmas_in_range(mm, start, end):
@@ -93,7 +136,6 @@ def sys_madvise(mm: MmStruct, start: int, length: int, advice: int) -> int:
             break
     if not error and at < end:
         error = -ENOMEM
-    (mmap_write_unlock if writes else mmap_read_unlock)(mm)
     return error
 
 
@@ -101,7 +143,7 @@ def madvise_vma_behavior(vma: VmArea, start: int, end: int, advice: int) -> int:
     """One VMA's part of the advice: 0 or an errno."""
     flags = vma.vm_flags
     if advice in REFUSED:
-        if flags & (VM_PFNMAP | VM_IO if advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE) else VM_PFNMAP):
+        if flags & (VM_PFNMAP | VM_IO if advice in POPULATES else VM_PFNMAP):
             return -EINVAL
         if advice == MADV_DONTNEED and flags & VM_LOCKED:
             return -EINVAL

@@ -117,6 +117,18 @@ def pte_alloc(mm: MmStruct, table: PteTable) -> int:
     return 0
 
 
+def pte_prealloc(mm: MmStruct, table: PteTable) -> int:
+    """Have memory at hand for a PTE table before a driver is asked: 0, or -ENOMEM. Sleeps.
+
+    Only a driver that returns a page has it put in place; one that says no leaves the PMD entry as it was. Source:
+    mm/memory.c __do_fault.
+    """
+    if table.entry != NONE:
+        return 0
+    might_alloc(mm.machine)
+    return -ENOMEM if may_fail("pte_alloc_one", mm.machine.failures) else 0
+
+
 def pmd_alloc(pud: PudEntry) -> None:
     """Make sure that there is a PMD table under the PUD entry, if it holds no leaf. Memory is never short for it."""
     if pud.entry != NONE:
@@ -278,7 +290,7 @@ def do_fault(vmf: VmFault, table: PteTable) -> int:
     if vmf.flags & FAULT_FLAG_VMA_LOCK:
         vma_end_read(vmf.vma)
         return VM_FAULT_RETRY
-    if pte_alloc(vmf.vma.vm_mm, table) < 0:
+    if pte_prealloc(vmf.vma.vm_mm, table) < 0:
         return VM_FAULT_OOM
     result: int = vmf.vma.vm_ops.fault(vmf)
     return result

@@ -52,6 +52,7 @@ from mmlitmus.kernel.mm.vma import (
     erase_from_tree,
     free_pgd_range,
     free_pgtables,
+    release_vma,
     remove_vma,
     split_vma,
     store_in_tree,
@@ -72,6 +73,7 @@ ULONG_MAX = (1 << 64) - 1
 #: what a VMA has whose driver has set nothing: no ->fault, so a touch of what is not there is SIGBUS
 DUMMY_VM_OPS = VmOperations()
 
+mmap_replace = Seam("mmap_replace", "when what a new mapping replaces is freed")
 split_for_munmap = Seam("split_for_munmap", "which half of a split by munmap is the new VMA (and gets ->open)")
 
 
@@ -138,10 +140,20 @@ def mmap_region(mm: MmStruct, file: File, addr: int, length: int, vm_flags: int,
     unmap_mapping_range cannot see.
     """
     end = addr + length
+    replaced: list[VmArea] = []
     if vmas_in_range(mm, addr, end):
-        error = do_munmap(mm, addr, length, downgrade=False)
-        if error < 0:
-            return error
+        error, replaced = mmap_replace(mm, addr, end)
+        if error:
+            return int(error)
+    result = map_new(mm, file, addr, length, vm_flags, pgoff)
+    for vma in replaced:
+        release_vma(vma, unreachable=False)
+    return result
+
+
+def map_new(mm: MmStruct, file: File, addr: int, length: int, vm_flags: int, pgoff: int) -> int:
+    """``mmap_region`` of a range that is free: the address, or an errno."""
+    end = addr + length
     if vm_flags & (VM_SHARED | VM_WRITE) == VM_WRITE:
         vm_flags |= VM_ACCOUNT
     prot = vm_get_page_prot(vm_flags)
@@ -175,6 +187,25 @@ def mmap_region(mm: MmStruct, file: File, addr: int, length: int, vm_flags: int,
     return addr
 
 
+@mmap_replace.alternative("freed-first", source="mm/mmap.c mmap_region, 6.1.192", releases="<= v6.11")
+def free_what_is_there(mm: MmStruct, start: int, end: int) -> tuple[int, list[VmArea]]:
+    """An munmap like any other."""
+    return do_munmap(mm, start, end - start, downgrade=False), []
+
+
+@mmap_replace.alternative(
+    "freed-last", source="mm/mmap.c __mmap_region, mm/vma.c vms_complete_munmap_vmas, 6.12.117", releases=">= v6.12"
+)
+def close_what_is_there(mm: MmStruct, start: int, end: int) -> tuple[int, list[VmArea]]:
+    """Unmapped and closed, but not freed until the new mapping is there, or has failed: what a VMA holds as long as it
+    exists (its reservation of memtypes, from 6.16 on) is in the way of the driver's ->mmap.
+    """
+    error, gone = unmap_range(mm, start, end, downgrade=False)
+    for vma in gone:
+        vma.vm_ops.close(vma)
+    return error, gone
+
+
 # -- munmap -----------------------------------------------------------------------------------------------------
 def vm_munmap(mm: MmStruct, start: int, length: int) -> int:
     """munmap(2): 0 or an errno. Takes mmap_lock W and unmaps under R (the downgrade)."""
@@ -197,13 +228,23 @@ def do_munmap(mm: MmStruct, start: int, length: int, downgrade: bool) -> int:
     if start & PAGE_SIZE - 1 or length == 0 or start + length > TASK_SIZE:
         return -EINVAL
     end = start + length
-    gone = vmas_in_range(mm, start, end)
-    if not gone:
+    if not vmas_in_range(mm, start, end):
         return 0
-    error, gone = split_for_munmap(mm, gone, start, end)
+    error, gone = unmap_range(mm, start, end, downgrade)
     if error:
-        result: int = error
-        return result
+        return error
+    for vma in gone:
+        remove_vma(vma, unreachable=False)
+    return 1 if downgrade else 0
+
+
+def unmap_range(mm: MmStruct, start: int, end: int, downgrade: bool) -> tuple[int, list[VmArea]]:
+    """Detach what is mapped in [start, end) bytes and clear its translations: 0 or an errno, and the VMAs, which are
+    still to be closed and freed.
+    """
+    error, gone = split_for_munmap(mm, vmas_in_range(mm, start, end), start, end)
+    if error:
+        return error, []
     for vma in gone:
         vma_start_write(vma)
         vma.detached = True
@@ -215,9 +256,7 @@ def do_munmap(mm: MmStruct, start: int, length: int, downgrade: bool) -> int:
     unmap_vmas(tlb, gone, start, end, not downgrade)
     free_pgtables(tlb, gone)
     tlb_finish_mmu(tlb)
-    for vma in gone:
-        remove_vma(vma, unreachable=False)
-    return 1 if downgrade else 0
+    return 0, gone
 
 
 @split_for_munmap.alternative("removed-is-new", source="mm/mmap.c do_mas_align_munmap, 6.1.192", releases="<= v6.2")

@@ -10,6 +10,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PMD_SIZE,
     PUD_SIZE,
     RW,
+    SOFT_DIRTY,
     SPECIAL,
     TABLE,
     PteTable,
@@ -29,7 +30,16 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 from mmlitmus.kernel.errno import EACCES, EINVAL, ENOMEM
 from mmlitmus.kernel.mm.huge_memory import change_huge_pmd, change_huge_pud, split_huge_pmd, split_huge_pud
 from mmlitmus.kernel.mm.memory import pmd_chunks, pud_chunks
-from mmlitmus.kernel.mm.mm_types import VM_ACCOUNT, VM_EXEC, VM_READ, VM_SHARED, VM_WRITE, MmStruct, VmArea
+from mmlitmus.kernel.mm.mm_types import (
+    VM_ACCOUNT,
+    VM_EXEC,
+    VM_READ,
+    VM_SHARED,
+    VM_SOFTDIRTY,
+    VM_WRITE,
+    MmStruct,
+    VmArea,
+)
 from mmlitmus.kernel.mm.mmap import vm_get_page_prot, vma_set_page_prot
 from mmlitmus.kernel.mm.mmap_lock import mmap_write_lock, mmap_write_unlock, vma_start_write
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_end_vma, tlb_finish_mmu, tlb_gather_mmu, tlb_remove_tlb_entries
@@ -146,10 +156,15 @@ def change_pte_range(tlb: MmuGather, vma: VmArea, table: PteTable, addr: int, en
     pte_unmap_unlock(ptl)
 
 
+def shared_and_dirty(vma: VmArea, entry: int) -> bool:
+    """Has the driver heard of a store to this page?"""
+    return bool(vma.has(VM_SHARED) and entry & DIRTY_BITS)
+
+
 @can_change_pte_writable.alternative("shared", source="mm/mprotect.c change_pte_range, v5.10", releases="<= v5.18")
 def if_the_driver_knows(vma: VmArea, entry: int) -> bool:
-    """A shared page whose driver has heard of its first store: the entry is dirty."""
-    return bool(vma.has(VM_SHARED) and entry & DIRTY_BITS)
+    """A shared page whose driver has heard of its first store: the entry is dirty, and soft-dirty where the VMA is."""
+    return shared_and_dirty(vma, entry) and bool(entry & SOFT_DIRTY or not vma.vm_flags & VM_SOFTDIRTY)
 
 
 @can_change_pte_writable.alternative(
@@ -158,6 +173,6 @@ def if_the_driver_knows(vma: VmArea, entry: int) -> bool:
 def if_the_driver_knows_or_nobody_shares(vma: VmArea, entry: int) -> bool:
     """Such a page, or a private anonymous one that no other process maps."""
     if vma.has(VM_SHARED):
-        return if_the_driver_knows(vma, entry)
+        return shared_and_dirty(vma, entry)
     page = None if entry & SPECIAL else vma.vm_mm.machine.pages.get(pte_pfn(entry))
     return page is not None and bool(page.anon_exclusive)

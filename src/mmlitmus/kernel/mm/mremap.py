@@ -22,14 +22,17 @@ from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
 from mmlitmus.kernel.errno import EFAULT, EINVAL, ENOMEM
 from mmlitmus.kernel.mm.huge_memory import split_huge_pmd, split_huge_pud
 from mmlitmus.kernel.mm.memory import pte_alloc
-from mmlitmus.kernel.mm.mm_types import VM_DONTEXPAND, VM_PFNMAP, VM_SHARED, MmStruct, VmArea, vma_pages
+from mmlitmus.kernel.mm.mm_types import VM_DONTEXPAND, VM_MAYSHARE, VM_PFNMAP, VM_SHARED, MmStruct, VmArea, vma_pages
 from mmlitmus.kernel.mm.mmap import do_munmap
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_unlock, mmap_write_lock, mmap_write_unlock, vma_start_write
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.vma import store_in_tree, vm_area_dup, vma_link_file, vma_lookup, vmas_in_range
+from mmlitmus.kernel.policy import Seam
 from mmlitmus.kernel.sync.spinlock import SINGLE_DEPTH_NESTING, spin_lock, spin_lock_nested, spin_unlock
 
 MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
+
+do_mremap = Seam("do_mremap", "what mremap looks at before it takes away what is mapped at its target")
 
 
 def sys_mremap(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: int, new_addr: int) -> int:
@@ -41,28 +44,97 @@ def sys_mremap(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: int, 
     if (flags & MREMAP_DONTUNMAP and old_len != new_len) or addr & PAGE_SIZE - 1 or not new_len:
         return -EINVAL
     mmap_write_lock(mm)
-    if vma_lookup(mm, addr) is None:
-        mmap_write_unlock(mm)
-        return -EFAULT
-    if flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
-        result = mremap_to(mm, addr, old_len, new_addr, new_len, flags)
-    elif old_len == new_len:
-        result = addr
-    elif old_len > new_len:
-        result = do_munmap(mm, addr + new_len, old_len - new_len, downgrade=True)
-        if result == 1:
-            mmap_read_unlock(mm)
-            return addr
-        result = result or addr
+    result, downgraded = do_mremap(mm, addr, old_len, new_len, flags, new_addr)
+    if downgraded:
+        mmap_read_unlock(mm)
     else:
-        result = vma_to_resize(mm, addr, old_len, new_len, flags) or -ENOMEM
-    mmap_write_unlock(mm)
+        mmap_write_unlock(mm)
+    return int(result)
+
+
+@do_mremap.alternative("target-first", source="mm/mremap.c sys_mremap, v5.10", releases="<= v5.13")
+def mremap_target_first(
+    mm: MmStruct, addr: int, old_len: int, new_len: int, flags: int, new_addr: int
+) -> tuple[int, bool]:
+    """Where nothing is mapped, a move fails when its target is gone; to shrink what is not there is a success."""
+    if flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
+        return mremap_to(mm, addr, old_len, new_addr, new_len, flags), False
+    return mremap_at(mm, addr, old_len, new_len, flags)
+
+
+@do_mremap.alternative("address-first", source="mm/mremap.c sys_mremap, 6.1.192, 6.12.117", releases="v6.1 - v6.16")
+def mremap_address_first(
+    mm: MmStruct, addr: int, old_len: int, new_len: int, flags: int, new_addr: int
+) -> tuple[int, bool]:
+    """Something has to be mapped at ``addr``; all else is looked at when the target is gone."""
+    if vma_lookup(mm, addr) is None:
+        return -EFAULT, False
+    return mremap_target_first(mm, addr, old_len, new_len, flags, new_addr)
+
+
+@do_mremap.alternative(
+    "all-first",
+    source="mm/mremap.c do_mremap, check_mremap_params, check_prep_vma, remap_move, v6.17; recorded: 7.3.4",
+    releases=">= v6.17",
+)
+def mremap_all_first(
+    mm: MmStruct, addr: int, old_len: int, new_len: int, flags: int, new_addr: int
+) -> tuple[int, bool]:
+    """A move that cannot be leaves its target alone; one of unchanged length may be of several VMAs."""
+    moves = flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)
+    if moves and overlaps(addr, old_len, new_addr, new_len):
+        return -EINVAL, False
+    if flags & MREMAP_FIXED and old_len == new_len:
+        return remap_move(mm, addr, old_len, new_addr, flags), False
+    error = -EFAULT if vma_lookup(mm, addr) is None else 0
+    if moves or new_len > old_len:
+        error = vma_to_resize(mm, addr, min(old_len, new_len), new_len, flags)
+    if error:
+        return error, False
+    return mremap_target_first(mm, addr, old_len, new_len, flags, new_addr)
+
+
+def remap_move(mm: MmStruct, addr: int, length: int, new_addr: int, flags: int) -> int:
+    """Move every VMA in a range, gaps between them kept: the new address, or an errno. What was moved before one that
+    cannot be stays moved.
+    """
+    result = -EFAULT
+    target, last_end = new_addr, addr
+    for vma in vmas_in_range(mm, addr, addr + length):
+        first, end = max(vma.vm_start, addr), min(vma.vm_end, addr + length)
+        if result < 0 and first > addr:
+            return -EFAULT
+        target += first - last_end
+        last_end = end
+        error = vma_to_resize(mm, first, end - first, end - first, flags)
+        if error:
+            return error
+        moved = mremap_to(mm, first, end - first, target, end - first, flags)
+        if moved < 0:
+            return moved
+        result = moved if result < 0 else result
+        target = moved + end - first
     return result
+
+
+def mremap_at(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: int) -> tuple[int, bool]:
+    """A change of length where it is: the address, or an errno, and whether mmap_lock was downgraded."""
+    if old_len == new_len:
+        return addr, False
+    if old_len > new_len:
+        result = do_munmap(mm, addr + new_len, old_len - new_len, downgrade=True)
+        return (addr, True) if result == 1 else (result or addr, False)
+    return vma_to_resize(mm, addr, old_len, new_len, flags) or -ENOMEM, False
+
+
+def overlaps(addr: int, old_len: int, new_addr: int, new_len: int) -> bool:
+    """May a move not go there: an address within a page, or one in the range that is moved?"""
+    return bool(new_addr & PAGE_SIZE - 1) or (addr < new_addr + new_len and new_addr < addr + old_len)
 
 
 def mremap_to(mm: MmStruct, addr: int, old_len: int, new_addr: int, new_len: int, flags: int) -> int:
     """A move to a given address. What is mapped there goes first, before the source is even looked at."""
-    if new_addr & PAGE_SIZE - 1 or (addr < new_addr + new_len and new_addr < addr + old_len):
+    if overlaps(addr, old_len, new_addr, new_len):
         return -EINVAL
     if flags & MREMAP_FIXED and vmas_in_range(mm, new_addr, new_addr + new_len):
         error = do_munmap(mm, new_addr, new_len, downgrade=False)
@@ -77,7 +149,7 @@ def mremap_to(mm: MmStruct, addr: int, old_len: int, new_addr: int, new_len: int
     if error:
         return error
     vma = vma_lookup(mm, addr)
-    return move_vma(vma, addr, old_len, new_addr) if vma is not None else -EFAULT
+    return move_vma(vma, addr, old_len, new_len, new_addr) if vma is not None else -EFAULT
 
 
 def vma_to_resize(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: int) -> int:
@@ -86,7 +158,7 @@ def vma_to_resize(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: in
     if vma is None:
         return -EFAULT
     vm_flags = vma.vm_flags
-    if not old_len and not vm_flags & VM_SHARED:
+    if not old_len and not vm_flags & (VM_SHARED | VM_MAYSHARE):
         return -EINVAL
     if flags & MREMAP_DONTUNMAP and vm_flags & (VM_DONTEXPAND | VM_PFNMAP):
         return -EINVAL
@@ -97,18 +169,20 @@ def vma_to_resize(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: in
     return -EFAULT if vm_flags & (VM_DONTEXPAND | VM_PFNMAP) else 0
 
 
-def move_vma(vma: VmArea, old_addr: int, length: int, new_addr: int) -> int:
-    """Move ``length`` bytes: copy the VMA (->open sees an empty one), move the translations, unmap the old range."""
+def move_vma(vma: VmArea, old_addr: int, length: int, new_len: int, new_addr: int) -> int:
+    """Move ``length`` bytes: copy the VMA, ``new_len`` bytes long (->open sees an empty one), move the translations,
+    unmap the old range.
+    """
     mm = vma.vm_mm
     vma_start_write(vma)
     new_pgoff = vma.vm_pgoff + (old_addr - vma.vm_start >> PAGE_SHIFT)
-    new = copy_vma(vma, new_addr, length, new_pgoff)
+    new = copy_vma(vma, new_addr, new_len, new_pgoff)
     if new is None:
         return -ENOMEM
     moved = move_page_tables(vma, old_addr, new_addr, length)
     if moved < length:
         move_page_tables(new, new_addr, old_addr, moved)
-        do_munmap(mm, new_addr, length, downgrade=False)
+        do_munmap(mm, new_addr, new_len, downgrade=False)
         return -ENOMEM
     if vma.has(VM_PFNMAP):
         tracking().moved(vma)

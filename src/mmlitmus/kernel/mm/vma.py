@@ -235,6 +235,11 @@ def split_huge_leaf_if_needed(vma: VmArea, addr: int) -> None:
 def remove_vma(vma: VmArea, unreachable: bool) -> None:
     """The end of a VMA: ->close, then free (at once when nobody can be looking at it any more)."""
     vma.vm_ops.close(vma)
+    release_vma(vma, unreachable)
+
+
+def release_vma(vma: VmArea, unreachable: bool) -> None:
+    """Free a VMA that has been closed."""
     mm = vma.vm_mm
     mm.machine.fput(vma.vm_file)
     if unreachable:

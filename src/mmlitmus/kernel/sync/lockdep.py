@@ -47,7 +47,8 @@ RULES = (
     Rule(("mmap_lock", "memory_lock", "pmd_lock", "ptl"), "drivers/vfio/pci: a fault"),
     Rule(("memory_lock", "i_mmap_rwsem"), "drivers/vfio/pci, from 6.10: a zap", "vfio_pci", BY_MAPPING),
     Rule(("vm_lock", "memory_lock"), "drivers/vfio/pci, 6.12: huge_fault under the VMA lock", "vfio_pci", ("v6.12",)),
-    Rule(("mmap_lock", "status_mutex", "ptl"), "drivers/misc/cxl/context.c cxl_mmap_fault"),
+    Rule(("mmap_lock", "status_mutex", "pmd_lock", "ptl"), "drivers/misc/cxl/context.c cxl_mmap_fault"),
+    Rule(("status_mutex", "fs_reclaim"), "drivers/misc/cxl/context.c cxl_mmap_fault: vmf_insert_pfn allocates"),
     Rule(("dev_set.lock", "memory_lock"), "drivers/vfio/pci: a hot reset"),
     Rule(("dev_set.lock", "vma_lock"), "drivers/vfio/pci, to 6.9: a hot reset", "vfio_pci", LISTED),
 )

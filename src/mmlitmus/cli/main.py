@@ -17,6 +17,7 @@ VERBS = {
     "claims": "Say what was claimed in the threads, and what execution says of it.",
     "list": "List the cases.",
     "kernels": "List releases, patches and config options.",
+    "conform": "Compare the model with real kernels.",
     "lab": "Fetch real kernels and boot them under emulation.",
 }
 

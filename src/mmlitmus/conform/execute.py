@@ -17,7 +17,7 @@ from mmlitmus.explore.naive import Naive
 from mmlitmus.explore.scheduler import Setup, SetupError
 from mmlitmus.kernel import eras
 from mmlitmus.kernel.arch.x86.pat import cattr_name
-from mmlitmus.kernel.arch.x86.pgtable import NONE, PAGE_SIZE, PRESENT, pmd_leaf, pte_pfn
+from mmlitmus.kernel.arch.x86.pgtable import NONE, PAGE_SIZE, PRESENT, invert_frame, pmd_leaf, pte_pfn, pte_present
 from mmlitmus.kernel.drivers.misc.probe import Probe as ProbeModule
 from mmlitmus.kernel.drivers.misc.probe import open_probe
 from mmlitmus.kernel.drivers.vfio.pci import D0, D3HOT, VfioPciCoreDevice, open_device
@@ -330,11 +330,11 @@ class Run:
         pmd = table.peek("entry") if table is not None else NONE
         level = "pmd" if pmd == NONE or pmd_leaf(pmd) else "pte"
         bits = process.pte(address)
-        if not bits & PRESENT:
+        if not pte_present(bits):
             return Entry(level, bits)
         pfn = self._recorded(pte_pfn(bits))
         if pfn is not None:
-            return Entry(level, bits & ~FRAME | pfn * PAGE_SIZE)
+            return Entry(level, bits & ~FRAME | invert_frame(pfn * PAGE_SIZE, bits))
         return Entry(level, bits & ~FRAME, ram=True) if self.layout.known else Entry(level, bits)
 
     def _places(self) -> list[tuple[int, int, int]]:

@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
+from mmlitmus.kernel.arch.x86.pgtable import pte_pfn, pte_present
+
 from .schema import Entry, Header, Memtype, Message
 
-PRESENT = 1
 FRAME = (1 << 52) - (1 << 12)  # the bits of an entry that hold a frame's address
 
 _RANGE = r"\[mem 0x([0-9a-f]+)-0x([0-9a-f]+)\]"
@@ -20,6 +21,7 @@ _RANGE = r"\[mem 0x([0-9a-f]+)-0x([0-9a-f]+)\]"
 LINES = {
     "freeing-invalid-memtype": re.compile(rf"x86/PAT: \S+ freeing invalid memtype {_RANGE}"),
     "expected-mapping-type": re.compile(rf"x86/PAT: \S+ map pfn expected mapping type \S+ for {_RANGE}, got \S+"),
+    "ram-range-type": re.compile(rf"x86/PAT: \S+ map pfn RAM range req \S+ for {_RANGE}, got \S+"),
 }
 
 
@@ -45,8 +47,8 @@ class Layout:
 
     def is_ram(self, entry: Entry) -> bool:
         """Does a recorded entry map a frame that is in no BAR and no region? Never if not all places are known."""
-        pfn = (entry.bits & FRAME) >> 12
-        return self.known and entry.bits & PRESENT == 1 and not any(at <= pfn < at + n for at, n in self.ranges)
+        pfn = pte_pfn(entry.bits)
+        return self.known and pte_present(entry.bits) and not any(at <= pfn < at + n for at, n in self.ranges)
 
     def entry(self, entry: Entry | None) -> str | None:
         """An entry as text.

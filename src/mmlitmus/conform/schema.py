@@ -28,7 +28,7 @@ LEVELS = ("pgd", "p4d", "pud", "pmd", "pte")
 #: cache types in the words of /sys/kernel/debug/x86/pat_memtype_list (arch/x86/mm/pat/memtype.c, cattr_name)
 MEMTYPES = ("write-back", "write-combining", "uncached-minus", "uncached", "write-through", "write-protected")
 #: what the kernel may print about a memtype, by what it says
-MESSAGES = ("freeing-invalid-memtype", "expected-mapping-type")
+MESSAGES = ("freeing-invalid-memtype", "expected-mapping-type", "ram-range-type")
 
 
 def _read_bool(value: Any, path: str) -> bool:
@@ -185,8 +185,8 @@ class Step:
 
 
 BACKINGS = ("bar", "anonymous", "pfnmap")
-INSERTS = ("remap", "remap_partial", "fault_pfn", "fault_pfn_prot")
-CACHES = ("", "wc", "uc-")
+INSERTS = ("remap", "remap_partial", "fault_pfn", "fault_pfn_prot", "remap_refill", "remap_fault", "mixed")
+CACHES = ("", "wc", "uc-", "uc", "wt", "wp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +195,9 @@ class Map(Step):
     or (pfnmap) of frames of a region of the probe module's, from page ``offset`` of its file.
 
     For a pfnmap, ``frame`` is the region's page that the mapping begins with. ``insert`` is how the module fills it:
-    remap_pfn_range of all of it, or of its first half, in ->mmap; vmf_insert_pfn, or vmf_insert_pfn_prot, in ->fault.
+    remap_pfn_range of all of it, or of its first half, in ->mmap; vmf_insert_pfn, or vmf_insert_pfn_prot, in ->fault;
+    remap_refill is remap, and ->fault puts back what was zapped; remap_fault, all of it by the first fault; mixed,
+    vmf_insert_mixed in ->fault.
     ``cache``: which cache type the module asks for; empty is what mmap gave. ``opened``: how the file was opened.
     """
 

@@ -1,0 +1,170 @@
+"""Generated programs: the same from the same seed, well-typed, varied, and without what the rules leave out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from mmlitmus.conform.codec import encode
+from mmlitmus.conform.generate import (
+    KILLS,
+    PAGES,
+    RULES,
+    SLOTS,
+    UNMODELLED,
+    World,
+    generate,
+    programs,
+    sensible,
+    why_not,
+)
+from mmlitmus.conform.schema import (
+    CACHES,
+    INSERTS,
+    Advise,
+    Dev,
+    Exit,
+    Fork,
+    Map,
+    Probe,
+    Program,
+    Protect,
+    Remap,
+    Step,
+    Switch,
+    Touch,
+    Unmap,
+)
+
+MANY = 400
+
+
+def made(machine: str, count: int = MANY) -> list[Program]:
+    return [*programs(7, count, machine)]
+
+
+def test_the_same_seed_gives_the_same_bytes_in_another_interpreter() -> None:
+    script = (
+        "import json; from mmlitmus.conform.codec import encode; from mmlitmus.conform.generate import programs\n"
+        "print(json.dumps([encode(p) for m in ('pc', 'q35') for p in programs(3, 40, m)]))"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", script], env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True, check=True,
+        ).stdout
+        for seed in ("0", "1", "4242")
+    }  # fmt: skip
+    assert len(said) == 1
+
+
+def test_another_seed_number_or_machine_gives_another_program() -> None:
+    texts = [str(encode(generate(s, n, machine=m))["steps"]) for s in (1, 2) for n in (0, 1) for m in ("pc", "q35")]
+    assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+def test_programs_keep_to_the_rules_and_make_sense(machine: str) -> None:
+    for program in made(machine):
+        assert sensible(program.steps) == program.steps, program.id
+        for step in program.steps:
+            assert getattr(step, "slot", "a") in SLOTS
+            assert 0 <= getattr(step, "page", 0) <= PAGES + 1
+
+
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+def test_a_program_ends_in_a_process_that_is_there(machine: str) -> None:
+    for program in made(machine):
+        live, current = {0}, 0
+        for step in program.steps:
+            assert current in live or isinstance(step, Switch), program.id
+            if isinstance(step, Fork):
+                live.add(step.child)
+            elif isinstance(step, Exit):
+                live.discard(current)
+            elif isinstance(step, Switch):
+                assert step.process in live
+                current = step.process
+
+
+def test_everything_comes_up() -> None:
+    """Each operation, each way to map with each cache type, each kind of region, shared and private."""
+    steps = [step for machine in ("pc", "q35") for program in made(machine) for step in program.steps]
+    ops = Counter(type(step) for step in steps)
+    assert set(ops) == {Map, Unmap, Remap, Protect, Advise, Touch, Fork, Switch, Exit, Dev, Probe}
+    assert min(ops.values()) >= 20, ops
+    maps = [s for s in steps if isinstance(s, Map) and s.backing == "pfnmap"]
+    assert {(s.insert, s.cache) for s in maps} == {(i, c) for i in INSERTS for c in CACHES}
+    assert {(s.region, s.sharing) for s in maps} == {
+        (r, s) for r in ("bar", "reserved", "hole", "ram") for s in ("shared", "private")
+    }
+    assert {s.opened for s in maps} == {"r", "rw"}
+    assert {s.backing for s in steps if isinstance(s, Map)} == {"pfnmap", "anonymous", "bar"}
+
+
+def mapped(**more: object) -> Map:
+    return Map(**{"slot": "a", "pages": 4, "backing": "pfnmap", "region": "bar", **more})  # type: ignore[arg-type]
+
+
+#: a rule -> steps of which the last is what it forbids
+FORBIDDEN: dict[str, list[Step]] = {
+    "remap-over-entries": [mapped(insert="remap_fault"), Probe(call="unmap_mapping_range", pages=1)],
+    "anonymous-pages": [Map(slot="a", pages=2, backing="anonymous"), Touch(slot="a", page=1)],
+    "anonymous-moves": [
+        Map(slot="a", pages=2, backing="anonymous"),
+        Remap(slot="a", page=1, pages=1, new_pages=1, to="b", flags=("maymove", "fixed")),
+    ],
+    "address-of-the-kernels-choice": [mapped(), mapped()],
+    "mremap-names-a-slot": [mapped(), Remap(slot="a", pages=1, new_pages=1, to="b", flags=("maymove",))],
+    "registers-of-the-device": [Dev(action="read", page=1)],
+    "execute-only": [mapped(), Protect(slot="a", pages=1, prot="x")],
+    "mixed-counted-pages": [mapped(insert="mixed", region="ram")],
+    "mixed-populated": [mapped(insert="mixed"), Advise(slot="a", page=3, pages=1, advice="lock")],
+    "mixed-expanded": [mapped(insert="mixed"), Remap(slot="a", pages=2, new_pages=3, flags=("maymove",))],
+}
+
+
+def test_every_rule_is_tried_below() -> None:
+    assert set(FORBIDDEN) == {rule.name for rule in RULES}
+    assert not {rule.name for rule in KILLS} & {rule.name for rule in UNMODELLED}
+    assert all(rule.why for rule in RULES)
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_a_rule_forbids_what_it_says_and_not_what_is_before_it(name: str) -> None:
+    *before, last = FORBIDDEN[name]
+    world = World()
+    for step in before:
+        assert why_not(world, step) is None
+        world.after(step)
+    rule = why_not(world, last)
+    assert rule is not None
+    assert rule.name == name
+    assert sensible(FORBIDDEN[name]) is None
+    assert sensible(before) == tuple(before)
+
+
+def test_what_may_be_mapped_follows_a_move_a_fork_and_an_exit() -> None:
+    world = World()
+    for step in (
+        Map(slot="a", pages=2, backing="anonymous"),
+        Fork(child=1),
+        Unmap(slot="a", pages=2),
+        mapped(slot="b"),
+        Remap(slot="b", pages=4, new_pages=4, to="c", flags=("maymove", "fixed")),
+    ):
+        world.after(step)
+    assert not world.anonymous("a", 0, 2)
+    assert world.runs() == [("c", 0, 4)]
+    world.after(Switch(process=1))
+    assert world.anonymous("a", 1, 1)
+    world.after(Exit())
+    assert world.live == [0]
+
+
+def test_steps_of_a_process_that_is_not_there_are_left_out() -> None:
+    steps = [mapped(), Switch(process=1), Touch(slot="a"), Fork(child=1), Fork(child=1), Exit(), Touch(slot="a")]
+    assert sensible(steps) == (mapped(), Touch(slot="a"), Fork(child=1), Exit())

@@ -55,7 +55,7 @@ STEAL = always("freeing-invalid-memtype", "memtype-steal")
         "v6.12 +fork-clear-pat": FAILED,
         **releases("v5.10", "deb-6.12.117", never, "+pfnmap-track-ctx"),
     },
-    evidence=dict.fromkeys(("deb-5.10.262", "deb-6.1.192", "deb-6.12.117", "deb-7.3.4"), "recorded"),
+    evidence=SOURCE,  # the recorded program pins, advises and moves in between
 )
 def fork_after_cow(m: Machine) -> None:
     probe = open_probe(m, pages=4)
@@ -165,7 +165,7 @@ def unmap_after_cow(m: Machine) -> None:
         "v6.12 +fork-clear-pat": HEAD_LEAK,
         "v6.12 +pfnmap-track-ctx": never,
     },
-    evidence=dict.fromkeys(("deb-5.10.262", "deb-6.1.192", "deb-6.12.117", "deb-7.3.4"), "recorded"),
+    evidence=SOURCE,  # the recorded program pins and advises in between
 )
 def split_after_cow(m: Machine) -> None:
     """... and if the mapping is moved before, and split and unmapped in two parts afterwards?

@@ -54,7 +54,7 @@ def program(start: int, *changes: Change, lock: bool = False) -> Callable[[], Se
 
 def lost(results: Results) -> bool:
     assert results.exhausted
-    return "lost-flags-update" in {f.name for f in results.found}
+    return "lost-update" in {f.name for f in results.found}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_two_unlocked_writers(start: int, changes: tuple[Change, ...], is_lost: 
 
 def test_the_lost_bits_are_named() -> None:
     results = Dpor(program(B, setting(A), clearing(B))).run()
-    finding = next(f for f in results.found if f.name == "lost-flags-update")
+    finding = next(f for f in results.found if f.name == "lost-update")
     assert finding.kind == "invariant"
     messages = {"t0": "bits 0x2 go back to 0x2", "t1": "bits 0x1 go back to 0x0"}
     writer = finding.message.split()[0]
@@ -106,7 +106,7 @@ def test_the_prefix_of_a_field_is_not_part_of_the_name() -> None:
         vma = Vma("vma", vm_flags=0, gate=A)
         return Setup({"t": lambda: vma.store("gate", 0, B)})
 
-    assert {f.name for f in Dpor(build).run().found} == {"lost-gate-update"}
+    assert {f.name for f in Dpor(build).run().found} == {"lost-update"}
 
 
 @pytest.mark.parametrize(("other", "executions"), [("vm_flags", 2), ("gate", 1)])

@@ -242,11 +242,11 @@ class Model:
         """The field's value without an event: for printers, checks and names only, never for model decisions."""
         return self._values[self.fields[field].at]
 
-    def store(self, field: str, value: int, seen: int) -> None:
+    def store(self, field: str, value: int, seen: int, lost_update: str = "lost-update") -> None:
         """An ordinary store of a word of flags that was worked out from ``seen``, read earlier.
 
-        Where somebody has changed the word in between and the store puts his bits back, his update is lost: reported
-        as ``lost-FIELD-update``.
+        Where somebody has changed the word in between and the store puts his bits back, his update is lost: the
+        finding ``lost_update``.
         """
         f = self.fields[field]
         rt.point((PLAIN_WRITE, self.id + f.offset, ()))
@@ -257,7 +257,7 @@ class Model:
         if lost:
             report(
                 "invariant",
-                f"lost-{field.removeprefix('vm_')}-update",
+                lost_update,
                 f"{rt.current().name} writes {self.name}.{field} from a value read before another task changed it: "
                 f"bits {lost:#x} go back to {seen & lost:#x}",
             )

@@ -53,7 +53,7 @@ def _store(vma: VmArea, flags: int, seen: int) -> None:
             "lasting flag changed",
             f"{current().name} changes bits {changed:#x} of {vma.name}.vm_flags, which others rely on by now",
         )
-    vma.store("vm_flags", flags, seen)
+    vma.store("vm_flags", flags, seen, "lost-flags-update")
 
 
 @vma_flags_write.alternative("unchecked", source="mm/memory.c remap_pfn_range_notrack, v6.1", releases="<= v6.2")

@@ -20,7 +20,7 @@ PYTEST      = $(BIN)/python -m pytest
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help check test fuzz slow lint types imports bench clean
+.PHONY: help check test fuzz slow lint types imports bench peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,9 @@ imports: $(LINT) ## import-linter: imports run downward only
 bench: $(TEST) ## time the engine and the memtype database (bench/*.py; ARGS=--json)
 	@$(BIN)/python bench/engine.py $(ARGS)
 	@$(BIN)/python bench/pat.py $(ARGS)
+
+peers: $(TEST) ## the same small programs in SPIN, Nidhugg and frontrun, where they are installed (ARGS=--quick)
+	@$(BIN)/python bench/peers.py $(ARGS)
 
 clean: ## remove .venv, the caches and whatever was built
 	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -18,7 +18,7 @@ from mmlitmus.explore.primitives.rcu import Rcu
 from mmlitmus.explore.primitives.rwsem import RwSem
 from mmlitmus.explore.primitives.task import Thread, spawn
 from mmlitmus.explore.primitives.wait import WaitQueue
-from mmlitmus.explore.runtime import current
+from mmlitmus.explore.runtime import current, loop_point
 from mmlitmus.explore.state import (
     Atomic,
     Cells,
@@ -363,6 +363,7 @@ __all__ = [
     "is_cow_mapping",
     "is_new_memtype_allowed",
     "look",
+    "loop_point",
     "lookup_memtype",
     "may_fail",
     "memtype_free",

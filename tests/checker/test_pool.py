@@ -1,38 +1,44 @@
-"""Results come in the order of the jobs, whoever did them."""
+"""Tasks are done by a few processes; who dies is told, and replaced."""
 
 import subprocess
 import sys
 import textwrap
 
-from mmlitmus.checker.pool import in_order
 
-
-def test_here():
-    done = []
-    assert list(in_order([3, 1, 2], str, 1, died=lambda *a: None, each=lambda: done.append(1))) == [
-        (0, "3"), (1, "1"), (2, "2")
-    ]  # fmt: skip
-    assert len(done) == 3
-
-
-def test_elsewhere():
+def test_crew():
     code = """
-    import os, sys, time
-    from mmlitmus.checker.pool import in_order
-    told = []
+    import os, time
+    from mmlitmus.checker.pool import Crew, Death
+    boss = os.getpid()
     def work(n):
         time.sleep(0.05 * (n % 3))
         if n == 4:
             os._exit(3)
-        return n * n, os.getpid() != boss
-    boss = os.getpid()
-    def died(job, code, again):
-        told.append((job, code, again))
-        return None if again else ("dead", True)
-    results = list(in_order(range(9), work, 3, died=died))
-    assert [n for n, _ in results] == list(range(9)), results
-    assert [r[0] for _, r in results] == [0, 1, 4, 9, "dead", 25, 36, 49, 64], results
-    assert all(r[1] for _, r in results)
-    assert told == [(4, 3, True), (4, 3, False)], told
+        if n == 5:
+            os.kill(os.getpid(), 9)
+        return n * n, os.getpid()
+    crew, done, waiting, most = Crew(work, 3), {}, list(range(12)), 0
+    while len(done) < 12:
+        while waiting and crew.free:
+            crew.give(waiting[0], waiting.pop(0))
+        most = max(most, 3 - crew.free)
+        for tag, result in crew.wait():
+            assert tag not in done
+            done[tag] = result
+    assert most == 3
+    assert [done[n].text for n in (4, 5)] == ["exit code 3", "signal 9"]
+    good = {n: r for n, r in done.items() if not isinstance(r, Death)}
+    assert {n: r[0] for n, r in good.items()} == {n: n * n for n in range(12) if n not in (4, 5)}
+    pids = {r[1] for r in good.values()}
+    assert boss not in pids and 3 <= len(pids) <= 5
+    os.kill(next(w.pid for w in crew.workers.values()), 9)  # while it has nothing to do
+    time.sleep(0.3)
+    for n in (1, 2, 3):
+        crew.give(n, n)
+    again = {}
+    while len(again) < 3:
+        again.update(crew.wait())
+    assert {n: r[0] for n, r in again.items()} == {1: 1, 2: 4, 3: 9}
+    crew.stop()
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)

@@ -9,12 +9,17 @@ from collections import Counter
 import pytest
 
 from mmlitmus.conform.codec import encode
+from mmlitmus.conform.drills import DRILLS, lessons
 from mmlitmus.conform.generate import (
+    DRILLED,
     KILLS,
+    MACHINES,
     PAGES,
     RULES,
+    SCENES,
     SLOTS,
     UNMODELLED,
+    Parts,
     World,
     generate,
     programs,
@@ -105,6 +110,34 @@ def test_everything_comes_up() -> None:
     assert {s.backing for s in steps if isinstance(s, Map)} == {"pfnmap", "anonymous", "bar"}
 
 
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+def test_every_scene_is_played_five_times_in_a_corpus_of_a_thousand(machine: str) -> None:
+    has = MACHINES[machine]
+    plays = 1000 // 6 // DRILLED * SCENES if machine == "q35" else 830 // DRILLED * SCENES
+    assert plays >= 5 * len([kind for kind, _ in lessons(has.kinds) if kind != "remap_fault"])
+
+
+def test_scenes_have_names_of_their_own_and_kinds() -> None:
+    assert len({one.name for one in DRILLS}) == len(DRILLS)
+    assert all(one.kinds for one in DRILLS)
+    assert all(one.scene.__doc__ for one in DRILLS)
+
+
+def test_without_a_probe_module_nothing_of_its_is_mapped() -> None:
+    bare = [*programs(7, 60, has=Parts("q35", False, 1))]
+    steps = [step for program in bare for step in program.steps]
+    assert {s.backing for s in steps if isinstance(s, Map)} == {"bar", "anonymous"}
+    assert not any(isinstance(s, Probe) for s in steps)
+    assert {p.id.rpartition("-")[0] for p in bare} == {"q35-bare-7"}
+
+
+def test_two_devices_are_both_used_each_by_its_own_bar() -> None:
+    steps = [step for program in programs(7, 40, has=Parts("q35", True, 2)) for step in program.steps]
+    assert {(s.device, s.bar) for s in steps if isinstance(s, Map) and s.backing == "bar"} == {(0, 0), (1, 2)}
+    assert {s.device for s in steps if isinstance(s, Dev)} == {0, 1}
+    assert {s.device for s in steps if isinstance(s, Dev) and s.action == "read"} == {0}
+
+
 def mapped(**more: object) -> Map:
     return Map(**{"slot": "a", "pages": 4, "backing": "pfnmap", "region": "bar", **more})  # type: ignore[arg-type]
 
@@ -163,6 +196,15 @@ def test_what_may_be_mapped_follows_a_move_a_fork_and_an_exit() -> None:
     assert world.anonymous("a", 1, 1)
     world.after(Exit())
     assert world.live == [0]
+
+
+def test_a_move_takes_all_of_its_source_and_a_copy_none() -> None:
+    world = World()
+    world.after(mapped(slot="a"))
+    world.after(Remap(slot="a", pages=4, new_pages=2, to="b", flags=("maymove", "fixed")))
+    assert world.runs() == [("b", 0, 2)]
+    world.after(Remap(slot="b", pages=0, new_pages=2, to="c", flags=("maymove", "fixed")))
+    assert world.runs() == [("b", 0, 2), ("c", 0, 2)]
 
 
 def test_steps_of_a_process_that_is_not_there_are_left_out() -> None:

@@ -27,11 +27,21 @@ READY: dict[str, Any] = {
     "devices": [
         {"name": "edu", "pci": "1234:11e8", "bars": [{"bar": 0, "pages": 256, "pfn": "0xfea00"}]},
         {"name": "ivshmem", "pci": "1af4:1110", "bars": [{"bar": 2, "pages": 1024, "pfn": "0xfe000"}]},
+        {"name": "vga", "pci": "1234:1111", "bars": [{"bar": 0, "pages": 4096}, {"bar": 2, "pages": 1}]},
     ],
     "config": {"cpu": "QEMU", "cpus": 2, "thp": "[always] madvise never"},
     "problems": [],
 }
-IDENTITY = {"memory_mb": "2048", "qemu": "QEMU 7.2", "probe": "0" * 64, "agent": "1" * 64}
+IDENTITY = {
+    "kernel": "6.12.117+deb12-amd64",
+    "packages": "linux-image=6.12.117-1",
+    "config": "2" * 64,
+    "memory_mb": "2048",
+    "qemu": "QEMU 7.2",
+    "cpu": "max",
+    "probe": "0" * 64,
+    "agent": "1" * 64,
+}
 PROGRAM = Program(id="p", steps=(Map(slot="a", pages=1, backing="pfnmap", region="bar"), Touch(slot="a")))
 ENTRY = {"start": "0xfd000000", "end": "0xfd001000", "type": "write-combining"}
 
@@ -50,9 +60,24 @@ def test_the_header_names_the_kernel_and_the_machine() -> None:
     assert header.key.kernel.version == "6.12.117"
     assert header.key.kernel.distribution == "debian"
     assert header.key.lab.memory_mib == 2048
-    assert header.key.lab.extra["agent"] == "1" * 64
+    assert header.key.lab.extra == {"agent": "1" * 64}
     assert [r.name for r in header.regions] == ["bar"]
-    assert [d.name for d in header.devices] == ["edu"], "the model has no device without a BAR 0"
+    assert [d.name for d in header.devices] == ["edu", "ivshmem"], "a device is one with one BAR to map"
+
+
+def test_the_key_has_everything_that_an_answer_may_depend_on() -> None:
+    settings = {"thp": "always", "ksm": "0", "swap": "0 kB", "fault_around": "65536", "numa_nodes": "0", "zswap": None}
+    ready = {**READY, "config": {"cpu": "QEMU", "cpus": 2, **settings}, "zero_pfn": "0x2c40"}
+    header = header_of(ready, IDENTITY, "q35")
+    kernel, lab = header.key.kernel, header.key.lab
+    assert (kernel.release, kernel.command_line) == ("6.12.117+deb12-amd64", "console=ttyS0")
+    assert (kernel.package_version, kernel.config_sha256) == ("linux-image=6.12.117-1", "2" * 64)
+    assert (lab.module, lab.module_sha256, lab.emulator) == ("mmlitmus_probe", "0" * 64, "QEMU 7.2")
+    assert (lab.machine, lab.cpu, lab.cpu_model, lab.cpus, lab.memory_mib) == ("q35", "QEMU", "max", 2, 2048)
+    assert lab.settings == settings
+    assert header.zero_pfn == 0x2C40
+    with pytest.raises(LiveError, match=r"zero_pfn: up to 64 bits"):
+        header_of({**READY, "zero_pfn": 7}, IDENTITY)
 
 
 def test_a_kernel_that_is_not_debians() -> None:
@@ -86,7 +111,8 @@ def test_the_text_looks_at_every_page_of_every_slot_named_in_every_process_there
     )
     assert slots_of(program.steps) == ["b", "d"]
     lines = text_of(program).splitlines()
-    assert lines[0] == "program p"
+    assert lines[0] == "program p want=pagemap,locked,frames,events"
+    assert text_of(program, ()).splitlines()[0] == "program p"
     assert lines[-1] == "end"
     places = [line.removeprefix("places=").split(",") for line in lines if line.startswith("places=")]
     assert [len(p) for p in places] == [16, 32, 32, 32, 16, 16]
@@ -119,6 +145,86 @@ def test_the_log_is_messages_and_the_rest() -> None:
         ("freeing-invalid-memtype", 0xFD000000, 0xFD001000)
     ]
     assert heard.program.extra == {"kernel_log": ["something else"]}
+
+
+# -- what is asked for besides ----------------------------------------------------------------------------------------
+def counted(*runs: tuple[int, int, int, int]) -> list[dict[str, Any]]:
+    return [{"pfn": hex(pfn), "pages": pages, "refs": refs, "maps": maps} for pfn, pages, refs, maps in runs]
+
+
+def frame(pfn: int, refs: int, maps: int) -> dict[str, Any]:
+    return {"pfn": hex(pfn), "refs": refs, "maps": maps}
+
+
+def test_pagemap_and_locked_are_kept_as_they_are() -> None:
+    seen = {"pagemap": {"0:a0": "0x80000000000000", "0:a1": None}, "locked": {"0": 5}}
+    heard = hear(PROGRAM, [BEGIN, step(0, {"ok": True}, **seen), GOOD[2], END], "ended", "", header_of(READY, IDENTITY))
+    first, second = (s.observed for s in heard.program.steps)
+    assert first.pagemap == {"0:a0": 1 << 55, "0:a1": None}
+    assert first.locked == {"0": 5}
+    assert (second.pagemap, second.locked, second.frames, second.events) == ({}, None, None, None)
+
+
+def test_counts_of_a_regions_frames_are_what_they_are_more_than_before() -> None:
+    begin = {**BEGIN, "frames": counted((0xFD000, 2, 1, 0), (0xFD002, 8, 0, 0))}
+    places = {"0:a0": frame(0xFD001, 3, 1), "0:a1": frame(0xFD002, 0, 0), "0:a2": frame(0x77777, 2, 1)}
+    heard = hear(
+        PROGRAM, [begin, step(0, {"ok": True}, frames=places), GOOD[2], END], "ended", "", header_of(READY, IDENTITY)
+    )
+    found = heard.program.steps[0].observed.frames
+    assert found is not None
+    assert {place: (f.pfn, f.refs, f.maps) for place, f in found.items()} == {
+        "0:a0": (0xFD001, 2, 1),
+        "0:a1": (0xFD002, 0, 0),
+        "0:a2": (0x77777, 2, 1),  # of RAM: the count itself
+    }
+    assert heard.program.held is None, "nobody counted at the end"
+
+
+def test_a_frame_that_nobody_counted_before_is_no_difference_to_anything() -> None:
+    said = [BEGIN, step(0, {"ok": True}, frames={"0:a0": frame(0xFD001, 3, 1)}), GOOD[2], END]
+    heard = hear(PROGRAM, said, "ended", "", header_of(READY, IDENTITY))
+    assert heard.program.steps[0].observed.frames is None
+
+
+def test_what_is_still_held_at_the_end() -> None:
+    begin = {**BEGIN, "frames": counted((0xFD000, 8, 1, 0))}
+    for after, held in (
+        (counted((0xFD000, 8, 1, 0)), []),
+        (counted((0xFD000, 2, 1, 0), (0xFD002, 1, 2, 1), (0xFD003, 5, 1, 0)), [(0xFD002, 1, 1)]),
+    ):
+        heard = hear(PROGRAM, [begin, *GOOD[1:3], {**END, "frames": after}], "ended", "", header_of(READY, IDENTITY))
+        assert [(f.pfn, f.refs, f.maps) for f in heard.program.held or ()] == held
+        assert heard.program.held is not None
+    died = [begin, step(0, {"died": "hang"}), {**END, "frames": counted((0xFD000, 8, 2, 0))}]
+    assert hear(PROGRAM, died, "ended", "", header_of(READY, IDENTITY)).program.held is None
+
+
+def test_notifier_events_are_of_slots() -> None:
+    events = [
+        {"event": "unmap", "end": False, "first": "0x7f0001002000", "last": "0x7f0001006000"},
+        {"event": "unmap", "end": True, "first": "0x7f0000ffe000", "last": "0x7f0001006800"},
+        {"event": "clear", "end": False, "first": "0x0", "last": "0xffffffffffffffff"},
+        {"lost": 4},
+    ]
+    said = [BEGIN, step(0, {"ok": True}, events={"0": events}), GOOD[2], END]
+    heard = hear(PROGRAM, said, "ended", "", header_of(READY, IDENTITY))
+    assert heard.program.steps[0].observed.events == {
+        "0": (
+            "start unmap b2-b6",
+            "end unmap a4094-0x7f0001006800",
+            "start clear 0x0-0xffffffffffffffff",
+            "lost 4",
+        )
+    }
+
+
+def test_without_the_module_nobody_sees_frames_and_events() -> None:
+    """The agent says that there are none: it did not look."""
+    header = header_of({**READY, "module": None}, IDENTITY)
+    said = [BEGIN, step(0, {"ok": True}, frames={}, events={}, locked={"0": 0}), GOOD[2], END]
+    observed = hear(PROGRAM, said, "ended", "", header).program.steps[0].observed
+    assert (observed.frames, observed.events, observed.locked) == (None, None, {"0": 0})
 
 
 @pytest.mark.parametrize("kind", ["oops", "panic", "hang", "died"])

@@ -30,6 +30,7 @@ from mmlitmus.conform.schema import (
     Entry,
     Exit,
     Fork,
+    Frame,
     Header,
     KernelKey,
     LabKey,
@@ -60,7 +61,7 @@ prots = st.sampled_from(["", "r", "rw", "rwx"])
 bits = st.integers(0, (1 << 64) - 1)
 places = st.builds("{}:{}{}".format, st.integers(0, 1), slots, page)
 entries = st.none() | st.builds(Entry, st.sampled_from(LEVELS), bits)
-unknown = st.dictionaries(st.sampled_from(["pagemap", "later"]), st.integers() | st.text() | st.none(), max_size=1)
+unknown = st.dictionaries(st.sampled_from(["short", "later"]), st.integers() | st.text() | st.none(), max_size=1)
 results = (
     st.builds(Result, ok=st.just(True), value=st.none() | bits, extra=unknown)
     | st.builds(Result, errno=st.sampled_from(["EINVAL", "ENOMEM"]))
@@ -69,12 +70,21 @@ results = (
 )
 memtypes = st.builds(Memtype, start=bits, end=bits, type=st.sampled_from(MEMTYPES), extra=unknown)
 messages = st.builds(Message, message=st.sampled_from(MESSAGES), start=bits, end=bits, extra=unknown)
+frames = st.builds(Frame, pfn=bits, refs=st.integers(-3, 3), maps=st.integers(-3, 3), extra=unknown)
+events = st.sampled_from(
+    ["start unmap a0-a4", "end protection-vma b0-0x7f0002000800", "start release 0x0-0xff", "lost 3"]
+)
+processes = st.integers(0, 1).map(str)
 observations = st.builds(
     Observed,
     result=st.none() | results,
     entries=st.dictionaries(places, entries, max_size=2),
     vm_flags=st.dictionaries(places, st.none() | st.text(), max_size=1),
     memtypes=st.none() | st.lists(memtypes, max_size=2).map(tuple),
+    pagemap=st.dictionaries(places, st.none() | bits, max_size=2),
+    locked=st.none() | st.dictionaries(processes, st.integers(0, 9), max_size=2),
+    frames=st.none() | st.dictionaries(places, frames, max_size=2),
+    events=st.none() | st.dictionaries(processes, st.lists(events, max_size=2).map(tuple), max_size=2),
     extra=unknown,
 )
 seen = {"observed": observations, "extra": unknown}
@@ -109,6 +119,7 @@ programs = st.builds(
     seed=st.none() | page,
     steps=st.lists(steps, max_size=4).map(tuple),
     log=st.none() | st.lists(messages, max_size=2).map(tuple),
+    held=st.none() | st.lists(frames, max_size=2).map(tuple),
     extra=unknown,
 )
 
@@ -149,7 +160,7 @@ def test_unknown_fields_are_kept(header):
     """Only the version refuses a file: a newer lab may record more."""
     header["key"]["kernel"]["thp"] = "always"
     header["boot"] = {"n": 2}
-    touch = {"op": "touch", "slot": "a", "cpu": 1, "observed": {"pagemap": {"0:a0": "0x0"}}}
+    touch = {"op": "touch", "slot": "a", "cpu": 1, "observed": {"colour": {"0:a0": "0x0"}}}
     line = {"id": "1", "shrunk": True, "steps": [touch]}
     text = [json.dumps(header), json.dumps(line)]
     recording = loads(text)
@@ -158,7 +169,7 @@ def test_unknown_fields_are_kept(header):
     (program,) = recording.programs
     assert program.extra == {"shrunk": True}
     assert program.steps[0].extra == {"cpu": 1}
-    assert program.steps[0].observed.extra == {"pagemap": {"0:a0": "0x0"}}
+    assert program.steps[0].observed.extra == {"colour": {"0:a0": "0x0"}}
     assert loads(dumps(recording).splitlines()).programs == recording.programs
     assert [json.loads(s) for s in dumps(recording).splitlines()] == [{**header, "programs": 1}, line]
 
@@ -170,6 +181,34 @@ def test_absent_and_null_are_unobserved():
     lists = [read_step({"op": "observe", "observed": {"memtypes": m}}, "").observed for m in (None, [])]
     assert lists == [Observed(), Observed(memtypes=())]
     assert lists[0] != lists[1]
+
+
+def test_everything_that_the_agent_can_see(header):
+    """And what an older reader wrote is read as it was: ``settings`` had no name of its own once."""
+    header["key"]["lab"] |= {"cpu_model": "max", "settings": {"ksm": "0", "zswap": None}, "image": "0"}
+    header["boots"] = [{**header["key"], "lab": {**header["key"]["lab"], "memory_mib": 3072}}]
+    header["zero_pfn"] = "0x2c00"
+    frame = {"pfn": "0x20000", "refs": -1, "maps": 0}
+    seen = {
+        "pagemap": {"0:a0": "0x80000000000000", "0:a1": None},
+        "locked": {"0": 3},
+        "frames": {"0:a0": frame},
+        "events": {"0": ["start unmap a0-a4", "end unmap a0-a4", "start clear 0x0-0xffffffffffffffff", "lost 2"]},
+    }
+    line = {"id": "1", "steps": [{"op": "observe", "observed": seen}], "held": [frame]}
+    recording = loads([json.dumps(header), json.dumps(line)])
+    assert recording.header.key.lab.settings == {"ksm": "0", "zswap": None}
+    assert recording.header.key.lab.extra == {"image": "0"}
+    assert recording.header.boots[0].lab.memory_mib == 3072
+    assert recording.header.zero_pfn == 0x2C00
+    (program,) = recording.programs
+    observed = program.steps[0].observed
+    assert observed.pagemap == {"0:a0": 1 << 55, "0:a1": None}
+    assert observed.locked == {"0": 3}
+    assert observed.frames == {"0:a0": Frame(pfn=0x20000, refs=-1, maps=0)}
+    assert observed.places == ["0:a0", "0:a1"]
+    assert program.held == (Frame(pfn=0x20000, refs=-1, maps=0),)
+    assert [json.loads(s) for s in dumps(recording).splitlines()] == [{**header, "programs": 1}, line]
 
 
 HOLE = {"name": "hole", "pfn": "0x20000", "pages": 16}
@@ -270,6 +309,13 @@ BAD_STEPS = [
     ([step("exit"), step("touch", slot="a")], r"steps\[1\]: process 0 has exited: only a switch can follow"),
     ([step("exit"), step("switch", process=0)], r"steps\[1\]: there is no process 0"),
     ([step("observe", {"entries": {"1:a0": None}})], r"steps\[0\]\.observed: 1:a0 is of a process that is not there"),
+    ([step("observe", {"pagemap": {"1:a0": None}})], r"steps\[0\]\.observed: 1:a0 is of a process that is not there"),
+    ([step("observe", {"locked": {"1": 0}})], r"steps\[0\]\.observed: process 1 is not there"),
+    ([step("observe", {"events": {"1": []}})], r"steps\[0\]\.observed: process 1 is not there"),
+    ([step("observe", {"locked": {"x": 0}})], r"\.locked: 'x' is not a process's number"),
+    ([step("observe", {"locked": {"0": -1}})], r"\.locked\['0'\]: -1 is out of range"),
+    ([step("observe", {"frames": {"0:a0": {"pfn": "0x1"}}})], r"\.frames\['0:a0'\]: the field 'refs' is missing"),
+    ([step("observe", {"events": {"0": ["unmap"]}})], r"\.events\['0'\]\[0\]: 'unmap' is not a notifier event"),
     ([step("observe", {"entries": {"a0": None}})], r"steps\[0\]\.observed\.entries: 'a0' is not a place"),
     ([step("observe", {"entries": {"0:a0": "0x0"}})], r"steps\[0\]\.observed\.entries\['0:a0'\]: an entry is"),
     ([step("observe", {"entries": {"0:a0": "pte:77"}})], r'up to 64 bits as "0x\.\.\." in lower case are wanted'),
@@ -366,11 +412,38 @@ def test_files_that_are_damaged(tmp_path, recorded):
         path.write_bytes(raw)
         with pytest.raises(RecordingError, match=message):
             load(path)
-    for name, raw in (("cut", gzip.compress(text.encode())[:-20]), ("other", b"not gzip")):
+    packed = bytearray(gzip.compress(text.encode()))
+    packed[len(packed) // 2] ^= 0xFF
+    for name, raw in (("cut", gzip.compress(text.encode())[:-20]), ("other", b"not gzip"), ("flipped", bytes(packed))):
         path = tmp_path / f"{name}.jsonl.gz"
         path.write_bytes(raw)
         with pytest.raises(RecordingError, match=r":1: the compressed file is damaged"):
             load(path)
+
+
+@pytest.mark.parametrize("at", range(10, 300, 7))
+def test_a_byte_that_is_not_what_it_was_is_an_error_of_the_file(at, tmp_path, recorded):
+    """Whatever the damage does to the compressed stream: never another exception."""
+    packed = bytearray(gzip.compress(dumps(recorded("vfiorev-6.1")).encode(), mtime=0))
+    packed[at] ^= 0x41
+    (tmp_path / "r.jsonl.gz").write_bytes(bytes(packed))
+    with pytest.raises(RecordingError):
+        load(tmp_path / "r.jsonl.gz")
+
+
+def test_a_new_recording_is_written_over_nothing(tmp_path, recorded, monkeypatch):
+    recording = recorded("vfiorev-6.1")
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(b"somebody's")
+    with pytest.raises(FileExistsError):
+        dump(recording, path, new=True)
+    assert path.read_bytes() == b"somebody's"
+    dump(recording, path)
+    assert load(path).programs == recording.programs
+    monkeypatch.setattr("os.link", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        dump(recording, tmp_path / "b.jsonl.gz", new=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl.gz"], "a file is there whole, or not at all"
 
 
 def test_what_is_no_place_in_a_file():
@@ -409,6 +482,7 @@ def test_the_documentation_names_everything():
         Result,
         Memtype,
         Message,
+        Frame,
     ):
         missing += [f"{cls.__name__}.{name}" for name in names_of(cls) if f"`{name}`" not in text]
     missing += [action for action in ACTIONS if f"`{action}`" not in rows["dev"]]

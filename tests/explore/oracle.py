@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 
 from mmlitmus.explore.dpor import Dpor
 from mmlitmus.explore.naive import Naive
 from mmlitmus.explore.scheduler import Results, Scheduler
+from mmlitmus.explore.stateful import Stateful
+from mmlitmus.explore.verdict import mode
 
 from .programs import Program, build, generate, instructions, smaller
 
@@ -42,6 +44,9 @@ class SleepSets(Dpor):
     def _races(self, start: int) -> None:
         if self.status in ("complete", "deadlock"):
             self.results.traces.add(self.trace())
+
+
+Compare = Callable[[Program], "Comparison"]
 
 
 @dataclass
@@ -82,7 +87,7 @@ def compare(program: Program, limit: int = NAIVE_LIMIT) -> Comparison:
     )
 
 
-def _differences(want: Results, got: Results, *, once: bool) -> Iterable[str]:
+def _differences(want: Results, got: Results, *, once: bool = False, traces: bool = True) -> Iterable[str]:
     if not got.exhausted:
         yield f"not exhausted: {got.stopped}"
     for what, a, b in (
@@ -91,13 +96,39 @@ def _differences(want: Results, got: Results, *, once: bool) -> Iterable[str]:
         ("findings", _names(want), _names(got)),
         ("traces", want.traces, got.traces),
     ):
-        if a != b:
+        if a != b and (traces or what != "traces"):
             text = f"{what}: {len(a)} wanted, {len(a - b)} lost, {len(b - a)} that are none"
             if what != "traces":
                 text += f" (lost {sorted(map(str, a - b))[:2]}, extra {sorted(map(str, b - a))[:2]})"
             yield text
     if got.counts.complete != len(got.traces) and once:
         yield f"duplicates: {got.counts.complete} complete executions, {len(got.traces)} traces"
+
+
+def compare_states(program: Program, limit: int = 300) -> Comparison:
+    """Run E1 and E2 over the program. E1 is what ``compare`` holds to the reference.
+
+    ``limit``: of E1's executions; a larger program is skipped. Tasks keep no log: otherwise hardly two ways would ever
+    lead to the same state.
+    """
+    reference = Dpor(build(program, logged=False), max_executions=limit)
+    want = reference.run()
+    if not want.exhausted:
+        return Comparison(skipped=True)
+    engine = Stateful(build(program, logged=False), checked=True)
+    got = engine.run()
+    problems = list(_differences(want, got, traces=False))
+    if _classes(reference) != _classes(engine):
+        problems.append(f"lock order: {sorted(_classes(reference) ^ _classes(engine))}")
+    if _modes(want) != _modes(got):
+        problems.append(f"modes: {sorted(map(str, _modes(want) ^ _modes(got)))[:4]}")
+    return Comparison(
+        False, False, got.states, want.counts.executions, got.counts.executions, got.counts.complete, problems
+    )
+
+
+def _modes(results: Results) -> set[Hashable]:
+    return {(f.kind, f.name, mode(found, results)) for f, found in results.found.items() if f.kind != "inversion"}
 
 
 def _names(results: Results) -> set[Hashable]:
@@ -132,6 +163,24 @@ class Summary:
         )
 
 
+def sweep_states(family: str, seeds: Iterable[int], *, stop_after: int = 3) -> Summary:
+    """Compare E1 with E2 on the programs with these seeds, every other one large; states are counted as traces."""
+    s = Summary(family)
+    for seed in seeds:
+        program = generate(family, seed, large=seed % 2 == 1)
+        c = compare_states(program)
+        s.programs += 1
+        s.skipped += c.skipped
+        s.traces += c.traces
+        s.reference += c.reference
+        s.executions += c.executions
+        if c.problems:
+            s.mismatches.append((program, c.problems))
+            if len(s.mismatches) >= stop_after:
+                break
+    return s
+
+
 def sweep(family: str, seeds: Iterable[int], *, stop_after: int = 3, large: bool = False) -> Summary:
     """Compare on the programs with these seeds; on large ones with sleep sets only."""
     s = Summary(family)
@@ -151,7 +200,7 @@ def sweep(family: str, seeds: Iterable[int], *, stop_after: int = 3, large: bool
     return s
 
 
-def shrink(program: Program) -> tuple[Program, list[str]]:
+def shrink(program: Program, compare: Compare = compare) -> tuple[Program, list[str]]:
     """The program with everything taken out that the mismatch does not need, and what the mismatch is then."""
     problems = compare(program).problems
     again = True
@@ -165,10 +214,10 @@ def shrink(program: Program) -> tuple[Program, list[str]]:
     return program, problems
 
 
-def explain(summary: Summary) -> str:
+def explain(summary: Summary, compare: Compare = compare) -> str:
     """The summary line, and each mismatch shrunk."""
     text = [str(summary)]
     for program, _ in summary.mismatches:
-        small, problems = shrink(program)
+        small, problems = shrink(program, compare)
         text.append(f"{small}\n    " + "\n    ".join(problems))
     return "\n".join(text)

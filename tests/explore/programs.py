@@ -22,6 +22,7 @@ from mmlitmus.explore.primitives.rcu import Rcu
 from mmlitmus.explore.primitives.rwsem import RwSem
 from mmlitmus.explore.primitives.task import Thread, spawn
 from mmlitmus.explore.primitives.wait import WaitQueue
+from mmlitmus.explore.runtime import loop_point
 from mmlitmus.explore.scheduler import Setup
 from mmlitmus.explore.state import Atomic, Cells, Const, Counter, Ghost, Guarded, Model, Once, Plain, look, touch
 
@@ -72,7 +73,8 @@ class Thing(Model):
 class Machine:
     """One of everything that the program may use."""
 
-    def __init__(self, program: Program, used: set[str]) -> None:
+    def __init__(self, program: Program, used: set[str], logged: bool = True) -> None:
+        self.logged = logged
         self.data = Data("d", o0=0, o1=0, p0=0, a0=0, g0=0, ptr=None, c0=0)
         self.things: list[Thing] = []
         if used & {"lock", "trylock", "unlock", "steal", "peeklock"}:
@@ -128,9 +130,14 @@ class Runner:
         self.name = name
 
     def __call__(self) -> None:
-        rt.current().data = self.log
+        if self.m.logged:
+            rt.current().data = self.log
         skip = 0
-        for ins in self.code:
+        code = self.code
+        own = self.name.startswith("t")  # not a task that another one creates: those run within a function of `spawn`
+        for n, ins in enumerate(code):
+            if own and not self.m.logged:
+                loop_point(self, skip, code, own, n, ins)
             if skip:
                 skip -= 1
             elif ins[0] == "skip":
@@ -146,7 +153,8 @@ class Runner:
 
     def see(self, value: Any) -> None:
         self.last = value
-        self.log.append(value)
+        if self.m.logged:
+            self.log.append(value)
 
     # -- data
     def do_r(self, f: str) -> None:
@@ -408,13 +416,15 @@ def instructions(code: Code) -> Iterator[tuple[Any, ...]]:
             yield from instructions(ins[1])
 
 
-def build(program: Program) -> Callable[[], Setup]:
-    """The program as something an explorer can run."""
+def build(program: Program, *, logged: bool = True) -> Callable[[], Setup]:
+    """The program as something an explorer can run. ``logged``: each task's outcome is all that it has seen; else what
+    it has seen is forgotten but for the last, so that many ways lead to the same state.
+    """
     spawns = sum(ins[0] in ("spawn", "call") for code in program.tasks for ins in code)
     used = {ins[0] for code in program.tasks for ins in instructions(code)}
 
     def setup() -> Setup:
-        m = Machine(program, used)
+        m = Machine(program, used, logged)
         tasks = {f"t{t}": Runner(m, code, f"t{t}") for t, code in enumerate(program.tasks)}
         return Setup(dict(tasks), checks=[m.check], outcome=m.outcome, spawn_slots=spawns, context=m)
 

@@ -1,4 +1,4 @@
-"""A board for tests of memory types: memory map, MTRRs and database, and no kernel around them.
+"""A board for tests of memory types: memory map, MTRRs and database, with 6.12's choices and no more of a kernel.
 
 ``run(body)`` runs ``body(board)`` as the only task of a machine under the search; ``search(body, body)`` explores all
 interleavings of several. Whatever is found and was not named in ``finds`` fails the test.
@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 from mmlitmus.explore.dpor import Dpor
 from mmlitmus.explore.findings import Finding
 from mmlitmus.explore.scheduler import Results, Setup
+from mmlitmus.kernel import eras
 from mmlitmus.kernel.arch.x86.e820 import E820
 from mmlitmus.kernel.arch.x86.mtrr import Mtrr
 from mmlitmus.kernel.arch.x86.pat import FULL, CacheMode, MemtypeDatabase, MemtypeOwner, PatTable, cattr_name
+from mmlitmus.kernel.policy import run_on
 from mmlitmus.kernel.sync.might import fs_reclaim
 
 PAGE = 4096
@@ -37,6 +39,7 @@ class Board:
     """What the functions of ``pat`` and ``ioremap`` want of a machine."""
 
     def __init__(self, pat: PatTable = FULL, failures: int = 0) -> None:
+        run_on(eras.kernel("v6.12"))
         self.failures = failures
         self.fs_reclaim = fs_reclaim()
         self.e820 = E820()

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmlitmus.kernel import eras
 from mmlitmus.kernel.arch.x86 import pat
 from mmlitmus.kernel.arch.x86.e820 import E820
 from mmlitmus.kernel.arch.x86.mtrr import Mtrr, MtrrType, merge, mtrr_type_lookup
@@ -29,6 +30,7 @@ from mmlitmus.kernel.arch.x86.pat import (
     pmd_cachemode,
     pte_cachemode,
 )
+from mmlitmus.kernel.policy import run_on
 
 from .board import BAR, BY_NAME, PAGE, rows, run
 
@@ -111,12 +113,14 @@ def test_a_4k_protection_in_a_large_leaf(mode: CacheMode, unshifted: CacheMode) 
     assert pmd_cachemode(pgprot_4k_2_large(prot) | PSE) == mode
 
 
-def test_pgprot_functions_or() -> None:
+@pytest.mark.parametrize(("kernel", "over"), [("v6.12", UC), ("v6.16", WC)])
+def test_pgprot_functions_or_before_6_16(kernel: str, over: CacheMode) -> None:
+    run_on(eras.kernel(kernel))
     assert pgprot2cachemode(pgprot_noncached(0x27)) == UCM
     assert pgprot2cachemode(pgprot_writecombine(0x27)) == WC
     assert pgprot2cachemode(pgprot_writethrough(0x27)) == WT
     assert pgprot2cachemode(pgprot_noncached(pgprot_writecombine(0))) == UC
-    assert pgprot2cachemode(pgprot_writecombine(pgprot_noncached(0))) == UC
+    assert pgprot2cachemode(pgprot_writecombine(pgprot_noncached(0))) == over
     assert pgprot2cachemode(pgprot_writethrough(pgprot_noncached(0))) == WT
     assert pgprot_writecombine(0, OFF) == PCD
     assert pgprot_writethrough(0, ERRATA) == PCD

@@ -313,3 +313,14 @@ def test_a_read_only_private_mapping_is_no_cow_mapping_only_without_maywrite() -
         insert(w, w(0))
 
     run(body, finds=["insert-pfn-cow"])
+
+
+@pytest.mark.parametrize("kernel", ["deb-5.10.262", "deb-6.1.192", "deb-6.12.117", "v6.16"])
+def test_half_a_page_that_is_refused(kernel: str) -> None:
+    """A failing remap zaps by the caller's size, whole pages or not; until 6.16 the zap then misses its own end."""
+
+    def body(w: World) -> None:
+        w.char.on_mmap = lambda vma: remap_pfn_range(vma, vma.vm_start, DEVICE, PAGE // 2, vma.vm_page_prot)
+        assert w.p.mmap(w.char.file, 2, flags=MAP_PRIVATE) == -EINVAL
+
+    run(body, kernel, finds=[] if kernel == "v6.16" else ["zap-past-the-end"])

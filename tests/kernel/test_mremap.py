@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmlitmus.kernel.arch.x86.pgtable import SOFT_DIRTY
+from mmlitmus.kernel.drivers.misc.probe import open_probe
 from mmlitmus.kernel.errno import EFAULT, EINVAL, ENOMEM
 from mmlitmus.kernel.mm.mremap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
 
@@ -236,3 +237,26 @@ def test_order_in_the_reverse_map() -> None:
 
     run(body)
     assert PAGE == 4096
+
+
+@pytest.mark.parametrize(("kernel", "answer"), [("v5.10", -EINVAL), ("v6.1", 0), ("deb-6.12.117", 0), ("v7.3", 0)])
+def test_a_mixed_map_that_is_moved_and_stays(kernel: str, answer: int) -> None:
+    """Recorded on 5.10.262, 6.1.192, 6.12.117 and 7.3.4: both mappings are there, and faults fill the old one again."""
+
+    def body(w: World) -> None:
+        probe = open_probe(w.m)
+        a = w.p.mmap(probe.file("mixed", "", "hole"), 2)
+        w.p.read(a)
+        to = w(0, "b")
+        flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP
+        moved = w.p.mremap(a, 2, 2, to="b", flags=flags)
+        assert moved == (answer or to)
+        assert bool(w.p.pte(a)) == bool(answer)
+        assert w.p.vm_flags(a)
+        assert w.p.vm_flags(to) == ("" if answer else w.p.vm_flags(a))
+        if not answer:
+            assert w.p.pte(to)
+            w.p.read(a)
+            assert w.p.pte(a)
+
+    run(body, kernel)

@@ -24,13 +24,23 @@ from mmlitmus.checker.run import is_asked
 from mmlitmus.explore.dpor import Dpor
 from mmlitmus.explore.scheduler import Setup
 from mmlitmus.kernel import eras, policy
-from mmlitmus.kernel.arch.x86.pat import pat_memtype_list
-from mmlitmus.kernel.drivers.misc.probe import open_probe
+from mmlitmus.kernel.arch.x86.pat import (
+    CacheMode,
+    memtype_free,
+    memtype_reserve,
+    pat_memtype_list,
+    pgprot2cachemode,
+    pgprot_noncached,
+    pgprot_writecombine,
+)
+from mmlitmus.kernel.drivers.misc.probe import Fill, open_probe
 from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.mm import madvise, mmu_gather, vma
-from mmlitmus.kernel.mm.memory import VmFault, vmf_insert_mixed
+from mmlitmus.kernel.mm.memory import VmFault, remap_pfn_range, vmf_insert_mixed
+from mmlitmus.kernel.mm.mm_types import VM_ACCOUNT, AddressSpace, File, VmOperations
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_READ, PROT_WRITE
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
+from mmlitmus.kernel.mm.mremap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
 from mmlitmus.kernel.policy import Kernel, KernelSpecError, NotApplicable
 
 from .world import ERAS, PAGE, World
@@ -185,6 +195,29 @@ def populated_in_a_hole(w: World) -> int:
     return w.p.madvise(w.m.slot("a"), 1, madvise.MADV_POPULATE_READ)
 
 
+def inherited_again(w: World) -> int:
+    """MADV_DOFORK of a VM_MIXEDMAP."""
+    return w.p.madvise(w.p.mmap(open_probe(w.m).file("mixed", "", "hole"), 1), 1, madvise.MADV_DOFORK)
+
+
+def moved_and_left(w: World) -> Any:
+    """A VM_MIXEDMAP is moved with MREMAP_DONTUNMAP."""
+    a = w.p.mmap(open_probe(w.m).file("mixed", "", "hole"), 2)
+    flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP
+    return w.p.mremap(a, 2, 2, to="b", flags=flags), w.p.vm_flags(a)
+
+
+def tail_given_back(w: World) -> Any:
+    """What is reserved when the second page of two has been given back."""
+    start = open_probe(w.m).pfn(Fill("none", "", "hole", 0)) * PAGE
+    memtype_reserve(w.m, start, start + 2 * PAGE, CacheMode.WC, True)
+    return memtype_free(w.m, start + PAGE, start + 2 * PAGE), pat_memtype_list(w.m)
+
+
+def write_combining_over_noncached(w: World) -> CacheMode:
+    return pgprot2cachemode(pgprot_writecombine(pgprot_noncached(0)))
+
+
 def moved_from_nowhere(w: World) -> Any:
     """What is left of a move's target when there is nothing to move."""
     a = w.p.mmap(w.char.file, 2)
@@ -218,6 +251,27 @@ def replaced_and_looked_at(w: World) -> bool:
 def mixed_into_pfnmap(w: World) -> Any:
     w.char.on_fault = lambda vmf: vmf_insert_mixed(vmf.vma, vmf.address, 0xFD000)
     return w.p.read(w.p.mmap(w.char.file, 1))
+
+
+def half_a_page_that_fails(w: World) -> Any:
+    """A private mapping of which half a page is remapped: the kernel may not survive that it is refused."""
+    w.char.on_mmap = lambda vma: remap_pfn_range(vma, vma.vm_start, 0xFD000, PAGE // 2, vma.vm_page_prot)
+    return w.p.mmap(w.char.file, 2, flags=MAP_PRIVATE)
+
+
+class Untouched(VmOperations):
+    anonymous = True
+
+    def mmap(self, file: Any, vma: Any) -> int:
+        vma.vm_ops = self
+        return 0
+
+
+def accounted_when_read_only(w: World) -> Any:
+    ops = Untouched()
+    at = w.p.mmap(File("anonymous", ops, AddressSpace("anonymous")), 1, flags=MAP_PRIVATE)
+    w.p.mprotect(at, 1, PROT_READ)
+    return bool(w.vma(at).vm_flags & VM_ACCOUNT)
 
 
 # -- witnesses --------------------------------------------------------------------------------------------------------
@@ -260,6 +314,11 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("track_pfn_copy", "clear-then-set"): ("deb-6.12.117", "inherit", failed_fork),
     ("remap_error", "leave"): ("v6.10", "zap", "pfn/remap-fails/frames-freed"),
     ("remap_error", "zap"): ("v6.12", "leave", "pfn/remap-fails/frames-freed"),
+    ("remap_error", "zap-pages"): ("v6.16", "zap", half_a_page_that_fails),
+    ("mprotect_account", "kept"): ("v6.1", "given-back", accounted_when_read_only),
+    ("mprotect_account", "given-back"): ("v6.12", "kept", accounted_when_read_only),
+    ("remap_flags", "with-entries"): ("v6.18", "first", "locks/flags-writers/fault"),
+    ("remap_flags", "first"): ("v7.3", "with-entries", "locks/flags-writers/fault"),
     ("madvise_behavior_valid", "to-pageout"): ("v5.10", "to-collapse", populated_in_a_hole),
     ("madvise_behavior_valid", "to-collapse"): ("v6.12", "to-pageout", populated_in_a_hole),
     ("madvise_populate", "by-vma"): ("v6.1", "from-start", populated_behind_a_hole),
@@ -267,6 +326,14 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("do_mremap", "target-first"): ("v5.10", "address-first", moved_from_nowhere),
     ("do_mremap", "address-first"): ("v6.12", "target-first", moved_from_nowhere),
     ("do_mremap", "all-first"): ("v6.18", "address-first", moved_onto_itself_from_nowhere),
+    ("mremap_dontunmap", "anonymous"): ("v5.10", "not-pfnmap", moved_and_left),
+    ("mremap_dontunmap", "not-pfnmap"): ("v6.1", "anonymous", moved_and_left),
+    ("madvise_dofork", "not-io"): ("v6.12", "not-special", inherited_again),
+    ("madvise_dofork", "not-special"): ("v7.3", "not-io", inherited_again),
+    ("memtype_match", "exact-or-tail"): ("v6.12", "exact", tail_given_back),
+    ("memtype_match", "exact"): ("v6.16", "exact-or-tail", tail_given_back),
+    ("pgprot_combine", "or"): ("v6.12", "replace", write_combining_over_noncached),
+    ("pgprot_combine", "replace"): ("v6.16", "or", write_combining_over_noncached),
     ("mmap_replace", "freed-first"): ("v6.1", "freed-last", replaced_and_looked_at),
     ("mmap_replace", "freed-last"): ("v6.16", "freed-first", replaced_with_another_type),
     ("vm_mixed_ok", "bug"): ("v6.1", "sigbus", mixed_into_pfnmap),

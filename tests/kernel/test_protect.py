@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmlitmus.kernel.arch.x86.pgtable import DIRTY, SAVED_DIRTY, SOFT_DIRTY
+from mmlitmus.kernel.drivers.misc.probe import open_probe
 from mmlitmus.kernel.errno import EACCES, EAGAIN, EINVAL, ENODEV, ENOMEM, EPERM
 from mmlitmus.kernel.mm import madvise
 from mmlitmus.kernel.mm.mm_types import VM_LOCKED
@@ -258,6 +259,49 @@ def test_madvise_errors(kernel: str) -> None:
     run(body, kernel)
 
 
+@everywhere
+def test_advice_to_a_mixed_map(kernel: str) -> None:
+    """Recorded on 5.10.262, 6.1.192, 6.12.117 and 7.3.4, but for MADV_COLLAPSE, which was read there."""
+
+    def body(w: World) -> None:
+        a = w.p.mmap(open_probe(w.m).file("mixed", "", "hole"), 2)
+        assert w.p.madvise(a, 1, madvise.MADV_FREE) == -EINVAL
+        assert w.p.madvise(a, 1, madvise.MADV_COLLAPSE) == -EINVAL
+        assert w.p.madvise(a, 1, madvise.MADV_COLD) == 0
+        assert w.p.madvise(a, 1, madvise.MADV_PAGEOUT) == 0
+        assert w.p.madvise(a, 1, madvise.MADV_DONTFORK) == 0
+        assert w.p.madvise(a, 1, madvise.MADV_DOFORK) == (-EINVAL if kernel == "v7.3" else 0)
+
+    run(body, kernel)
+
+
+@everywhere
+def test_advice_to_a_locked_mapping(kernel: str) -> None:
+    """A mapping whose driver sets no flag can be locked; what would take its pages is refused then."""
+
+    def body(w: World) -> None:
+        a = w.p.mmap(open_probe(w.m).file("none"), 1)
+        assert w.p.mlock(a, 1) == 0
+        for advice in (madvise.MADV_DONTNEED, madvise.MADV_COLD, madvise.MADV_PAGEOUT):
+            assert w.p.madvise(a, 1, advice) == -EINVAL
+        assert w.p.munlock(a, 1) == 0
+        for advice in (madvise.MADV_DONTNEED, madvise.MADV_COLD, madvise.MADV_PAGEOUT):
+            assert w.p.madvise(a, 1, advice) == 0
+
+    run(body, kernel)
+
+
+@everywhere
+def test_poisoning_is_looked_at_last(kernel: str) -> None:
+    def body(w: World) -> None:
+        w.bar(1)
+        assert w.p.madvise(w(0), 1, madvise.MADV_HWPOISON) == -EPERM
+        assert w.p.madvise(w(0), 0, madvise.MADV_HWPOISON) == 0
+        assert w.p.madvise(w(0) + 1, 1, madvise.MADV_HWPOISON) == -EINVAL
+
+    run(body, kernel)
+
+
 def test_dontneed_is_for_mixedmaps() -> None:
     """Only PFNMAP is refused: a MIXEDMAP VMA is emptied."""
     from mmlitmus.kernel.mm.memory import VM_FAULT_NOPAGE, vmf_insert_pfn
@@ -314,3 +358,16 @@ def test_mlock_of_an_ordinary_vma_splits_it() -> None:
         assert not any(w.vma(w(n)).peek("vm_flags") & VM_LOCKED for n in range(3))
 
     run(body)
+
+
+@pytest.mark.parametrize("kernel", ERAS)
+def test_madv_free_is_for_anonymous_memory(kernel: str) -> None:
+    """Seen on 6.12.117: a MIXEDMAP, which other advice of this kind may be given, refuses it."""
+
+    def body(w: World) -> None:
+        w.probe = open_probe(w.m)
+        w.p.mmap(w.probe.file("mixed"), 2)
+        assert w.p.madvise(w(0), 2, madvise.MADV_COLD) == 0
+        assert w.p.madvise(w(0), 2, madvise.MADV_FREE) == -EINVAL
+
+    run(body, kernel)

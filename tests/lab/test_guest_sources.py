@@ -292,10 +292,11 @@ def test_processes_fork_switch_and_exit(talk: Callable[..., Talk]) -> None:
 def test_more_is_seen_when_it_is_wanted(talk: Callable[..., Talk]) -> None:
     want = "p want=pagemap,locked,frames,events"
     answers = talk().run(ANONYMOUS, "advise slot=a pages=2 advice=lock places=0:a0", name=want)
-    extra = decode(schema.Observed, answers[2]["observed"]).extra
-    assert extra["locked"] == {"0": 2}
-    assert int(extra["pagemap"]["0:a0"], 16) >> 63 == 1, "a page that is locked is present"
-    assert extra["frames"] == extra["events"] == {}, "nobody sees them without the probe module"
+    observed = decode(schema.Observed, answers[2]["observed"])
+    assert observed.extra == {}, "there is nothing that the schema does not know"
+    assert observed.locked == {"0": 2}
+    assert (observed.pagemap["0:a0"] or 0) >> 63 == 1, "a page that is locked is present"
+    assert observed.frames == observed.events == {}, "nobody sees them without the probe module"
 
 
 @pytest.mark.parametrize(
@@ -337,6 +338,8 @@ def test_nonsense_around_programs_is_answered_too(talk: Callable[..., Talk]) -> 
     assert "hello" in agent.answer()["error"]
     assert "end" in agent.answer()["error"]
     assert agent.run(ANONYMOUS, name="p want=cheese") == [{"end": "p", "error": "want=cheese is not known here"}]
+    held = "p hold=untrack_pfn"
+    assert agent.run(ANONYMOUS, name=held) == [{"end": held, "error": f"{held}: only want= is known here"}]
     agent.send("x" * 20_000 + "\n")
     assert "too long" in agent.answer()["error"]
     assert "1024 steps" in results(agent.run(*["observe"] * 2000))[-1]

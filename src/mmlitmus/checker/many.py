@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mmlitmus.explore.scheduler import collecting_rarely
 
 from .case import Case, CaseError
 from .kernels import specs_for
-from .load import shown
-from .pool import in_order
+from .pool import Crew
 from .row import Row
-from .run import How, run
+from .run import How, ask, limits_of, parts_for, run
+
+if TYPE_CHECKING:
+    from .campaign import Workers
+    from .checkpoint import Checkpoint
+    from .run import Parts
 
 
 @dataclass(frozen=True)
@@ -64,52 +70,112 @@ def messages(report: Report) -> list[str]:
     ]
 
 
-def work(job: Job) -> Row | CaseError:
-    """One job, in whichever process."""
-    try:
-        return run(job.case, job.spec, job.how)
-    except CaseError as e:
-        return CaseError(str(e))  # without its traceback's frames, which cannot be sent
-
-
-def work_debug(job: Job) -> Row | CaseError:
-    """The same for --debug: exceptions keep their tracebacks."""
-    return run(job.case, job.spec, job.how)
-
-
 def run_all(
     jobs: Sequence[Job],
     processes: int = 1,
     *,
     debug: bool = False,
     each: Callable[[], None] = lambda: None,
+    checkpoint: Checkpoint | None = None,
+    cluster: Workers | None = None,
 ) -> Report:
-    """Run the jobs; after Ctrl-C the report says what was not run."""
+    """Run the jobs; after Ctrl-C the report says what was not run. One process means this one."""
     report = Report()
-
-    def died(job: Job, code: int, again: bool) -> CaseError | None:
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        file, line = shown(job.case.file), job.case.line
-        if again:
-            report.remarks.append(f"{file}:{line}: {job.case.id}: its worker died ({how}); running it again")
-            return None
-        return CaseError(f"{job.case.id}: its worker died twice ({how})", file, line)
-
+    here = debug or (cluster is None and processes <= 1)
+    if here:
+        outcomes = _here(jobs, debug, each, checkpoint)
+    else:
+        outcomes = _there(jobs, processes, each, checkpoint, cluster, report)
     done = 0
-    outcomes: Iterator[tuple[int, Row | CaseError]] = in_order(
-        jobs, work_debug if debug else work, 1 if debug else processes, died=died, each=each
-    )
     try:
         with collecting_rarely():
-            for n, outcome in outcomes:
-                done = n + 1
+            for outcome in outcomes:
+                job = jobs[done]
+                done += 1
                 if isinstance(outcome, Row):
                     report.rows.append(outcome)
                     report.outcomes.append(outcome)
+                    _way_on(report, job, outcome, checkpoint)
                 else:
-                    report.errors.append((jobs[n], outcome))
-                    report.outcomes.append((jobs[n], outcome))
+                    report.errors.append((job, outcome))
+                    report.outcomes.append((job, outcome))
     except KeyboardInterrupt:
         report.interrupted = True
         report.not_run = list(jobs[done:])
+    finally:
+        if checkpoint is not None:
+            checkpoint.write()
     return report
+
+
+def _here(
+    jobs: Sequence[Job], debug: bool, each: Callable[[], None], checkpoint: Checkpoint | None
+) -> Iterator[Row | CaseError]:
+    for job in jobs:
+        try:
+            outcome: Row | CaseError = _one(job, checkpoint)
+        except CaseError as e:
+            if debug:
+                raise
+            outcome = e
+        each()
+        yield outcome
+
+
+def _one(job: Job, checkpoint: Checkpoint | None) -> Row:
+    parts = None
+    if checkpoint is not None:
+        parts = checkpoint.resumed(job) or parts_for(job.how)
+    if checkpoint is None or parts is None:
+        return run(job.case, job.spec, job.how)
+    from mmlitmus.explore.limits import resident
+
+    limits = limits_of(job.how)
+
+    def go_on(parts: Parts) -> bool:
+        why = limits.exceeded(resident()) if limits is not None else ""
+        if why:
+            parts.stop(why)
+        checkpoint.keep(job, parts, False)
+        return True
+
+    row = ask(job.case, job.spec, job.how, parts, go_on)
+    assert isinstance(row, Row)
+    checkpoint.keep(job, parts, True)
+    return row
+
+
+def _there(
+    jobs: Sequence[Job],
+    processes: int,
+    each: Callable[[], None],
+    checkpoint: Checkpoint | None,
+    cluster: Workers | None,
+    report: Report,
+) -> Iterator[Row | CaseError]:
+    from . import campaign
+
+    workers = cluster or Crew(campaign.work, processes)
+    whole = campaign.Campaign(jobs, workers, report.remarks.append, each)
+    if checkpoint is not None:
+        whole.kept, whole.resumed = checkpoint.keep, checkpoint.resumed
+    try:
+        for row in range(len(jobs)):
+            yield whole.run_until(row)
+    finally:
+        workers.stop()
+
+
+def _way_on(report: Report, job: Job, row: Row, checkpoint: Checkpoint | None) -> None:
+    """Say how to go on with a search that was cut for time or memory, or (if it was written down) for its length."""
+    if row.finished or row.search is None:
+        return
+    limited = row.search.endswith((" s)", " of memory)"))
+    if not limited and (checkpoint is None or job.how.engine == "sample"):
+        return  # it went as far as it was told to
+    words = ["mmlitmus", "check", row.source or row.case, "--kernel", row.spec, "--engine", job.how.engine]
+    far = f"{job.case.id} on {job.spec}: {row.search} after {row.executions} executions"
+    if checkpoint is not None and parts_for(job.how) is not None:
+        report.remarks.append(f"{far}; to go on: {shlex.join([*words, '--resume', checkpoint.path])}")
+    else:
+        report.remarks.append(f"{far}; allow it more, or with --checkpoint FILE it can be gone on with")

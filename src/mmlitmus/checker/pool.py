@@ -1,132 +1,106 @@
-"""Running many jobs on a few processes, results in the order of the jobs.
+"""A few processes that do tasks. One that dies takes one task with it, and is replaced.
 
-A worker that dies takes one job with it; that job is done once more in a new worker. Workers are handed one job at a
-time, so that a death can be laid at one job's door.
+Each is handed one task at a time, so that a death can be laid at one task's door.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # multiprocessing costs more to import than a small case to run
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
-J = TypeVar("J")
-R = TypeVar("R")
-
 #: how often a job is tried when its worker dies
 TRIES = 2
 
 
-def in_order(
-    jobs: Sequence[J],
-    work: Callable[[J], R],
-    processes: int,
-    *,
-    died: Callable[[J, int, bool], R | None],
-    each: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[int, R]]:
-    """Yield (job number, result) in the order of ``jobs``.
+@dataclass(frozen=True)
+class Death:
+    """What comes back for a task whose worker died."""
 
-    ``died(job, exit code, again)`` is told of a death: ``again`` says that the job is tried once more; otherwise what
-    it returns is the job's result. ``each`` is called whenever a job is done. One process means this one.
-    """
-    if processes <= 1 or len(jobs) <= 1:
-        for n, job in enumerate(jobs):
-            result = work(job)
-            each()
-            yield n, result
-        return
-    crew = _Crew(jobs, work, died, each)
-    try:
-        yield from crew.run(min(processes, len(jobs)))
-    finally:
-        crew.stop()
+    code: int
+
+    @property
+    def text(self) -> str:
+        """How it died."""
+        return f"signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
 
 
-class _Crew(Generic[J, R]):
-    def __init__(
-        self,
-        jobs: Sequence[J],
-        work: Callable[[J], R],
-        died: Callable[[J, int, bool], R | None],
-        each: Callable[[], None],
-    ) -> None:
+class Crew:
+    """A few processes of this machine, each of which does one task at a time."""
+
+    def __init__(self, work: Callable[[Any], Any], processes: int) -> None:
         import multiprocessing
 
-        self.jobs = jobs
         self.work = work
-        self.died = died
-        self.each = each
+        self.processes = processes
         # A forked worker has everything imported already. With threads about, or without fork, start afresh.
         self.forked = "fork" in multiprocessing.get_all_start_methods() and threading.active_count() == 1
         self.context: Any = multiprocessing.get_context("fork" if self.forked else "spawn")
-        self.workers: dict[Connection, tuple[BaseProcess, int]] = {}
-        self.waiting = list(reversed(range(len(jobs))))
-        self.tries = [0] * len(jobs)
-        self.done: dict[int, R | None] = {}
+        self.workers: dict[Connection, BaseProcess] = {}
+        self.busy: dict[Connection, int] = {}
 
-    def run(self, processes: int) -> Iterator[tuple[int, R]]:
+    @property
+    def free(self) -> int:
+        """How many more tasks can be under way."""
+        return self.processes - len(self.busy)
+
+    def give(self, tag: int, task: Any) -> None:
+        """Have the task done; ``wait`` will say so by its tag."""
+        idle = next((one for one in self.workers if one not in self.busy), None)
+        to = idle or self._hire()
+        try:
+            to.send((tag, task))
+        except BrokenPipeError:  # died while it had nothing to do
+            self._bury(to)
+            to = self._hire()
+            to.send((tag, task))
+        self.busy[to] = tag
+
+    def wait(self) -> list[tuple[int, Any]]:
+        """Some (tag, what came of it), as soon as there are any; ``Death`` where the worker died."""
         from multiprocessing.connection import wait
 
-        for _ in range(processes):
-            self._hire()
-        for n in range(len(self.jobs)):
-            while n not in self.done:
-                for ready in wait(list(self.workers)):
-                    self._answer(ready)  # type: ignore[arg-type]
-            yield n, self.done.pop(n)  # type: ignore[misc]
+        done: list[tuple[int, Any]] = []
+        for ready in wait(list(self.busy)):
+            one: Connection = ready  # type: ignore[assignment]
+            tag = self.busy.pop(one)
+            try:
+                done.append((tag, one.recv()))
+            except (EOFError, OSError):
+                done.append((tag, Death(self._bury(one))))
+        return done
 
-    def _hire(self) -> None:
+    def _hire(self) -> Connection:
         mine, its = self.context.Pipe()
         others = [mine, *self.workers] if self.forked else []  # a fork inherits them; they would outlive us there
         worker = self.context.Process(target=_serve, args=(its, self.work, others), daemon=True)
         worker.start()
         its.close()
-        self.workers[mine] = (worker, -1)
-        self._give(mine)
+        self.workers[mine] = worker
+        hired: Connection = mine
+        return hired
 
-    def _give(self, to: Connection) -> None:
-        worker, _ = self.workers[to]
-        n = self.waiting.pop() if self.waiting else -1
-        self.workers[to] = (worker, n)
-        to.send((n, self.jobs[n] if n >= 0 else None))
-        if n < 0:
-            del self.workers[to]
-            to.close()
-
-    def _answer(self, ready: Connection) -> None:
-        worker, n = self.workers[ready]
-        try:
-            self.done[n] = ready.recv()
-        except (EOFError, OSError):
-            del self.workers[ready]
-            ready.close()
-            worker.join()
-            self.tries[n] += 1
-            again = self.tries[n] < TRIES
-            result = self.died(self.jobs[n], worker.exitcode or 0, again)
-            if again:
-                self.waiting.append(n)
-            else:
-                self.done[n] = result
-                self.each()
-            if self.waiting:
-                self._hire()
-            return
-        self.each()
-        self._give(ready)
+    def _bury(self, one: Connection) -> int:
+        worker = self.workers.pop(one)
+        one.close()
+        worker.join()
+        return worker.exitcode or 0
 
     def stop(self) -> None:
-        """End the workers that are still at it."""
-        for worker, _ in self.workers.values():
+        """End the workers, also those that are still at it."""
+        for worker in self.workers.values():
             worker.terminate()
-        for worker, _ in self.workers.values():
+        for one, worker in self.workers.items():
             worker.join()
+            one.close()
+        self.workers.clear()
+        self.busy.clear()
 
 
 def _serve(pipe: Connection, work: Callable[[Any], Any], others: list[Connection]) -> None:
@@ -136,9 +110,10 @@ def _serve(pipe: Connection, work: Callable[[Any], Any], others: list[Connection
         other.close()
     while True:
         try:
-            n, job = pipe.recv()
+            _, task = pipe.recv()
         except EOFError:
             return
-        if n < 0:
+        try:
+            pipe.send(work(task))
+        except BrokenPipeError:  # nobody waits any more
             return
-        pipe.send(work(job))

@@ -56,6 +56,8 @@ class Row:
     ok: bool = True
     unreached: list[str] = field(default_factory=list)
     reason: str | None = None
+    sample: dict[str, int | float | str] | None = None  # what random walks are worth
+    stateful: dict[str, Any] | None = None  # what a search by states was like
     seconds: float | None = None
     source: str = ""  # what a command line calls the case; not in --json
     agrees: bool = True  # nothing seen contradicts the expectation; not in --json
@@ -73,7 +75,7 @@ class Row:
     @property
     def finished(self) -> bool:
         """Did the search see everything there is?"""
-        return self.search in (None, "exhaustive")
+        return self.search is None or self.search.startswith("exhaustive")
 
     @property
     def text(self) -> str:
@@ -123,6 +125,10 @@ class Row:
         """The row as --json prints it; docs/json.md says what each field means."""
         data = asdict(self)
         del data["source"], data["agrees"]
+        if self.sample is None:
+            del data["sample"]
+        if self.stateful is None:
+            del data["stateful"]
         if not timing:
             del data["seconds"]
         return data

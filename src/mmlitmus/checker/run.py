@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from mmlitmus.explore.findings import Finding
+from mmlitmus.explore import runtime
+from mmlitmus.explore.findings import LIVELOCK, NO_DEFECT, Finding
 from mmlitmus.explore.scheduler import Found, Results, Scheduler, Setup
 from mmlitmus.explore.verdict import completeness, mode
 
@@ -18,8 +19,15 @@ from .load import innermost, located, shown
 from .row import ALWAYS_ASKED, Note, Row, Violation
 
 if TYPE_CHECKING:
+    from mmlitmus.explore.limits import Limits
     from mmlitmus.explore.replay import Replay
+    from mmlitmus.explore.sample import Order, Walked, Walks
     from mmlitmus.explore.schedule import Schedule
+    from mmlitmus.explore.split import Search, Searched, Slice
+
+    Parts = Search | Walks
+
+T = TypeVar("T")
 
 #: a search that has not ended after this many executions stops, and its row says so
 MAX_EXECUTIONS = 100_000
@@ -35,6 +43,12 @@ class How:
     max_executions: int = MAX_EXECUTIONS
     schedules: str = "failing"  # for which rows schedules are made small: never, failing, always
     timing: bool = False
+    walks: int = 1000  # of the engine `sample`, and how it walks
+    strategy: str = "pct"
+    depth: int = 3
+    seed: int = 0
+    max_seconds: float | None = None  # of one search
+    max_memory: int | None = None  # of one process, in bytes
 
 
 class Builder:
@@ -77,6 +91,25 @@ class Builder:
 def run(case: Case, spec: str, how: How | None = None) -> Row:
     """The answer of one kernel to one case. CaseError when it cannot be asked."""
     how = how or How()
+    in_parts = how.engine == "sample" or how.max_seconds is not None or how.max_memory is not None
+    from mmlitmus.explore.limits import resident
+
+    limits = limits_of(how)
+
+    def go_on(parts: Parts) -> bool:
+        why = limits.exceeded(resident()) if limits is not None else ""
+        if why:
+            parts.stop(why)
+        return True
+
+    return ask(case, spec, how, parts_for(how) if in_parts else None, go_on)  # type: ignore[return-value]
+
+
+def ask(
+    case: Case, spec: str, how: How, parts: Parts | None, go_on: Callable[[Parts], bool]
+) -> Row | Parts:
+    """The same by a search in ``parts``, as far as it has come (None: in one). After each part, ``go_on`` is asked; if
+    it says no, the parts are returned."""
     started = time.perf_counter()
     release, patches, config = canonical(spec)
     row = Row(case.id, release, list(patches), list(config), source=case.source)
@@ -88,13 +121,76 @@ def run(case: Case, spec: str, how: How | None = None) -> Row:
         if expectation is not None and expectation.reason is not None:
             _not_applicable(row, expectation.reason)
         else:
-            _search(row, case, builder, how, expectation)
+            if parts is None:
+                _search(row, case, builder, how, expectation)
+            elif not _go_on(parts, builder, go_on):
+                return parts
+            else:
+                _once(builder)
+                _judge(row, case, builder, how, expectation, parts.results())
+                _walked(row, parts)
     except provider().not_applicable as e:
         _not_applicable(row, str(e))
     row.judge(expectation)
     if how.timing:
         row.seconds = round(time.perf_counter() - started, 4)
     return row
+
+
+def _once(builder: Builder) -> None:
+    """Build the machine, if nobody has here, for what it knows of its bounds."""
+    if builder.count == 0:
+        from mmlitmus.explore.split import Slice
+
+        part(builder, Slice([], 0, 1, 0.0))
+
+
+def _walked(row: Row, parts: Parts) -> None:
+    """What a row says of random walks."""
+    from mmlitmus.explore.sample import Walks
+
+    if isinstance(parts, Walks):
+        row.sample = parts.told()
+        row.traces = len(parts.traces)
+        how_far = f"{parts.done} walks" if not parts.stopped else f"{parts.done} of {parts.plan.walks} walks"
+        cut = f", {parts.stopped}" if parts.stopped else ""
+        row.search = f"sampled({how_far}, seed {parts.plan.seed}{cut})"
+
+
+def parts_for(how: How) -> Parts | None:
+    """A search that can be stopped, written down and divided; None where the engine has none."""
+    if how.engine == "sample":
+        from mmlitmus.explore.sample import Plan, Walks
+
+        return Walks(Plan(how.walks, how.strategy, how.depth, how.seed))
+    if how.engine == "dpor":
+        from mmlitmus.explore.split import Search
+
+        return Search(max_executions=how.max_executions)
+    return None
+
+
+def _go_on(parts: Parts, builder: Builder, go_on: Callable[[Parts], bool]) -> bool:
+    """Search on until it is over (True) or ``go_on`` has had enough."""
+    while True:
+        given = parts.order(alone=True)
+        if given is None:
+            return True
+        tag, order = given
+        parts.take(tag, part(builder, order))  # type: ignore[arg-type]
+        if not parts.over and not go_on(parts):
+            return False
+
+
+def part(builder: Builder, order: Slice | Order) -> Searched | Walked:
+    """One part of a search, in whichever process."""
+    case = builder.case
+    try:
+        return guarded(lambda: order.run(builder), builder)
+    except (CaseError, builder.not_applicable):
+        raise
+    except Exception as e:  # a check of the case's, or of the machine's
+        raise located(e, case.file, f"checking {case.id}: ") from e
 
 
 def _not_applicable(row: Row, reason: str) -> None:
@@ -107,6 +203,14 @@ def make_engine(name: str, build: Callable[[], Setup], max_executions: int | Non
         from mmlitmus.explore.naive import Naive
 
         return Naive(build, max_executions=max_executions, keep_traces=True)
+    if name == "stateful":
+        from mmlitmus.explore.stateful import Stateful
+
+        return Stateful(build, max_executions=max_executions)
+    if name == "auto":
+        from mmlitmus.explore.handover import Auto
+
+        return Auto(build, max_executions=max_executions)
     from mmlitmus.explore.dpor import Dpor
 
     return Dpor(build, max_executions=max_executions)
@@ -118,10 +222,24 @@ def watched(engine: Scheduler, builder: Builder) -> Results:
     def progress() -> object:
         return None if engine.cur >= 0 else (builder.count, engine.results.counts.executions)
 
+    return _guarded(engine.run, builder, progress)
+
+
+def guarded(do: Callable[[], T], builder: Builder) -> T:
+    """The same for any piece of work that runs its own engine."""
+
+    def progress() -> object:
+        engine = runtime.engine
+        return None if engine is not None and engine.cur >= 0 else builder.count
+
+    return _guarded(do, builder, progress)
+
+
+def _guarded(do: Callable[[], T], builder: Builder, progress: Callable[[], object]) -> T:
     case = builder.case
     try:
         with Guard(progress, case.id):
-            return engine.run()
+            return do()
     except NeverEnds as e:
         file, line = innermost(e, case.file)
         raise CaseError(str(e), shown(file), line) from e
@@ -129,16 +247,38 @@ def watched(engine: Scheduler, builder: Builder) -> Results:
 
 def _search(row: Row, case: Case, builder: Builder, how: How, expectation: Expectation | None) -> None:
     engine = make_engine(how.engine, builder, how.max_executions)
+    engine.limits = limits_of(how)
     try:
         results = watched(engine, builder)
     except (CaseError, builder.not_applicable):
         raise
     except Exception as e:  # a check of the case's, or of the machine's
         raise located(e, case.file, f"checking {case.id}: ") from e
+    _judge(row, case, builder, how, expectation, results)
+
+
+def limits_of(how: How) -> Limits | None:
+    """What a search may take, from now on."""
+    if how.max_seconds is None and how.max_memory is None:
+        return None
+    from mmlitmus.explore.limits import Limits
+
+    return Limits(how.max_seconds, how.max_memory)
+
+
+def _judge(
+    row: Row, case: Case, builder: Builder, how: How, expectation: Expectation | None, results: Results
+) -> None:
     counts = results.counts
     row.search = completeness(results)
     row.executions, row.events = counts.executions, counts.events
     row.traces = len(results.traces) if how.engine == "naive" else counts.complete
+    if results.states:
+        row.stateful = {
+            "states": results.states,
+            "handed_over": results.handed_over or None,
+            "livelocks": [live.told() for live in results.livelocks],
+        }
     tolerated = getattr(builder.context, "tolerated", {})
     bounds = getattr(builder.context, "bounds", None)
     if bounds is not None:  # the machine knows better than the case what it was
@@ -172,6 +312,8 @@ def is_asked(case: Case, finding: Finding, tolerated: Container[str] = ()) -> bo
         return True
     if case.asks:
         return finding.name in case.asks
+    if finding.kind == NO_DEFECT:
+        return False
     return finding.name not in case.ignores and finding.name not in tolerated
 
 
@@ -182,6 +324,11 @@ class Smallest:
         from mmlitmus.explore.minimise import minimise
 
         case = builder.case
+        if found.finding.kind in (LIVELOCK, NO_DEFECT):  # only the search knows it; its way round is short already
+            self.engine = replay(builder, found.choices)
+            self.preemptions: int | None = None
+            self.minimal: bool | None = None
+            return
         try:
             small = minimise(builder, found.finding, found.choices, MINIMISE_EXECUTIONS)
             self.engine = replay(builder, small.choices)
@@ -193,7 +340,9 @@ class Smallest:
 
 
 def shrink(violation: Violation, found: Found, builder: Builder) -> None:
-    """Give the violation the smallest schedule that shows it."""
+    """Give the violation the smallest schedule that shows it. A livelock has none: a schedule ends, it does not."""
+    if violation.kind in (LIVELOCK, NO_DEFECT):
+        return
     small = Smallest(found, builder)
     violation.schedule = small.engine.token
     violation.preemptions, violation.minimal = small.preemptions, small.minimal
@@ -215,4 +364,8 @@ def shown_by(engine: Replay) -> list[Finding]:
 
 def search(builder: Builder, how: How) -> Results:
     """The whole search, for those who want a violation to show."""
+    parts = parts_for(how) if how.engine == "sample" else None
+    if parts is not None:
+        _go_on(parts, builder, lambda parts: True)
+        return parts.results()
     return watched(make_engine(how.engine, builder, how.max_executions), builder)

@@ -21,6 +21,7 @@ from .common import (
     split,
     width,
 )
+from .parts import checkpoint_for, cluster_at, part_options, walking
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @click.argument("what", nargs=-1, metavar="[PATTERN|FILE.py]...")
 @kernel_options(several=True)
 @search_options
+@part_options
 @click.option("--json", "as_json", is_flag=True, help="Print rows as JSON (docs/json.md).")
 @click.option("--ktap", "as_ktap", is_flag=True, help="Print KTAP, as the kernel's selftests do.")
 @click.option("--timing", is_flag=True, help="Say how long each row took.")
@@ -47,6 +49,16 @@ def command(
     patches: tuple[str, ...],
     engine: str,
     max_executions: int | None,
+    walks: int | None,
+    strategy: str | None,
+    depth: int | None,
+    seed: int | None,
+    max_seconds: float | None,
+    max_memory: int | None,
+    checkpoint: str | None,
+    resume: str | None,
+    checkpoint_every: float | None,
+    cluster: str | None,
     as_json: bool,
     as_ktap: bool,
     timing: bool,
@@ -75,13 +87,23 @@ def command(
     wrong = [str(e) for e in chosen.errors]
     specs, bad = asked_for(split(kernels), split(patches))
     wrong += bad
-    how = How(engine, max_executions or MAX_EXECUTIONS, "always" if as_json else "failing", timing)
+    how = How(
+        engine,
+        max_executions or MAX_EXECUTIONS,
+        "always" if as_json else "failing",
+        timing,
+        max_seconds=max_seconds,
+        max_memory=max_memory,
+        **walking(engine, walks=walks, strategy=strategy, depth=depth, seed=seed),
+    )
     jobs: list[Job] = [] if bad and not specs else jobs_for(chosen.cases, specs, how)
     if not jobs and not wrong:
         wrong.append("there are no cases to run")
+    kept = checkpoint_for(jobs, engine, checkpoint, resume, checkpoint_every)
+    workers = cluster_at(cluster, processes, complain)
     progress = Progress(len(jobs), started)
     try:
-        report = run_all(jobs, processes, debug=debug, each=progress.step)
+        report = run_all(jobs, processes, debug=debug, each=progress.step, checkpoint=kept, cluster=workers)
     finally:
         progress.stop()
     for message in report.remarks:
@@ -93,6 +115,8 @@ def command(
         complain(message)
     if report.interrupted:
         complain(f"interrupted: {len(report.not_run)} of {len(jobs)} rows were not run: {_some(report.not_run)}")
+        if kept is not None:
+            complain(f"what was searched is in {kept.path}: the same command with --resume {kept.path} goes on")
         return INTERRUPTED
     if wrong:
         return WRONG_USE

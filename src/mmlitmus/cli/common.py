@@ -56,7 +56,8 @@ def search_options(f: F) -> F:
     f = click.option(
         "--max-executions", type=click.IntRange(1), metavar="N", help="Stop a search after so many executions."
     )(f)
-    return click.option("--engine", type=click.Choice(["dpor", "naive"]), default="dpor", help="The explorer.")(f)
+    engines = click.Choice(["dpor", "stateful", "auto", "naive", "sample"])
+    return click.option("--engine", type=engines, default="dpor", help="The explorer.")(f)
 
 
 debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")

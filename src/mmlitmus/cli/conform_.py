@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -13,12 +14,14 @@ import click
 from .common import AS_EXPECTED, INTERRUPTED, SURPRISE, WRONG_USE, Stop, complain, debug_option, split
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from rich.progress import Progress as RichProgress
 
-    from mmlitmus.conform.campaign import Campaign, Compared, Kernel
+    from mmlitmus.conform.campaign import Campaign, Compared, Kernel, Twice
     from mmlitmus.conform.compare import Field
-    from mmlitmus.conform.lab import Lab, Machine, Session
-    from mmlitmus.conform.schema import Program
+    from mmlitmus.conform.lab import Lab, Session
+    from mmlitmus.conform.schema import Header, Program
     from mmlitmus.conform.shrink import Signature
     from mmlitmus.report.conform import Difference
 
@@ -32,6 +35,10 @@ DEVICES = 6
 UNSEEN = 10
 #: kinds of difference that are shrunk and shown
 SHOWN = 10
+#: memory of each boot: where the kernel has what it has in memory is to differ
+MEMORY_MB = (2048, 3072)
+#: guests side by side, unless asked otherwise: as many as there are CPUs, up to here
+JOBS = 8
 
 
 @click.command("conform", short_help="Compare the model with real kernels.")
@@ -41,7 +48,14 @@ SHOWN = 10
 @click.option("--programs", type=click.IntRange(1), default=PROGRAMS, show_default=True, metavar="N", help="How many.")
 @click.option("--seed", type=click.IntRange(0), metavar="S", help="Programs of this seed only.")
 @click.option("--machine", type=click.Choice(["pc", "q35"]), help="Programs of this machine only.")
+@click.option("--jobs", "-j", type=click.IntRange(1), metavar="N", help="Guests side by side (default: CPUs).")
+@click.option("--batch", is_flag=True, help="Several programs in one boot, where that answers as fresh kernels do.")
+@click.option("--boots", type=click.IntRange(1, 2), help="Boots that have to agree (default: 2 to record, else 1).")
 @click.option("--record", type=click.Path(path_type=Path), metavar="FOLDER", help="Write recordings (never over one).")
+@click.option("--reproducer", type=click.Path(path_type=Path), metavar="FOLDER", help="Write a C file a difference.")
+@click.option(
+    "--reproduce", metavar="PROGRAM", help="Print a program as C: RECORDING:ID[:STEP], or a generated one's ID."
+)
 @click.option("--no-shrink", is_flag=True, help="Show programs that differ as they were generated.")
 @click.option("--recorded", is_flag=True, help="Compare the recordings that come with mmlitmus; nothing is booted.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -54,7 +68,12 @@ def command(
     programs: int,
     seed: int | None,
     machine: str | None,
+    jobs: int | None,
+    batch: bool,
+    boots: int | None,
     record: Path | None,
+    reproducer: Path | None,
+    reproduce: str | None,
     no_shrink: bool,
     recorded: bool,
     as_json: bool,
@@ -68,16 +87,24 @@ def command(
     """
     if as_json and as_ktap:
         raise click.UsageError("--json or --ktap, not both")
+    if reproduce is not None:
+        return _reproduce(reproduce)
     if recorded:
         if kernels or as_json or as_ktap or record is not None:
             raise click.UsageError("--recorded takes no --kernel, --record, --json or --ktap")
         from mmlitmus.conform.__main__ import main
 
         return main(["--model", model] if model else [])
+    if batch and record is not None:
+        raise click.UsageError("--record or --batch, not both: recordings are of fresh kernels")
     from mmlitmus.conform.lab import Lab, LabError, MissingError
     from mmlitmus.conform.lab.machine import QEMU
 
     asked = split(kernels) or [DEFAULT_KERNEL]
+    if modules is not None and not any("/" in name for name in asked):
+        raise click.UsageError("--modules goes with --kernel PATH")
+    if model is not None:
+        _model(model)
     lab = Lab(say=complain)
     try:
         lab.kernel(asked[0], modules)
@@ -90,6 +117,9 @@ def command(
         if len(asked) == 1:
             raise Stop(str(e)) from e
     run = Run(lab, asked, modules, model, Choice(programs, seed, machine), record, not no_shrink, debug)
+    run.jobs = jobs or min(len(os.sched_getaffinity(0)), JOBS)
+    run.batch = batch
+    run.boots = boots or (1 if record is None else 2)
     interrupted = False
     try:
         run.run()
@@ -97,6 +127,8 @@ def command(
         interrupted = True
     finally:
         run.progress.stop()
+    if reproducer is not None:
+        _write_reproducers(run, reproducer)
     _print(run, as_json, as_ktap)
     for message in run.wrong:
         complain(message)
@@ -106,6 +138,61 @@ def command(
     if run.wrong:
         return WRONG_USE
     return AS_EXPECTED if all(c.good for c in run.campaigns) else SURPRISE
+
+
+def _model(spec: str) -> None:
+    """Stop if the model has no such kernel: before anything is booted."""
+    from mmlitmus.kernel import eras
+    from mmlitmus.kernel.policy import KernelSpecError, NotApplicable
+
+    try:
+        eras.kernel(spec)
+    except (KernelSpecError, NotApplicable) as e:
+        raise Stop(f"--model {spec}: {e}") from e
+
+
+def _reproduce(name: str) -> int:
+    """Print a program as C."""
+    from mmlitmus.conform.c_text import ReproduceError
+    from mmlitmus.conform.execute import NotModelledError
+    from mmlitmus.conform.reproduce import named
+    from mmlitmus.conform.store import RecordingError
+
+    try:
+        click.echo(named(name), nl=False)
+    except (ReproduceError, RecordingError, NotModelledError) as e:
+        raise Stop(str(e)) from e
+    except OSError as e:
+        raise Stop(f"{e.filename}: {e.strerror}") from e
+    return AS_EXPECTED
+
+
+def _write_reproducers(run: Run, folder: Path) -> None:
+    """A C file for each difference that is shown. What cannot be written is said in ``run.wrong``."""
+    from dataclasses import replace
+
+    from mmlitmus.conform.c_text import ReproduceError, file_name
+    from mmlitmus.conform.reproduce import of_difference
+
+    models = {campaign.kernel: campaign.model for campaign in run.campaigns}
+    for kernel, shown in run.differences.items():
+        for n, difference in enumerate(shown):
+            one = difference.one
+            assert one.heard is not None and one.header is not None, "it was compared"
+            path = folder / file_name(f"{Path(kernel).name}-{one.program.id}")
+            release = one.header.key.kernel.release
+            try:
+                program = replace(one.heard.program, id=path.stem)
+                text = of_difference(program, one.header, release, models[kernel], difference.fields)
+                folder.mkdir(parents=True, exist_ok=True)
+                with path.open("x") as file:
+                    file.write(text)
+            except FileExistsError:
+                run.wrong.append(f"{path} is there already, and is not written over")
+            except (ReproduceError, OSError) as e:
+                run.wrong.append(f"{path}: {e}")
+            else:
+                shown[n] = replace(difference, reproducer=str(path))
 
 
 def _print(run: Run, as_json: bool, as_ktap: bool) -> None:
@@ -134,17 +221,21 @@ class Choice:
         # a seed that nobody has seen, so that every run may find something new; it is said with the rest
         self.unseen = None if seed is not None or count < UNSEEN else time.time_ns() // 1000 % 1_000_000_007
 
-    def of(self, machine: str) -> list[Program]:
-        """The programs of a machine."""
-        from mmlitmus.conform.generate import programs
+    def many(self, machine: str) -> int:
+        """How many programs are for a machine."""
+        if self.machine is not None:
+            return self.count if machine == self.machine else 0
+        share = self.count // DEVICES
+        return share if machine == "q35" else self.count - share
 
-        share = self.count // DEVICES if self.machine is None else self.count
-        count = share if machine == "q35" or self.machine is not None else self.count - share
-        if self.machine not in (None, machine):
-            return []
+    def of(self, machine: str, header: Header) -> list[Program]:
+        """The programs of a machine, for what its guest has."""
+        from mmlitmus.conform.generate import parts_of, programs
+
+        count, has = self.many(machine), parts_of(header)
         unseen = count // UNSEEN if self.unseen is not None else 0
-        found = [*programs(self.seed, count - unseen, machine)]
-        return found if self.unseen is None else [*found, *programs(self.unseen, unseen, machine)]
+        found = [*programs(self.seed, count - unseen, machine, has=has)]
+        return found if self.unseen is None else [*found, *programs(self.unseen, unseen, machine, has=has)]
 
 
 class Run:
@@ -169,6 +260,12 @@ class Run:
         self.record = record
         self.shrinks = shrinks
         self.debug = debug
+        #: guests side by side
+        self.jobs = 1
+        #: several programs in one boot?
+        self.batch = False
+        #: how many boots have to agree
+        self.boots = 1
         self.campaigns: list[Campaign] = []
         self.differences: dict[str, list[Difference]] = {}
         self.wrong: list[str] = []
@@ -185,35 +282,37 @@ class Run:
             complain(f"besides seed {self.choice.seed}, an unseen one: --seed {self.choice.unseen}")
         for kernel in self.kernels:
             for machine in ("pc", "q35"):
-                programs = self.choice.of(machine)
                 try:
-                    if programs:
-                        self._machine(kernel, machine, programs)
+                    if self.choice.many(machine):
+                        self._machine(kernel, machine)
                 except (LabError, LiveError, NotModelledError, KernelSpecError, NotApplicable, OSError) as e:
                     if self.debug:
                         raise
                     self.wrong.append(str(e))
                     break
 
-    def _machine(self, name: str, machine: str, programs: list[Program]) -> None:
-        from mmlitmus.conform.campaign import Answers, Campaign, Kernel, answers_at, run
-        from mmlitmus.conform.execute import model_of
-        from mmlitmus.conform.lab import Machine
-        from mmlitmus.conform.live import header_of
+    def _machine(self, name: str, machine: str) -> None:
+        from contextlib import ExitStack
 
-        with self._session(name, Machine(machine)) as session:
-            model = self.model or model_of(header_of(session.ready, session.identity, machine).key.kernel)
-            keeps = self.record is None
-            where = self.lab.place.root / "conform"
-            answers = answers_at(where, name, session.identity) if keeps else Answers(None)
-            kernel = Kernel(session, session.ready, session.identity, machine, model, answers)
+        from mmlitmus.conform.campaign import Campaign, Twice, run
+        from mmlitmus.conform.pool import Pool
+
+        with ExitStack() as stack:
+            sizes = MEMORY_MB[: self.boots]
+            booted = [self._boot(stack, name, machine, size, n > 0) for n, size in enumerate(sizes)]
+            kernels = [kernel for kernel, _ in booted]
+            if machine == "pc" and not kernels[0].ready.get("module"):
+                self._without_probe(name, self.choice.many(machine))
+                return
+            programs = self.choice.of(machine, kernels[0].header())
+            asked = kernels[0] if len(kernels) == 1 else Twice(*kernels)
             campaign = next((c for c in self.campaigns if c.kernel == name), None)
             if campaign is None:
-                campaign = Campaign(name, model)
+                campaign = Campaign(name, asked.model)
                 self.campaigns.append(campaign)
             firsts: dict[Signature, tuple[Compared, Sequence[Field]]] = {}
             likes: dict[Signature, int] = {}
-            done: list[Program] = []
+            done: list[Compared] = []
 
             def each(one: Compared, left: Sequence[Field]) -> None:
                 from mmlitmus.conform.shrink import signature
@@ -224,34 +323,53 @@ class Run:
                     what = signature(left[0])
                     firsts.setdefault(what, (one, left))
                     likes[what] = likes.get(what, 0) + 1
-                elif one.heard is not None and not one.heard.died:
-                    done.append(one.heard.program)
+                done.append(one)
 
             try:
-                run(kernel, programs, campaign, each)
+                with ExitStack() as pools:
+                    share = max(1, self.jobs // len(kernels))
+                    ahead = [pools.enter_context(Pool(*one, share, complain)) for one in booted]
+                    answered = zip(*(pool.programs(programs) for pool in ahead), strict=True)
+                    run(asked, (one for one, *_ in answered), campaign, each)
+            except KeyboardInterrupt:
+                self.shrinks = False  # who breaks off does not wait for more programs
+                raise
             finally:
                 shown = self.differences.setdefault(name, [])
-                shown += self._shown(kernel, firsts, likes)
+                shown += self._shown(asked, firsts, likes)
             if self.record is not None:
-                self._record(kernel, f"{name}-{machine}", done)
+                self._record(f"{name}-{machine}", done)
 
-    def _session(self, name: str, machine: Machine) -> Session:
-        from mmlitmus.conform.lab import LabError, MissingError
+    def _without_probe(self, name: str, count: int) -> None:
+        why = f"{name}: there is no probe module for this kernel, as its headers are not here (the modules' build link)"
+        self.progress.step(count)
+        if self.choice.machine == "pc":
+            self.wrong.append(f"{why}, and programs of pc need it")
+        else:
+            complain(f"{why}; only programs of devices (q35) are run")
 
+    def _boot(
+        self, stack: ExitStack, name: str, machine: str, memory_mb: int, again: bool
+    ) -> tuple[Kernel, Session]:
+        from mmlitmus.conform.batch import BatchAnswers
+        from mmlitmus.conform.campaign import Answers, Kernel, answers_at
+        from mmlitmus.conform.execute import NotModelledError, model_of
+        from mmlitmus.conform.lab import Machine
+        from mmlitmus.conform.live import header_of
+
+        session = stack.enter_context(self.lab.session(name, Machine(machine, memory_mb, kaslr=True), self.modules))
         try:
-            return self.lab.session(name, machine, self.modules)
-        except MissingError:
-            raise
-        except LabError as e:
-            if not e.console:
-                raise
-            # a kernel that patches its own code while it boots may trip over an emulator of two processors
-            complain(f"kernel {name} did not boot; trying once more")
-            return self.lab.session(name, machine, self.modules)
+            model = self.model or model_of(header_of(session.ready, session.identity, machine).key.kernel)
+        except NotModelledError as e:
+            raise NotModelledError(f"{e}; --model names the one to compare with") from e
+        answers: Answers = answers_at(self.lab.place.root / "conform", name, session.identity)
+        # a second boot is there to disagree: in batches it is quick, and what it says otherwise is asked again
+        answers = BatchAnswers(answers) if self.batch or again else answers
+        return Kernel(session, session.ready, session.identity, machine, model, answers), session
 
     def _shown(
         self,
-        kernel: Kernel,
+        kernel: Kernel | Twice,
         firsts: dict[Signature, tuple[Compared, Sequence[Field]]],
         likes: dict[Signature, int],
     ) -> Iterator[Difference]:
@@ -269,18 +387,21 @@ class Run:
             else:
                 yield Difference(found[0], tuple(left(found[0])), likes[what], True)
 
-    def _record(self, kernel: Kernel, name: str, programs: list[Program]) -> None:
-        from mmlitmus.conform.schema import Recording
+    def _record(self, name: str, done: Sequence[Compared]) -> None:
+        from mmlitmus.conform.campaign import recordings
         from mmlitmus.conform.store import dump
 
         assert self.record is not None, "asked by whom it is not"
         self.record.mkdir(parents=True, exist_ok=True)
-        path = self.record / f"live-{Path(name).name}.jsonl.gz"
-        if path.exists():
-            self.wrong.append(f"{path} is there already, and is not written over")
-            return
-        dump(Recording(header=kernel.header(), programs=tuple(programs)), path)
-        complain(f"wrote {path}: {len(programs)} programs")
+        for n, recording in enumerate(recordings(done), 1):
+            more = f"-{n}" if n > 1 else ""  # answers of another boot: a campaign that was broken off went on
+            path = self.record / f"live-{Path(name).name}{more}.jsonl.gz"
+            try:
+                dump(recording, path, new=True)
+            except FileExistsError:
+                self.wrong.append(f"{path} is there already, and is not written over; what was run is kept")
+                continue
+            complain(f"wrote {path}: {len(recording.programs)} programs")
 
 
 class Progress:
@@ -292,9 +413,9 @@ class Progress:
         self.bar: RichProgress | None = None
         self.wanted = sys.stderr.isatty()
 
-    def step(self) -> None:
-        """One more program is done."""
-        self.done += 1
+    def step(self, count: int = 1) -> None:
+        """So many more programs are done."""
+        self.done += count
         if not self.wanted:
             return
         if self.bar is None:

@@ -18,6 +18,8 @@ VERBS = {
     "list": "List the cases.",
     "kernels": "List releases, patches and config options.",
     "conform": "Compare the model with real kernels.",
+    "kills": "Flip each choice of a recorded kernel, and say what notices.",
+    "coverage": "Say what the recordings reach, and what they do not.",
     "lab": "Fetch real kernels and boot them under emulation.",
 }
 

@@ -100,6 +100,7 @@ def _scheduled(case: Case, builder: Builder, schedule: str, finding: str | None,
 
 def _searched(case: Case, builder: Builder, how: How, finding: str | None, view: View) -> int:
     from mmlitmus.checker.run import Smallest, is_asked, search
+    from mmlitmus.explore.verdict import completeness, mode
     from mmlitmus.report.text import many
 
     results = search(builder, how)
@@ -111,7 +112,7 @@ def _searched(case: Case, builder: Builder, how: How, finding: str | None, view:
             raise NotShown(f"{case.id} on {builder.spec} does not show {finding!r}; it shows {names}")
     else:
         chosen = [one for one in found if is_asked(case, one.finding)]
-    extent = "exhaustive" if results.exhausted else f"bounded({results.stopped})"
+    extent = completeness(results)
     if not chosen:
         from mmlitmus.checker.run import replay
 
@@ -122,11 +123,10 @@ def _searched(case: Case, builder: Builder, how: How, finding: str | None, view:
         return AS_EXPECTED
     one = chosen[0]
     small = Smallest(one, builder)
-    every = results.exhausted and 0 < one.executions == results.counts.complete
-    mode = "seen" if not results.exhausted else "always" if every else "sometimes"
     fewest = "the fewest" if small.minimal else "locally minimal"
-    times = many(small.preemptions, "preemption")
-    note = f"{mode} {one.finding.name} ({extent}, {many(results.counts.complete, 'trace')}); {times}, {fewest}"
+    price = "one turn" if small.preemptions is None else f"{many(small.preemptions, 'preemption')}, {fewest}"
+    traces = many(results.counts.complete, "trace")
+    note = f"{mode(one, results)} {one.finding.name} ({extent}, {traces}); {price}"
     others = [other.finding.name for other in found if other is not one]
     if others:
         note += f"; --finding shows another: {', '.join(others)}"

@@ -6,22 +6,24 @@ a campaign that is broken off goes on where it stopped, and one that is run agai
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from .compare import AGREED, DISAGREED, EXCLUDED, UNOBSERVED, Field, compare_program
+from .codec import encode
+from .compare import AGREED, DISAGREED, EXCLUDED, SECOND_BOOT, UNOBSERVED, Field, boots_differ, compare_program
 from .execute import Execution, execute
 from .explained import EXPLAINED, Explained, explain
 from .layout import Layout
 from .live import Heard, LiveError, header_of, hear, text_of
-from .schema import Header, Program
+from .schema import Header, Key, Program, Recording
 
 #: seconds that a program may take in a guest
 PROGRAM = 30.0
@@ -74,11 +76,12 @@ class Answers:
         at = 0
         while at + 4 <= len(raw):
             size = int.from_bytes(raw[at : at + 4], "little")
-            try:
+            if at + 4 + size > len(raw):
+                break
+            # one that is damaged is asked again; those behind it are still there
+            with contextlib.suppress(zlib.error, ValueError, KeyError, TypeError):
                 entry = json.loads(zlib.decompress(raw[at + 4 : at + 4 + size]))
                 self.known[entry["text"]] = entry
-            except (zlib.error, ValueError, KeyError, TypeError):
-                break
             at += 4 + size
         if at < len(raw):
             with path.open("r+b") as file:
@@ -87,6 +90,10 @@ class Answers:
     def get(self, text: str) -> dict[str, Any] | None:
         """What was answered to a program's text."""
         return self.known.get(_hash(text))
+
+    def of_fresh(self, text: str) -> dict[str, Any] | None:
+        """What a fresh kernel answered to a program's text, where others may have answered too."""
+        return self.get(text)
 
     def put(self, text: str, outcome: Outcome, ready: Mapping[str, Any]) -> dict[str, Any]:
         """Keep an answer."""
@@ -121,9 +128,14 @@ def answers_at(folder: Path, kernel: str, identity: Mapping[str, str]) -> Answer
 # -- one program ------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Compared:
-    """A program on both sides. ``refused``: why it could not be compared, if it could not."""
+    """A program on both sides. ``refused``: why it could not be compared, if it could not.
+
+    ``header``: of the boot that answered; ``boots``: the keys of the others that did.
+    """
 
     program: Program
+    header: Header | None = None
+    boots: tuple[Key, ...] = ()
     heard: Heard | None = None
     execution: Execution | None = None
     fields: tuple[Field, ...] = ()
@@ -140,9 +152,8 @@ def _died_alike(one: Compared, found: Field) -> bool:
     """Did the model stop with a BUG at the step that the guest did not survive?"""
     if found.name != "outcome" or one.heard is None or one.execution is None:
         return False
-    return (
-        one.heard.died in ("oops", "panic") and one.execution.stopped != "" and found.index == len(one.execution.steps)
-    )
+    stopped = one.execution.stopped != "" and found.index == len(one.execution.steps)
+    return stopped and one.heard.died in ("oops", "panic", "died")
 
 
 @dataclass
@@ -163,10 +174,13 @@ class Kernel:
         """The header of what this kernel answers, in this boot or in the one that said ``ready``."""
         return header_of(self.ready if ready is None else ready, self.identity, self.machine)
 
-    def compare(self, program: Program) -> Compared:
-        """Run a program on both, and compare. What the guest comes to is part of it; LabError if QEMU does not run."""
+    def compare(self, program: Program, *, fresh: bool = False) -> Compared:
+        """Run a program on both, and compare. What the guest comes to is part of it; LabError if QEMU does not run.
+
+        ``fresh``: an answer out of a batch is not enough.
+        """
         text = text_of(program)
-        said = self.answers.get(text)
+        said = self.answers.of_fresh(text) if fresh else self.answers.get(text)
         if said is None:
             if self.guest is None:
                 return Compared(program, refused="never run")
@@ -183,7 +197,80 @@ class Kernel:
             return Compared(program, console=tuple(said["console"]), refused=str(e))
         execution = execute(heard.program, header, self.model)
         fields = tuple(compare_program(heard.program, execution, Layout(header)))
-        return Compared(program, heard, execution, fields, tuple(said["console"]))
+        return Compared(program, header, (), heard, execution, fields, tuple(said["console"]))
+
+
+@dataclass
+class Twice:
+    """A kernel in two boots that have nothing in common but the kernel: an answer counts if both give it.
+
+    LiveError if the boots are not independent: a kernel that is not placed at random, the same memory, another kernel.
+    """
+
+    first: Kernel
+    second: Kernel
+
+    def __post_init__(self) -> None:
+        one, other = self.first.header().key, self.second.header().key
+        for key in (one, other):
+            if "nokaslr" in (key.kernel.command_line or "").split():
+                raise LiveError(f"{key.kernel.release}: two boots are to be independent, and one has nokaslr")
+        if one.lab.memory_mib == other.lab.memory_mib:
+            raise LiveError(f"{one.kernel.release}: two boots are to be independent, and both have the same memory")
+        if (one.kernel, one.lab.module_sha256) != (other.kernel, other.lab.module_sha256):
+            raise LiveError(f"the two boots are not of one kernel: {one.kernel.release}, {other.kernel.release}")
+
+    @property
+    def model(self) -> str:
+        """The model's kernel."""
+        return self.first.model
+
+    def compare(self, program: Program) -> Compared:
+        """Run a program in both boots and on the model. What the boots do not agree on is a difference, too.
+
+        The second boot may answer in batches: it is asked again on a fresh kernel before a difference counts.
+        """
+        one = self.first.compare(program)
+        if one.refused:
+            return one
+        other = self.second.compare(program)
+        if other.refused or boots_differ(one.fields, other.fields):
+            other = self.second.compare(program, fresh=True)
+        if other.refused or other.header is None:
+            return replace(one, refused=f"in the second boot: {other.refused}")
+        differ = tuple(boots_differ(one.fields, other.fields))
+        return replace(one, boots=(other.header.key,), fields=one.fields + differ)
+
+
+def both(first: Kernel, second: Kernel, programs: Iterable[Program]) -> Iterator[tuple[Compared, list[Field]]]:
+    """Programs in two boots: each one's answer in the first, and the fields that the second answers otherwise."""
+    twice = Twice(first, second)
+    for program in programs:
+        one = twice.compare(program)
+        yield one, [f for f in one.fields if f.name.endswith(SECOND_BOOT)]
+
+
+def recordings(done: Iterable[Compared]) -> list[Recording]:
+    """What was answered, as recordings: one for every boot whose answers they are.
+
+    Programs that died are left out, and those that a second boot answered otherwise.
+    """
+    headers: dict[str, Header] = {}
+    keys: dict[str, dict[str, Key]] = {}
+    kept: dict[str, list[Program]] = {}
+    for one in done:
+        if one.header is None or one.heard is None or one.heard.died or one.refused:
+            continue
+        if any(f.name.endswith(SECOND_BOOT) for f in one.fields):
+            continue
+        name = json.dumps(encode(one.header), sort_keys=True)
+        headers.setdefault(name, one.header)
+        keys.setdefault(name, {}).update((json.dumps(encode(key), sort_keys=True), key) for key in one.boots)
+        kept.setdefault(name, []).append(one.heard.program)
+    return [
+        Recording(header=replace(header, boots=tuple(keys[name].values())), programs=tuple(kept[name]))
+        for name, header in headers.items()
+    ]
 
 
 # -- many -------------------------------------------------------------------------------------------------------------
@@ -197,7 +284,7 @@ class Tally:
 
 @dataclass
 class Campaign:
-    """What came of the programs of one kernel."""
+    """What came of the programs of one kernel. ``unstable``: those that two boots of it do not answer alike."""
 
     kernel: str
     model: str
@@ -208,6 +295,7 @@ class Campaign:
     unexplained: list[Compared] = field(default_factory=list)
     refused: list[Compared] = field(default_factory=list)
     died: Counter[str] = field(default_factory=Counter)
+    unstable: set[str] = field(default_factory=set)
 
     def add(self, one: Compared) -> list[Field]:
         """Count a program; its unexplained fields."""
@@ -225,6 +313,8 @@ class Campaign:
         left = []
         for each in one.fields:
             verdict = each.verdict
+            if each.name.endswith(SECOND_BOOT):
+                self.unstable.add(one.program.id)
             if verdict == DISAGREED and id(each) not in different:
                 verdict = AGREED
             elif verdict == DISAGREED:
@@ -267,8 +357,15 @@ class Campaign:
         return not (self.unexplained or self.refused or self.over_cap())
 
 
+class Asked(Protocol):
+    """Something that compares programs: a ``Kernel``, or ``Twice``."""
+
+    def compare(self, program: Program) -> Compared:
+        """Run a program on both sides."""
+
+
 def run(
-    kernel: Kernel,
+    kernel: Asked,
     programs: Iterable[Program],
     campaign: Campaign,
     each: Callable[[Compared, Sequence[Field]], None] = lambda one, left: None,
@@ -283,6 +380,6 @@ def run(
     return campaign
 
 
-def _compared(kernel: Kernel, programs: Iterable[Program]) -> Iterator[Compared]:
+def _compared(kernel: Asked, programs: Iterable[Program]) -> Iterator[Compared]:
     for program in programs:
         yield kernel.compare(program)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from .execute import Execution, Seen, execute_all, model_of
-from .layout import Layout
+from .layout import Layout, Pairs
 from .schema import Observed, Program, Recording, Step
 
 AGREED, DISAGREED, EXCLUDED, UNOBSERVED = "agreed", "disagreed", "excluded", "unobserved"
@@ -24,8 +25,8 @@ NOT_SEEN = Seen()
 class Field:
     """One thing to compare: at ``step`` of ``program``, what was ``recorded`` (None: not observed) and the ``model``'s.
 
-    ``name``: outcome, value, si_code, entry, vm_flags, memtypes, log (of the whole program: at its last step), or the
-    name of a field that this version does not know.
+    ``name``: outcome, value, si_code, entry, vm_flags, memtypes, pagemap, locked, frame, events; log and held (of the
+    whole program: at its last step); or the name of a field that this version does not know.
     """
 
     program: str
@@ -37,12 +38,12 @@ class Field:
     model: str | None
     seen: Seen
 
-    @property
+    @cached_property
     def rule(self) -> str | None:
         """The first rule that excludes the field, by name."""
         return next((r.name for r in RULES if r.excludes(self)), None)
 
-    @property
+    @cached_property
     def verdict(self) -> str:
         """agreed, disagreed, excluded or unobserved."""
         if self.recorded is None:
@@ -61,11 +62,12 @@ class Field:
 
 @dataclass(frozen=True)
 class Rule:
-    """Why a field is not compared."""
+    """Why a field is not compared with the model's; ``boots``: nor with what the same kernel said in another boot."""
 
     name: str
     why: str
     excludes: Callable[[Field], bool]
+    boots: bool = False
 
 
 RULES = (
@@ -73,11 +75,17 @@ RULES = (
         "bus-dependent-value",
         "what a read returns from a device that does not answer is the bus's doing: QEMU gives 0, a PC all ones",
         lambda f: f.name == "value" and f.seen.off,
+        boots=True,
     ),
     Rule(
         "outcomes-differ",
         "the value of a read that the model did not complete: the outcome field says so already",
         lambda f: f.name == "value" and f.seen.outcome != "ok",
+    ),
+    Rule(
+        "notifiers-not-modelled",
+        "what an MMU notifier hears is recorded; the model has no notifiers yet",
+        lambda f: f.name == "events",
     ),
     Rule(
         "unknown-field",
@@ -86,14 +94,46 @@ RULES = (
             f.name in f.step.observed.extra
             or (f.step.observed.result is not None and f.name in f.step.observed.result.extra)
         ),
+        boots=True,
     ),
 )
+#: what the name of a field ends with that is not the same in two boots; ``Field.model`` is the second one's answer then
+SECOND_BOOT = ", second boot"
 
 
-def fields_of(step: Step, seen: Seen, layout: Layout) -> Iterator[tuple[str, str, str | None, str | None]]:
-    """(name, place, recorded, model) of everything to compare at a step."""
+def boots_differ(first: Iterable[Field], second: Iterable[Field]) -> list[Field]:
+    """The fields of one program that two boots of a kernel answer differently, in the words that are compared.
+
+    Words are each machine's own places for frames, so that it does not matter where a boot has them. What else may
+    differ has a rule that says so.
+    """
+    other = {(f.index, f.name, f.place): f for f in second}
+    found = []
+    for field in first:
+        same = other.pop((field.index, field.name, field.place), None)
+        found += _second_boot(field, field.recorded, None if same is None else same.recorded)
+    for field in other.values():
+        found += _second_boot(field, None, field.recorded)
+    return found
+
+
+def _second_boot(field: Field, first: str | None, second: str | None) -> list[Field]:
+    if first == second or any(r.boots and r.excludes(field) for r in RULES):
+        return []
+    if field.name == "outcome" and all(said is not None and said.startswith("died") for said in (first, second)):
+        return []  # by what a kernel notices that it has run over its own memory is chance
+    said = f"{second or 'nothing'} in the second boot"  # whoever reads the field alone would take it for the model's
+    return [replace(field, name=field.name + SECOND_BOOT, recorded=first or "nothing", model=said)]
+
+
+def fields_of(
+    step: Step, seen: Seen, layout: Layout, names: Pairs
+) -> Iterator[tuple[str, str, str | None, str | None]]:
+    """(name, place, recorded, model) of everything to compare at a step. ``names``: of RAM frames, on each side."""
     observed: Observed = step.observed
     result = observed.result
+    if observed.entries:
+        names.step(layout.ram_frames(observed.entries), layout.ram_frames(seen.entries))
     if step.has_result:
         yield "outcome", "", result.outcome if result else None, seen.outcome
     if result is not None:
@@ -103,24 +143,40 @@ def fields_of(step: Step, seen: Seen, layout: Layout) -> Iterator[tuple[str, str
             yield "si_code", "", str(result.code), None if seen.code is None else str(seen.code)
         yield from ((name, "", repr(value), None) for name, value in result.extra.items())
     for place, entry in observed.entries.items():
-        yield "entry", place, layout.entry(entry), layout.entry(seen.entries.get(place))
+        yield "entry", place, layout.entry(entry, names.recorded), layout.entry(seen.entries.get(place), names.model)
     for place, letters in observed.vm_flags.items():
         yield "vm_flags", place, letters, seen.vm_flags.get(place)
     if observed.memtypes is not None:
         yield "memtypes", "", layout.memtypes(observed.memtypes), layout.memtypes(seen.memtypes)
+    for place, word in observed.pagemap.items():
+        said = layout.pagemap(word, names.recorded)
+        yield "pagemap", place, said, layout.pagemap(seen.pagemap.get(place), names.model)
+    for process, pages in (observed.locked or {}).items():
+        yield "locked", process, str(pages), str((seen.locked or {}).get(process))
+    if observed.frames is not None:
+        model = seen.frames or {}
+        for place in dict.fromkeys([*observed.frames, *model]):
+            counts = layout.frame(observed.frames.get(place), names.recorded)
+            yield "frame", place, counts, layout.frame(model.get(place), names.model)
+    for process, events in (observed.events or {}).items():
+        yield "events", process, ", ".join(events) or "none", None
     yield from ((name, "", repr(value), None) for name, value in observed.extra.items())
 
 
 def compare_program(program: Program, execution: Execution, layout: Layout) -> list[Field]:
     """Every field of one program. Steps that the model did not get to have nothing on its side."""
     fields = []
+    names = Pairs()
     for n, step in enumerate(program.steps):
         seen = execution.steps[n] if n < len(execution.steps) else NOT_SEEN
-        fields += [Field(program.id, n, step, *f, seen) for f in fields_of(step, seen, layout)]
+        fields += [Field(program.id, n, step, *f, seen) for f in fields_of(step, seen, layout, names)]
+    last = len(program.steps) - 1
     if program.log is not None and program.steps:
         log = None if execution.stopped else layout.log(execution.log)
-        last = len(program.steps) - 1
         fields.append(Field(program.id, last, program.steps[last], "log", "", layout.log(program.log), log, NOT_SEEN))
+    if program.held is not None and program.steps:
+        said, held = layout.held(program.held), layout.held(execution.held)
+        fields.append(Field(program.id, last, program.steps[last], "held", "", said, held, NOT_SEEN))
     return fields
 
 

@@ -22,12 +22,14 @@ from mmlitmus.kernel.drivers.misc.probe import Probe as ProbeModule
 from mmlitmus.kernel.drivers.misc.probe import open_probe
 from mmlitmus.kernel.drivers.vfio.pci import D0, D3HOT, VfioPciCoreDevice, open_device
 from mmlitmus.kernel.errno import errno_name
+from mmlitmus.kernel.fs.proc import page
+from mmlitmus.kernel.fs.proc.task_mmu import PM_FRAME, PM_PRESENT
 from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.mm import madvise, mmap, mremap
 from mmlitmus.kernel.mm.mm_types import AddressSpace, File, VmArea, VmOperations
 from mmlitmus.kernel.uapi import Process
 
-from .layout import FRAME, Layout, message_of
+from .layout import FRAME, MODEL_RAM, Layout, message_of
 from .schema import (
     Advise,
     Dev,
@@ -35,6 +37,7 @@ from .schema import (
     Entry,
     Exit,
     Fork,
+    Frame,
     Header,
     KernelKey,
     Map,
@@ -65,6 +68,8 @@ REMAP_FLAGS = {
 EVENTS_A_STEP = 5_000
 #: VMAs that one step may free behind a grace period, each by a task of its own
 FREES_A_STEP = 4
+#: and the ends of all processes: two of four slots of eight pages
+FREES_AT_THE_END = 64
 
 
 class NotModelledError(Exception):
@@ -76,7 +81,8 @@ class Seen:
     """What the model did at a step: its outcome in the words of ``schema.Result.outcome``, None if it has none.
 
     ``value``: what a read returned. ``code``: a signal's si_code. ``off``: the access arrived at a device that does
-    not answer. ``entries`` and ``vm_flags``: at the places that the recording names. ``memtypes``: where it has them.
+    not answer. The rest is ``schema.Observed``'s, at the places that the recording names and where it has them. RAM
+    frames have numbers of the model's (``layout.MODEL_RAM``).
     """
 
     outcome: str | None = None
@@ -86,19 +92,24 @@ class Seen:
     entries: dict[str, Entry] = field(default_factory=dict)
     vm_flags: dict[str, str] = field(default_factory=dict)
     memtypes: tuple[Memtype, ...] | None = None
+    pagemap: dict[str, int] = field(default_factory=dict)
+    locked: dict[str, int] | None = None
+    frames: dict[str, Frame] | None = None
 
 
 @dataclass(frozen=True)
 class Execution:
     """A program on the model: one Seen a step, fewer if it stopped early (``stopped`` says why), and what was found.
 
-    ``log``: what the kernel printed about memtypes, lines that the schema has no name for as they are.
+    ``log``: what the kernel printed about memtypes, lines that the schema has no name for as they are. ``held``: the
+    regions' frames that are counted more often than before when all processes have gone.
     """
 
     steps: tuple[Seen, ...]
     findings: tuple[Finding, ...]
     stopped: str = ""
     log: tuple[Message | str, ...] = ()
+    held: tuple[Frame, ...] | None = None
 
 
 def model_of(key: KernelKey) -> str:
@@ -129,7 +140,8 @@ def execute(program: Program, header: Header, spec: str) -> Execution:
     if len(run.seen) < len(program.steps):
         why = [f.message or f.name for f in results.found if f.kind in ("BUG", "deadlock", "never-ends", "raised")]
         stopped = f"step {len(run.seen)} ({program.steps[len(run.seen)]}): {'; '.join(why) or engine.status}"
-    return Execution(tuple(run.seen), tuple(results.found), stopped, tuple(run.log()))
+    log = run.log() if run.held is None else run.printed  # what the end of its processes prints is none of a program's
+    return Execution(tuple(run.seen), tuple(results.found), stopped, tuple(log), run.held)
 
 
 def execute_all(recording: Recording, spec: str | None = None) -> dict[str, Execution]:
@@ -140,6 +152,8 @@ def execute_all(recording: Recording, spec: str | None = None) -> dict[str, Exec
 
 class Anonymous(VmOperations):
     """Anonymous memory as far as reserving an address range goes: it can be mapped and unmapped, not touched."""
+
+    anonymous = True
 
     def __init__(self) -> None:
         self.file = File("anonymous", self, AddressSpace("anonymous:mapping"))
@@ -161,11 +175,14 @@ class Run:
         self.header = header
         self.layout = Layout(header)
         self.seen: list[Seen] = []
+        self.printed: tuple[Message | str, ...] = ()
+        self.held: tuple[Frame, ...] | None = None
 
     def build(self, machine: Machine) -> Setup:
         """The machine that every program starts from, with the program as its only task."""
         self.machine = machine
-        machine.spawn_slots = FREES_A_STEP * len(self.program.steps) if machine.spawn_slots else 0
+        frees = FREES_A_STEP * len(self.program.steps) + (0 if self.program.held is None else FREES_AT_THE_END)
+        machine.spawn_slots = frees if machine.spawn_slots else 0
         self.devices = [self._device(n, key) for n, key in enumerate(self.header.devices)]
         self.probe = self._load_probe() if self.header.regions else None
         self.places = self._places()
@@ -176,8 +193,8 @@ class Run:
         return machine.setup()
 
     def _device(self, n: int, key: DeviceKey) -> VfioPciCoreDevice:
-        if [bar.bar for bar in key.bars] != [0]:
-            raise NotModelledError(f"device {n} ({key.name}): the model's devices have one BAR, BAR 0")
+        if len(key.bars) != 1:
+            raise NotModelledError(f"device {n} ({key.name}): the model's devices have one BAR")
         return open_device(self.machine, key.bars[0].pages, f"dev{n}")
 
     def _load_probe(self) -> ProbeModule:
@@ -195,6 +212,11 @@ class Run:
         self.before = Counter(self._memtypes())
         for step in self.program.steps:
             self.seen.append(self._look(step, self._do(step)))
+        if self.program.held is not None:
+            self.printed = tuple(self.log())
+            for process in self.processes.values():
+                process.exit()
+            self.held = self._held()
 
     # -- one step ------------------------------------------------------------------------------------------------
     def _do(self, step: Step) -> Seen:
@@ -210,8 +232,8 @@ class Run:
 
     def map(self, step: Map, process: Process) -> Seen:
         """mmap."""
-        if step.bar:
-            raise NotModelledError(f"program {self.program.id}: the model's devices have only BAR 0 ({step})")
+        if step.backing == "bar" and step.bar != self.header.devices[step.device].bars[0].bar:
+            raise NotModelledError(f"program {self.program.id}: the device has no BAR {step.bar} to map ({step})")
         file = self._file(step)
         flags = SHARING[step.sharing] | sum(MAP_FLAGS[f] for f in step.flags)
         at = self.address(step.slot, step.page)
@@ -314,6 +336,14 @@ class Run:
             where = self._place(place)
             if where is not None:
                 seen.vm_flags[place] = where[0].vm_flags(where[1])
+        for place in step.observed.pagemap:
+            where = self._place(place)
+            if where is not None:
+                seen.pagemap[place] = self.pagemap(*where)
+        if step.observed.locked is not None:
+            seen = replace(seen, locked={str(n): p.locked() for n, p in self.processes.items()})
+        if step.observed.frames is not None:
+            seen = replace(seen, frames=self.frames([*step.observed.entries, *step.observed.frames]))
         return seen if step.observed.memtypes is None else replace(seen, memtypes=self.memtypes())
 
     def _place(self, place: str) -> tuple[Process, int] | None:
@@ -324,7 +354,7 @@ class Run:
     def entry(self, process: Process, address: int) -> Entry:
         """The raw entry, no event. The model has no tables above the PMD, so a walk ends there at the earliest.
 
-        Frames of devices and regions are moved to where the recorded machine had them, if that is known.
+        Frames are moved to where the recorded machine had them, if that is known.
         """
         table = process.mm.pgd.get(address >> 21)
         pmd = table.peek("entry") if table is not None else NONE
@@ -332,10 +362,35 @@ class Run:
         bits = process.pte(address)
         if not pte_present(bits):
             return Entry(level, bits)
-        pfn = self._recorded(pte_pfn(bits))
-        if pfn is not None:
-            return Entry(level, bits & ~FRAME | invert_frame(pfn * PAGE_SIZE, bits))
-        return Entry(level, bits & ~FRAME, ram=True) if self.layout.known else Entry(level, bits)
+        there = self._there(pte_pfn(bits))
+        return Entry(level, bits & ~FRAME | invert_frame(there * PAGE_SIZE, bits))
+
+    def pagemap(self, process: Process, address: int) -> int:
+        """The pagemap word, its frame moved likewise."""
+        word = process.pagemap(address)
+        return word & ~PM_FRAME | self._there(word & PM_FRAME) if word & PM_PRESENT else word
+
+    def frames(self, places: list[str]) -> dict[str, Frame]:
+        """What is counted of the frames that places map, if they have struct pages."""
+        found = {}
+        for place in places:
+            where = self._place(place)
+            entry = NONE if where is None else where[0].pte(where[1])
+            pfn = pte_pfn(entry)
+            if entry & PRESENT and (pfn in self.machine.pages or self.machine.e820.pfn_valid(pfn)):
+                refs, maps = page.counts(self.machine, pfn)
+                found[place] = Frame(pfn=self._there(pfn), refs=refs, maps=maps)
+        return found
+
+    def _held(self) -> tuple[Frame, ...]:
+        """The frames of regions that somebody counts, each with how often."""
+        found = []
+        for pfn in sorted(self.machine.pages):
+            there = self._recorded(pfn)
+            refs, maps = page.counts(self.machine, pfn)
+            if there is not None and (refs or maps):
+                found.append(Frame(pfn=there, refs=refs, maps=maps))
+        return tuple(found)
 
     def _places(self) -> list[tuple[int, int, int]]:
         """(the model's first frame, pages, the recorded machine's first frame) of what is known of both."""
@@ -347,6 +402,11 @@ class Run:
     def _recorded(self, pfn: int) -> int | None:
         """Where the recorded machine had one of the model's frames; None for RAM, and where nobody knows."""
         return next((there + pfn - here for here, pages, there in self.places if here <= pfn < here + pages), None)
+
+    def _there(self, pfn: int) -> int:
+        """Where one of the model's frames is on the recorded machine: RAM has numbers of its own."""
+        there = self._recorded(pfn)
+        return pfn + (MODEL_RAM if self.layout.known else 0) if there is None else there
 
     # -- memtypes ------------------------------------------------------------------------------------------------
     def _memtypes(self) -> list[tuple[int, int, str]]:

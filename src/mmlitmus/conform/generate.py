@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
+from .drills import ANONYMOUS, BAR, MODULE, UNCOUNTED, Drill, lessons
 from .schema import (
     ADVICE,
     CACHES,
@@ -20,6 +23,7 @@ from .schema import (
     Dev,
     Exit,
     Fork,
+    Header,
     Map,
     Probe,
     Program,
@@ -30,133 +34,26 @@ from .schema import (
     Touch,
     Unmap,
 )
+from .world import PAGES as PAGES
+from .world import SLOTS as SLOTS
+from .world import World as World
 
-SLOTS = "abcd"
-PAGES = 8
 #: of a region, in pages: few, so that mappings meet
 FRAMES = 12
 #: how many calls of a hundred are wrong on purpose
 WRONG = 20
 PROTECTIONS = ("", "r", "w", "rw", "rx", "wx", "rwx")
 REGIONS = ("bar", "bar", "bar", "reserved", "reserved", "hole", "hole", "ram")
+#: one program of so many is made of scenes, this many of them
+DRILLED, SCENES = 2, 5
+#: the BAR of each of the lab's devices (edu, ivshmem), and its length in pages
+BARS, BAR_PAGES = (0, 2), (256, 1024)
 #: what the emulated edu device can do: it has no power management, and its function cannot be reset
 ACTIONS = ("memory_off", "memory_off", "memory_on", "memory_on", "read")
 #: madvise and mlock of anonymous memory that do nothing to pages or answer by what pages there are
 PLAIN_ADVICE = (
     "normal", "random", "sequential", "willneed", "dontneed", "dontfork", "dofork", "dontdump", "dodump",
 )  # fmt: skip
-
-Place = tuple[int, str, int]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a page may be mapped by."""
-
-    backing: str
-    insert: str = ""
-    region: str = ""
-
-
-@dataclass
-class World:
-    """What may be mapped where after some steps. A call may fail, so a page may be several things, or nothing.
-
-    ``likely``: what is there if every call went as it was meant to.
-    """
-
-    maybe: dict[Place, set[Kind]] = field(default_factory=dict)
-    likely: dict[Place, Kind] = field(default_factory=dict)
-    used: set[tuple[int, str]] = field(default_factory=set)
-    live: list[int] = field(default_factory=lambda: [0])
-    born: list[int] = field(default_factory=lambda: [0])
-    current: int = 0
-
-    def kinds(self, slot: str, page: int, pages: int, process: int | None = None) -> set[Kind]:
-        """What may be mapped in a range of pages."""
-        who = self.current if process is None else process
-        found: set[Kind] = set()
-        for at in range(page, page + pages):
-            found |= self.maybe.get((who, slot, at), set())
-        return found
-
-    def anonymous(self, slot: str, page: int, pages: int) -> bool:
-        """May there be anonymous memory in the range?"""
-        return any(kind.backing == "anonymous" for kind in self.kinds(slot, page, pages))
-
-    def everywhere(self) -> set[Kind]:
-        """What may be mapped anywhere."""
-        return set().union(*self.maybe.values())
-
-    def runs(self) -> list[tuple[str, int, int]]:
-        """The likely mappings of the current process: slot, first page, pages."""
-        found: list[tuple[str, int, int]] = []
-        for slot in SLOTS:
-            page = 0
-            while page < PAGES:
-                first, kind = page, self.likely.get((self.current, slot, page))
-                while page < PAGES and self.likely.get((self.current, slot, page)) == kind:
-                    page += 1
-                if kind is not None:
-                    found.append((slot, first, page - first))
-        return found
-
-    # -- what a step does to it ----------------------------------------------------------------------------------
-    def after(self, step: Step) -> None:
-        """Take a step."""
-        if isinstance(step, Map):
-            self._map(step)
-        elif isinstance(step, Unmap):
-            for page in range(step.page, step.page + step.pages):
-                self.maybe.pop((self.current, step.slot, page), None)
-                self.likely.pop((self.current, step.slot, page), None)
-        elif isinstance(step, Remap):
-            self._remap(step)
-        elif isinstance(step, Fork):
-            self.born.append(step.child)
-            self.live.append(step.child)
-            for (process, slot, page), kinds in [*self.maybe.items()]:
-                if process == self.current:
-                    self.maybe[step.child, slot, page] = set(kinds)
-            for (process, slot, page), kind in [*self.likely.items()]:
-                if process == self.current:
-                    self.likely[step.child, slot, page] = kind
-            self.used |= {(step.child, slot) for process, slot in self.used if process == self.current}
-        elif isinstance(step, Switch):
-            self.current = step.process
-        elif isinstance(step, Exit):
-            self.live.remove(self.current)
-            for held in (self.maybe, self.likely):
-                for place in [p for p in held if p[0] == self.current]:
-                    del held[place]
-
-    def _map(self, step: Map) -> None:
-        kind = kind_of(step)
-        self.used.add((self.current, step.slot))
-        for page in range(step.page, step.page + step.pages):
-            place = (self.current, step.slot, page)
-            self.maybe.setdefault(place, set()).add(kind)
-            if "fixed_noreplace" not in step.flags or place not in self.likely:
-                self.likely[place] = kind
-
-    def _remap(self, step: Remap) -> None:
-        moved = self.kinds(step.slot, step.page, max(step.pages, 1))
-        if step.to is None:
-            for page in range(step.page + step.new_pages, step.page + step.pages):
-                self.likely.pop((self.current, step.slot, page), None)
-            return
-        self.used.add((self.current, step.to))
-        for page in range(step.new_pages):
-            place = (self.current, step.to, page)
-            self.maybe.setdefault(place, set()).update(moved)
-            kind = self.likely.pop((self.current, step.slot, step.page + page), None)
-            if kind is not None:
-                self.likely[place] = kind
-
-
-def kind_of(step: Map) -> Kind:
-    """What a page of the mapping is mapped by."""
-    return Kind(step.backing, step.insert, step.region) if step.backing == "pfnmap" else Kind(step.backing)
 
 
 # -- what is left out -------------------------------------------------------------------------------------------------
@@ -180,8 +77,6 @@ def _over_entries(world: World, step: Step) -> bool:
 def _touches_anonymous(world: World, step: Step) -> bool:
     if isinstance(step, Touch):
         return world.anonymous(step.slot, step.page, 1)
-    if isinstance(step, Protect):
-        return world.anonymous(step.slot, step.page, step.pages)
     if isinstance(step, Advise):
         return step.advice not in (*PLAIN_ADVICE, "unlock") and world.anonymous(step.slot, step.page, step.pages)
     return isinstance(step, Map) and step.backing == "anonymous" and "locked" in step.flags
@@ -234,8 +129,7 @@ KILLS = (
 UNMODELLED = (
     Rule(
         "anonymous-pages",
-        "anonymous memory is an address range in the model: it is never touched, locked, populated or given another "
-        "protection (which changes what is accounted)",
+        "anonymous memory is an address range in the model: it is never touched, locked or populated",
         _touches_anonymous,
     ),
     Rule(
@@ -307,53 +201,175 @@ def sensible(steps: Sequence[Step]) -> tuple[Step, ...] | None:
 
 
 # -- generating -------------------------------------------------------------------------------------------------------
-def generate(seed: int, number: int, *, machine: str = "pc", wrong: int = WRONG) -> Program:
+@dataclass(frozen=True)
+class Parts:
+    """What a guest has that programs can be about.
+
+    ``machine``: pc (no device) or q35 (``devices`` of them behind VFIO); ``probe``: the module, with its mappings.
+    """
+
+    machine: str = "pc"
+    probe: bool = True
+    devices: int = 0
+
+    @property
+    def name(self) -> str:
+        """What the programs' names begin with."""
+        return self.machine + ("" if self.probe else "-bare") + (f"-{self.devices}" if self.devices > 1 else "")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of mapping that scenes are played with."""
+        kinds = (BAR, ANONYMOUS) if self.devices else (ANONYMOUS,)
+        return kinds if self.devices or not self.probe else (*kinds, *MODULE)
+
+
+MACHINES = {"pc": Parts("pc"), "q35": Parts("q35", devices=1)}
+
+
+def parts_of(header: Header) -> Parts:
+    """The parts of a guest, by what its agent said."""
+    machine = header.key.lab.machine or ("q35" if header.devices else "pc")
+    return Parts(machine, bool(header.regions), len(header.devices))
+
+
+def generate(seed: int, number: int, *, machine: str = "pc", wrong: int = WRONG, has: Parts | None = None) -> Program:
     """The ``number``-th program of a seed, for a machine: pc (the probe module's mappings) or q35 (a device's BAR).
 
-    The same arguments give the same program. ``wrong``: how many calls of a hundred are wrong on purpose.
+    The same arguments give the same program. ``wrong``: how many calls of a hundred are wrong on purpose. ``has``: what
+    the guest has, if it is not what its machine has on a kernel with a probe module; without the module, no program has
+    a mapping of its.
     """
-    source = Source(random.Random(f"mmlitmus/{machine}/{seed}/{number}"), machine, wrong)
-    return Program(id=f"{machine}-{seed}-{number}", seed=seed, steps=tuple(source.steps()))
+    has = has or MACHINES[machine]
+    source = Source(random.Random(f"mmlitmus/{has.name}/{seed}/{number}"), has, wrong, number)
+    return Program(id=f"{has.name}-{seed}-{number}", seed=seed, steps=tuple(source.steps()))
 
 
-def programs(seed: int, count: int, machine: str = "pc", first: int = 0) -> Iterator[Program]:
-    """``count`` programs of a seed from the ``first``-th on."""
-    return (generate(seed, n, machine=machine) for n in range(first, first + count))
+def programs(
+    seed: int, count: int, machine: str = "pc", first: int = 0, *, has: Parts | None = None
+) -> Iterator[Program]:
+    """``count`` programs of a seed from the ``first``-th on, as ``generate`` makes them."""
+    return (generate(seed, n, machine=machine, has=has) for n in range(first, first + count))
+
+
+@cache
+def _lessons(has: Parts) -> tuple[list[tuple[str, Drill]], list[tuple[str, Drill]]]:
+    """The scenes that have to come first in a program, and all others, in an order in which none is near its like."""
+    first: list[tuple[str, Drill]] = []
+    later: list[tuple[str, Drill]] = []
+    for kind, drill in lessons(has.kinds):
+        (first if kind == "remap_fault" else later).append((kind, drill))
+    for order in (first, later):
+        random.Random(f"mmlitmus/{has.name}").shuffle(order)
+    return first, later
 
 
 class Source:
     """Where one program's steps come from."""
 
-    def __init__(self, chance: random.Random, machine: str, wrong: int) -> None:
+    def __init__(self, chance: random.Random, has: Parts, wrong: int, number: int) -> None:
         self.chance = chance
-        self.machine = machine
+        self.has = has
         self.wrong = wrong
+        self.number = number
         self.world = World()
+        self.made: list[Map] = []
 
     def steps(self) -> Iterator[Step]:
-        """All of them: a mapping first, then anything."""
+        """All of them: scenes in one program of ``DRILLED``; otherwise a mapping first, then anything."""
+        if self.number % DRILLED == 0:
+            yield from self.drilled(self.number // DRILLED)
+            return
         for n in range(self.chance.randint(6, 16)):
             for _ in range(50):
                 step = self.map() if n == 0 else self.step()
                 if step is not None and why_not(self.world, step) is None:
-                    self.world.after(step)
-                    yield step
+                    yield self.taken(step)
                     break
             if self.world.current not in self.world.live:
                 left = self.world.live
                 if not left:
                     return
-                switch = Switch(process=self.chance.choice(left))
-                self.world.after(switch)
-                yield switch
+                yield self.taken(Switch(process=self.chance.choice(left)))
 
+    def taken(self, step: Step) -> Step:
+        """The step, after the world has been told of it."""
+        self.world.after(step)
+        if isinstance(step, Map):
+            self.made.append(step)
+        return step
+
+    # -- scenes --------------------------------------------------------------------------------------------------
+    def drilled(self, turn: int) -> Iterator[Step]:
+        """A few scenes; each has its turn, whatever the seed."""
+        first, later = _lessons(self.has)
+        chosen = [later[(turn * SCENES + n) % len(later)] for n in range(SCENES)]
+        if first:
+            chosen.insert(0, first[turn % len(first)])
+        for kind, drill in chosen:
+            for step in drill.scene(self, kind):
+                if self.may(step):
+                    yield self.taken(step)
+            if self.world.current != 0:
+                yield self.taken(Switch(process=0))
+
+    def may(self, step: Step) -> bool:
+        """May a scene's step be taken? Not one of, or to, a process that is not there, and none that a rule forbids."""
+        world = self.world
+        if isinstance(step, Switch):
+            return step.process in world.live and step.process != world.current
+        if world.current not in world.live or (isinstance(step, Exit) and world.current == 0):
+            return False
+        if isinstance(step, Fork) and step.child in world.born:
+            return False
+        return why_not(world, step) is None
+
+    def fresh(self, kind: str, **asked: Any) -> Map:
+        """A mapping of a kind, as asked for and otherwise any; where something may be mapped already, over it."""
+        chance = self.chance
+        slot = asked.pop("slot", None) or chance.choice(SLOTS)
+        page = chance.choice((0, 0, 2, 4))
+        where: dict[str, Any] = {"slot": slot, "page": page, "pages": 4, "prot": "rw", "sharing": "shared"}
+        if (self.world.current, slot) in self.world.used:
+            where["flags"] = ("fixed",)
+        if kind == ANONYMOUS:
+            return Map(backing=ANONYMOUS, **where | {k: v for k, v in asked.items() if k in where})
+        if kind == BAR:
+            device = chance.randrange(self.has.devices)
+            where["offset"] = 0
+            return Map(backing=BAR, **where | self.bar(device) | {k: v for k, v in asked.items() if k in where})
+        frame = chance.choice((0, 0, 2, 4))
+        module = {
+            "region": chance.choice(UNCOUNTED if kind == "mixed" else REGIONS),
+            "frame": frame,
+            "cache": chance.choice(("", "", "wc", *CACHES)),
+            "offset": chance.choice((0, frame)),
+        }
+        return Map(backing="pfnmap", insert=kind, **where | module | asked)
+
+    def bar(self, device: int) -> dict[str, int]:
+        """The fields that name the BAR of a device."""
+        return {"device": device, "bar": BARS[device]} if device else {}
+
+    def end(self, device: int) -> int:
+        """The pages of the BAR of a device."""
+        return BAR_PAGES[device]
+
+    def other(self, slot: str) -> str:
+        """Another slot."""
+        return self.chance.choice([s for s in SLOTS if s != slot])
+
+    # -- anything ------------------------------------------------------------------------------------------------
     def step(self) -> Step | None:
         """One step; None where there is nothing to do it to."""
-        other = (16, self.dev) if self.machine == "q35" else (8, self.probe)
         does = [
             (22 if self.world.runs() else 120, self.map), (24, self.touch), (10, self.unmap), (10, self.remap),
-            (10, self.protect), (10, self.advise), (6, self.fork), (9, self.switch), (2, self.exit), other,
+            (10, self.protect), (10, self.advise), (6, self.fork), (9, self.switch), (2, self.exit),
         ]  # fmt: skip
+        if self.has.devices:
+            does.append((16, self.dev))
+        elif self.has.probe:
+            does.append((8, self.probe))
         (make,) = self.chance.choices([make for _, make in does], [weight for weight, _ in does])
         return make()
 
@@ -386,11 +402,17 @@ class Source:
         sharing = "private" if chance.random() < 0.25 else "shared"
         prot = "rw" if chance.random() < 0.7 else chance.choice(PROTECTIONS)
         where = {"slot": slot, "page": page, "pages": pages, "prot": prot, "sharing": sharing, "flags": tuple(flags)}
-        if chance.random() < 0.1:
+        made = [one for one in self.made if one.backing == "pfnmap" and one.slot == slot]
+        if made and "fixed" in flags and chance.random() < 0.3:
+            # the same frames over themselves, with what may be another cache type
+            return replace(chance.choice(made), cache=chance.choice(CACHES), prot=prot, flags=tuple(flags))
+        if chance.random() < 0.1 or not (self.has.devices or self.has.probe):
             return Map(backing="anonymous", **where)  # type: ignore[arg-type]
-        if self.machine == "q35" and chance.random() < 0.8:
+        if self.has.devices and (chance.random() < 0.8 or not self.has.probe):
+            device = chance.randrange(self.has.devices)
             past = self.is_wrong()
-            return Map(backing="bar", offset=chance.choice((250, 254, 256) if past else (0, 0, 1, 2, 4)), **where)  # type: ignore[arg-type]
+            first = chance.choice((-6, -2, 0)) + BAR_PAGES[device] if past else chance.choice((0, 0, 1, 2, 4))
+            return Map(backing="bar", offset=first, **self.bar(device), **where)  # type: ignore[arg-type]
         frame = chance.choice((0, 0, 0, 2, 4))
         return Map(
             backing="pfnmap",
@@ -461,5 +483,7 @@ class Source:
         )
 
     def dev(self) -> Step:
-        """Something done to the device."""
-        return Dev(action=self.chance.choice(ACTIONS))
+        """Something done to a device."""
+        action = self.chance.choice(ACTIONS)
+        device = 0 if action == "read" else self.chance.randrange(self.has.devices)
+        return Dev(action=action, device=device)

@@ -1,7 +1,7 @@
 """A program for the agent in a guest, and what the agent said of it as a program with observations.
 
 Everything is observed after every step that can be: every page of every slot that the program names, in every process
-that is there; the memtype list as what it has more than when the program started.
+that is there; the memtype list and the counts of regions' frames as what they have more than when the program started.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .codec import BadValueError, decode, encode
+from .codec import BITS, BadValueError, decode, encode
 from .generate import PAGES, sensible
-from .layout import message_of
+from .layout import message_of, slot_address
 from .schema import (
     FORMAT,
     FORMAT_VERSION,
@@ -22,6 +22,7 @@ from .schema import (
     DeviceKey,
     Exit,
     Fork,
+    Frame,
     Header,
     KernelKey,
     Key,
@@ -38,6 +39,9 @@ from .schema import (
     Touch,
 )
 
+#: what the agent is asked to look at beyond entries, flags and memtypes. ``events`` registers an MMU notifier with each
+#: process; no field of a program has been seen to depend on that, on 5.10.262, 6.1.192, 6.12.117 and 7.3.4
+WANT = ("pagemap", "locked", "frames", "events")
 #: kinds of outcome in which the guest did not get to the program's end
 DEATHS = ("oops", "panic", "hang", "died")
 
@@ -61,11 +65,11 @@ def words_of(step: Step) -> str:
     return " ".join([step.op, *parts])
 
 
-def text_of(program: Program) -> str:
-    """A program as the agent reads it, with every place to look at."""
+def text_of(program: Program, want: Sequence[str] = WANT) -> str:
+    """A program as the agent reads it, with every place to look at. ``want``: what to see beyond the rest."""
     slots = slots_of(program.steps)
     live, current = [0], 0
-    lines = [f"program {program.id}"]
+    lines = [f"program {program.id}" + (f" want={','.join(want)}" if want else "")]
     for step in program.steps:
         if isinstance(step, Fork):
             live.append(step.child)
@@ -92,7 +96,7 @@ def header_of(ready: Mapping[str, Any], identity: Mapping[str, str], machine: st
         raise LiveError(f"the kernel does not say its version: {said.strip() or 'nothing'}")
     memory = identity.get("memory_mb")
     config = ready.get("config") or {}
-    known = ("kernel", "config", "probe", "machine", "memory_mb", "command_line", "qemu")
+    known = ("kernel", "config", "probe", "machine", "memory_mb", "command_line", "qemu", "packages", "cpu")
     try:
         return Header(
             format=FORMAT,
@@ -112,26 +116,26 @@ def header_of(ready: Mapping[str, Any], identity: Mapping[str, str], machine: st
                     emulator=identity.get("qemu"),
                     machine=machine,
                     cpu=config.get("cpu"),
+                    cpu_model=identity.get("cpu"),
                     cpus=config.get("cpus"),
                     memory_mib=int(memory) if memory else None,
-                    extra={
-                        "settings": {k: v for k, v in config.items() if k not in ("cpu", "cpus")},
-                        **{k: v for k, v in identity.items() if k not in (*known, "packages", "cpu")},
-                    },
+                    settings={k: v for k, v in config.items() if k not in ("cpu", "cpus")},
+                    extra={k: v for k, v in identity.items() if k not in known},
                 ),
             ),
             devices=tuple(d for d in map(_device, ready.get("devices") or ()) if d is not None),
             regions=tuple(decode(RegionKey, r, "ready.regions") for r in ready.get("regions") or ()),
             isolation="fresh",
+            zero_pfn=BITS.read(ready["zero_pfn"], "ready.zero_pfn") if ready.get("zero_pfn") is not None else None,
         )
     except (BadValueError, TypeError) as e:
         raise LiveError(f"what the agent says of its machine cannot be used: {e}") from e
 
 
 def _device(said: dict[str, Any]) -> DeviceKey | None:
-    """A device that the model can have: one with a BAR 0 to map and no other."""
+    """A device that the model can have: one with one BAR to map."""
     bars = tuple(decode(BarKey, bar, "ready.devices.bars") for bar in said.get("bars") or ())
-    return DeviceKey(name=said["name"], pci=said.get("pci"), bars=bars) if [b.bar for b in bars] == [0] else None
+    return DeviceKey(name=said["name"], pci=said.get("pci"), bars=bars) if len(bars) == 1 else None
 
 
 # -- from the agent ---------------------------------------------------------------------------------------------------
@@ -154,6 +158,8 @@ def hear(program: Program, objects: Sequence[Mapping[str, Any]], kind: str, why:
     are left out. LiveError if the agent could not do what it was asked.
     """
     before: Counter[tuple[int, int, str]] | None = None
+    counted: dict[int, tuple[int, int]] | None = None
+    held: tuple[Frame, ...] | None = None
     steps: list[Step] = []
     log: list[Message] = []
     others: list[str] = []
@@ -161,8 +167,9 @@ def hear(program: Program, objects: Sequence[Mapping[str, Any]], kind: str, why:
     for said in objects:
         if "begin" in said:
             before = _memtypes(said.get("memtypes"))
+            counted = _counts(said.get("frames"))
         elif "step" in said:
-            step = _step(program, said, before)
+            step = _step(program, said, before, counted, header)
             if step is not None:
                 steps.append(step)
                 result = step.observed.result
@@ -170,9 +177,10 @@ def hear(program: Program, objects: Sequence[Mapping[str, Any]], kind: str, why:
         elif "end" in said:
             if said.get("error"):
                 raise LiveError(str(said["error"]))
+            held = _held(counted, _counts(said.get("frames")))
             for line in said.get("log") or ():
                 message = message_of(line)
-                if message is None:
+                if message is None or not _of_a_place(message, header):
                     others.append(line)
                 else:
                     log.append(message)
@@ -184,11 +192,14 @@ def hear(program: Program, objects: Sequence[Mapping[str, Any]], kind: str, why:
             raise LiveError(f"the guest did not survive ({kind}: {why}), and no step was under way")
         steps.append(replace(program.steps[number], observed=Observed(result=Result(died=kind))))
         stopped = kind
-    ran = sensible(steps) or ()
+    ran = sensible(steps)
+    if ran is None:
+        raise LiveError(f"program {program.id} has a step that no generated program may have")
     done = replace(
         program,
         steps=ran,
         log=tuple(log) if not stopped else None,
+        held=held if not stopped else None,
         extra={"kernel_log": others} if others else {},
     )
     try:
@@ -198,7 +209,22 @@ def hear(program: Program, objects: Sequence[Mapping[str, Any]], kind: str, why:
     return Heard(done, stopped, why)
 
 
-def _step(program: Program, said: Mapping[str, Any], before: Counter[tuple[int, int, str]] | None) -> Step | None:
+def _of_a_place(message: Message, header: Header) -> bool:
+    """Is a message about what programs map, and not about something else that the kernel does?"""
+    try:
+        header.check_addresses((message,), "log")
+    except BadValueError:
+        return False
+    return True
+
+
+def _step(
+    program: Program,
+    said: Mapping[str, Any],
+    before: Counter[tuple[int, int, str]] | None,
+    counted: Mapping[int, tuple[int, int]] | None,
+    header: Header,
+) -> Step | None:
     number = said["step"]
     if not isinstance(number, int) or not 0 <= number < len(program.steps):
         raise LiveError(f"the agent answers a step {number} that it was not given")
@@ -209,6 +235,11 @@ def _step(program: Program, said: Mapping[str, Any], before: Counter[tuple[int, 
         return None
     seen = dict(said.get("observed") or {})
     found = _memtypes(seen.pop("memtypes", None))
+    if "events" in seen:
+        seen["events"] = {process: [_event(e) for e in events] for process, events in (seen["events"] or {}).items()}
+    if header.key.lab.module is None:
+        for name in ("frames", "events"):  # without the module the agent looks at nothing
+            seen.pop(name, None)
     try:
         observed = decode(Observed, seen, "observed")
     except BadValueError as e:
@@ -223,6 +254,8 @@ def _step(program: Program, said: Mapping[str, Any], before: Counter[tuple[int, 
         new = sorted((found - before).elements())
         memtypes = tuple(Memtype(start=start, end=end, type=name) for start, end, name in new)
         observed = replace(observed, memtypes=memtypes)
+    if observed.frames is not None:
+        observed = replace(observed, frames=_since(observed.frames, counted, header))
     return replace(step, observed=observed)
 
 
@@ -230,3 +263,46 @@ def _memtypes(said: Any) -> Counter[tuple[int, int, str]] | None:
     if said is None:
         return None
     return Counter((int(m["start"], 16), int(m["end"], 16), str(m["type"])) for m in said)
+
+
+# -- counts -----------------------------------------------------------------------------------------------------------
+def _counts(said: Any) -> dict[int, tuple[int, int]] | None:
+    """(refs, maps) by frame, from the agent's runs of frames that have the same ones."""
+    if said is None:
+        return None
+    return {int(run["pfn"], 16) + n: (run["refs"], run["maps"]) for run in said for n in range(run["pages"])}
+
+
+def _since(
+    frames: Mapping[str, Frame], counted: Mapping[int, tuple[int, int]] | None, header: Header
+) -> dict[str, Frame] | None:
+    """The counts of regions' frames as what they are more than before. None where one had not been counted."""
+    found = {}
+    for place, frame in frames.items():
+        if not any(r.pfn <= frame.pfn < r.pfn + r.pages for r in header.regions):
+            found[place] = frame
+            continue
+        before = (counted or {}).get(frame.pfn)
+        if before is None:
+            return None
+        found[place] = replace(frame, refs=frame.refs - before[0], maps=frame.maps - before[1])
+    return found
+
+
+def _held(
+    before: Mapping[int, tuple[int, int]] | None, after: Mapping[int, tuple[int, int]] | None
+) -> tuple[Frame, ...] | None:
+    """The frames whose counts differ, with the difference."""
+    if before is None or after is None:
+        return None
+    changes = ((pfn, after[pfn][0] - n[0], after[pfn][1] - n[1]) for pfn, n in sorted(before.items()) if pfn in after)
+    return tuple(Frame(pfn=pfn, refs=refs, maps=maps) for pfn, refs, maps in changes if refs or maps)
+
+
+# -- notifier events --------------------------------------------------------------------------------------------------
+def _event(said: Mapping[str, Any]) -> str:
+    """An event in the words of ``schema.EVENT``."""
+    if "lost" in said:
+        return f"lost {said['lost']}"
+    first, last = (slot_address(int(said[name], 16)) for name in ("first", "last"))
+    return f"{'end' if said['end'] else 'start'} {said['event']} {first}-{last}"

@@ -19,16 +19,21 @@ ERRNO = text(matching=re.compile(r"E[A-Z0-9]+"), called="an errno's name")
 SIGNAL = text(matching=re.compile(r"SIG[A-Z0-9]+"), called="a signal's name")
 SLOT = text(matching=re.compile(r"[a-z]"), called="a slot (one letter, a to z)")
 PLACE = text(matching=re.compile(r"[0-9]+:[a-z][0-9]+"), called="a place (process:slot page, such as 0:a2)")
+PROCESS = text(matching=re.compile(r"[0-9]+"), called="a process's number")
 SHA256 = text(matching=re.compile(r"[0-9a-f]{64}"), called="a SHA-256 in hex")
 WORD = text()
 FLAG = Kind(lambda value, path: _read_bool(value, path), lambda value: value)
 COUNT = number(1)
 INDEX = number(0)
+CHANGE = number(-(1 << 31), 1 << 31)
 LEVELS = ("pgd", "p4d", "pud", "pmd", "pte")
 #: cache types in the words of /sys/kernel/debug/x86/pat_memtype_list (arch/x86/mm/pat/memtype.c, cattr_name)
 MEMTYPES = ("write-back", "write-combining", "uncached-minus", "uncached", "write-through", "write-protected")
 #: what the kernel may print about a memtype, by what it says
-MESSAGES = ("freeing-invalid-memtype", "expected-mapping-type", "ram-range-type")
+MESSAGES = (
+    "freeing-invalid-memtype", "expected-mapping-type", "ram-range-type", "conflicting-types", "reserve-failed",
+    "ram-reserve-failed",
+)  # fmt: skip
 
 
 def _read_bool(value: Any, path: str) -> bool:
@@ -62,17 +67,13 @@ def flags(*names: str) -> Kind:
 # -- observations -----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Entry:
-    """A page-table entry as the probe read it: at which level its walk ended, and the raw bits there.
-
-    ``ram``: the frame is one of RAM, whichever, and not in ``bits``. Never in a file.
-    """
+    """A page-table entry as the probe read it: at which level its walk ended, and the raw bits there."""
 
     level: str
     bits: int
-    ram: bool = False
 
     def __str__(self) -> str:
-        return f"{self.level}:{'ram+' if self.ram else ''}{self.bits:#x}"
+        return f"{self.level}:{self.bits:#x}"
 
 
 def _read_entry(value: Any, path: str) -> Entry:
@@ -141,22 +142,49 @@ class Message:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Frame:
+    """How often the kernel counts a frame as held (``refs``) and mapped (``maps``), this CPU's LRU batches empty.
+
+    Of a frame of a region it is how much more than before the program; of any other frame of RAM, the count itself.
+    """
+
+    pfn: int = of(BITS)
+    refs: int = of(CHANGE)
+    maps: int = of(CHANGE)
+    extra: dict[str, Any] = extra()
+
+
+ADDRESS = r"(?:[a-z][0-9]+|0x[0-9a-f]{1,16})"
+#: ``start unmap a0-a4``: an MMU notifier's call, of a range without its last page
+EVENT = text(
+    matching=re.compile(rf"(?:start|end) [a-z-]+ {ADDRESS}-{ADDRESS}|lost [0-9]+"),
+    called="a notifier event (such as start unmap a0-a4)",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Observed:
     """What was seen after a step. What is absent, or null, was not observed.
 
     ``memtypes``: the memtype tree's entries in the probe's regions that were not there when the program started.
+    ``pagemap``: the raw word of /proc/PID/pagemap, by place. ``locked``: VmLck by process, in pages. ``frames``: by
+    place, of those whose entry maps a frame with a struct page. ``events``: what an MMU notifier of each process heard.
     """
 
     result: Result | None = of(optional(Kind(_read_result, encode)), default=None)
     entries: dict[str, Entry | None] = of(mapping(PLACE, optional(ENTRY)), default_factory=dict)
     vm_flags: dict[str, str | None] = of(mapping(PLACE, optional(WORD)), default_factory=dict)
     memtypes: tuple[Memtype, ...] | None = of(optional(many(nested(Memtype))), default=None)
+    pagemap: dict[str, int | None] = of(mapping(PLACE, optional(BITS)), default_factory=dict)
+    locked: dict[str, int] | None = of(optional(mapping(PROCESS, INDEX)), default=None)
+    frames: dict[str, Frame] | None = of(optional(mapping(PLACE, nested(Frame))), default=None)
+    events: dict[str, tuple[str, ...]] | None = of(optional(mapping(PROCESS, many(EVENT))), default=None)
     extra: dict[str, Any] = extra()
 
     @property
     def places(self) -> list[str]:
         """Every place that something is said about."""
-        return list(dict.fromkeys([*self.entries, *self.vm_flags]))
+        return list(dict.fromkeys([*self.entries, *self.vm_flags, *self.pagemap, *(self.frames or ())]))
 
 
 # -- steps ------------------------------------------------------------------------------------------------------------
@@ -365,15 +393,20 @@ class KernelKey:
 
 @dataclass(frozen=True, kw_only=True)
 class LabKey:
-    """What the kernel ran on. ``module``: the probe module that was loaded, or null for none."""
+    """What the kernel ran on. ``module``: the probe module that was loaded, or null for none. ``cpu``: as the guest
+    sees it; ``cpu_model``: as the emulator was told. ``settings``: of memory management (huge pages, KSM, swap, fault
+    around, NUMA), each as its file has it, null where the kernel has no such file.
+    """
 
     module: str | None = of(optional(WORD))
     module_sha256: str | None = of(SHA256, default=None)
     emulator: str | None = of(WORD, default=None)
     machine: str | None = of(WORD, default=None)
     cpu: str | None = of(WORD, default=None)
+    cpu_model: str | None = of(WORD, default=None)
     cpus: int | None = of(COUNT, default=None)
     memory_mib: int | None = of(COUNT, default=None)
+    settings: dict[str, str | None] = of(mapping(WORD, optional(WORD)), default_factory=dict)
     extra: dict[str, Any] = extra()
 
 
@@ -436,7 +469,8 @@ class Header:
 
     ``regions``: what the probe module maps. ``placement``: are the slots far ``apart``, or are they ``packed``, so that
     mappings share page tables with others? ``programs`` is their number, so that a file cut short is noticed;
-    ``kernel_log`` what the kernel complained about, not attributed to a program.
+    ``kernel_log`` what the kernel complained about, not attributed to a program. ``boots``: the keys of further boots
+    that gave the same answers. ``zero_pfn``: the frame of the page of zeros.
     """
 
     format: str = of(text(one_of=(FORMAT,)))
@@ -449,6 +483,8 @@ class Header:
     programs: int | None = of(INDEX, default=None)
     source: Source | None = of(nested(Source), default=None)
     kernel_log: tuple[str, ...] = of(many(WORD), default=())
+    boots: tuple[Key, ...] = of(many(nested(Key)), default=())
+    zero_pfn: int | None = of(optional(BITS), default=None)
     extra: dict[str, Any] = extra()
 
     def region(self, name: str) -> RegionKey | None:
@@ -473,11 +509,14 @@ class Header:
             raise BadValueError(path, f"there is no device {step.device}; the header lists {len(self.devices)}")
 
     def check_addresses(self, ranges: tuple[Memtype | Message, ...], path: str) -> None:
-        """Is each range within one region? BadValueError when not."""
+        """Is each range within one region, or one BAR? BadValueError when not."""
+        places = [(k.pfn, k.pages) for k in self.regions]
+        places += [(bar.pfn, bar.pages) for device in self.devices for bar in device.bars if bar.pfn is not None]
         for n, r in enumerate(ranges):
-            inside = any(k.pfn << 12 <= r.start < r.end <= k.pfn + k.pages << 12 for k in self.regions)
+            inside = any(pfn << 12 <= r.start < r.end <= pfn + pages << 12 for pfn, pages in places)
             if not inside or (r.start | r.end) & 0xFFF:
-                raise BadValueError(f"{path}[{n}]", f"{r.start:#x} to {r.end:#x} is no range of pages of one region")
+                message = f"{r.start:#x} to {r.end:#x} is no range of pages of one region, or of one BAR"
+                raise BadValueError(f"{path}[{n}]", message)
 
 
 # -- a file -----------------------------------------------------------------------------------------------------------
@@ -485,7 +524,8 @@ class Header:
 class Program:
     """Steps, in order, on a machine where every device has memory decode on and process 0, current, maps nothing.
 
-    ``log``: what the kernel printed while it ran; at which step is not said.
+    ``log``: what the kernel printed while it ran; at which step is not said. ``held``: the frames of regions that are
+    counted more, or less, often than before when all its processes have gone; null or absent: nobody looked.
     """
 
     id: str = of(WORD)
@@ -493,6 +533,7 @@ class Program:
     seed: int | None = of(INDEX, default=None)
     steps: tuple[Step, ...] = of(many(Kind(read_step, write_step)))
     log: tuple[Message, ...] | None = of(optional(many(nested(Message))), default=None)
+    held: tuple[Frame, ...] | None = of(optional(many(nested(Frame))), default=None)
     extra: dict[str, Any] = extra()
 
     def check(self, header: Header) -> None:
@@ -519,6 +560,9 @@ class Program:
             for place in step.observed.places:
                 if int(place.partition(":")[0]) not in live:
                     raise BadValueError(f"{path}.observed", f"{place} is of a process that is not there")
+            for process in (*(step.observed.locked or ()), *(step.observed.events or ())):
+                if int(process) not in live:
+                    raise BadValueError(f"{path}.observed", f"process {process} is not there")
             header.check_addresses(step.observed.memtypes or (), f"{path}.observed.memtypes")
         header.check_addresses(self.log or (), "log")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +36,7 @@ def load(path: Path) -> Recording:
     if path.name.endswith(".gz"):
         try:
             raw = gzip.decompress(raw)
-        except (OSError, EOFError) as e:
+        except (OSError, EOFError, zlib.error) as e:
             raise RecordingError(path, 1, f"the compressed file is damaged: {e}") from e
     try:
         lines = raw.decode("utf-8").removesuffix("\n").split("\n") if raw else []
@@ -91,7 +93,19 @@ def dumps(recording: Recording) -> str:
     return "".join(json.dumps(encode(x), ensure_ascii=False) + "\n" for x in (header, *recording.programs))
 
 
-def dump(recording: Recording, path: Path) -> None:
-    """Write a recording; gzipped without a time stamp, so that the same recording gives the same bytes."""
+def dump(recording: Recording, path: Path, new: bool = False) -> None:
+    """Write a recording; gzipped without a time stamp, so that the same recording gives the same bytes.
+
+    ``new``: FileExistsError if there is such a file already. The file is there whole, or not at all.
+    """
     raw = dumps(recording).encode()
-    path.write_bytes(gzip.compress(raw, mtime=0) if path.name.endswith(".gz") else raw)
+    data = gzip.compress(raw, mtime=0) if path.name.endswith(".gz") else raw
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_bytes(data)
+        if new:
+            os.link(part, path)
+        else:
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

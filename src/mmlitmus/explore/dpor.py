@@ -23,6 +23,7 @@ its values, and wakes with all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Protocol
 
 from .findings import Finding
 from .ops import BLOCKS, CHOOSE, DONE, PLAIN, WRITES, add_read, conflict, writes
@@ -31,6 +32,9 @@ from .runtime import Op
 from .scheduler import Results, Scheduler, Setup, canonical
 
 Sleepers = Sequence[tuple[int, Op]]
+
+#: in the place of the preferred task: try all of them
+EVERYBODY = -1
 
 
 class Event:
@@ -97,6 +101,8 @@ class Dpor(Scheduler):
         self.now: list[list[int]] = []  # the clock of each task's last event
         self.forced = -1  # the task with which this execution leaves the one before
         self.forced_value = 0
+        self.base = 0  # events before this one belong to another search: see explore/split.py
+        self.asked: list[dict[tuple[int, int], None]] = []  # what is to be tried at them: (tasks, the preferred one)
         self.plain = False  # has there ever been an unmarked access?
         self.races: DataRaces | None = None
 
@@ -119,6 +125,9 @@ class Dpor(Scheduler):
                 break
             if self.max_executions is not None and counts.executions >= self.max_executions:
                 self.results.stopped = f"{self.max_executions} executions"
+                return
+            if self.limits is not None and (why := self.limits.exceeded()):
+                self.results.stopped = why
                 return
         if counts.truncated:
             self.results.stopped = f"{self.max_events} events in one execution"
@@ -247,7 +256,8 @@ class Dpor(Scheduler):
     def _backtrack(self) -> bool:
         """Go back to the deepest state with something left to try; False when there is none."""
         events, choice, values, now = self.events, self.choice, self.value, self.now
-        while events:
+        base = self.base
+        while len(events) > base:
             e = events[-1]
             p, op = choice.pop(), e.op
             value = values.pop()
@@ -260,20 +270,11 @@ class Dpor(Scheduler):
                     obj.reads = reads
                 if obj.history and obj.history[-1][0] is e:
                     obj.history.pop()
-            if op[0] == CHOOSE:
-                # Every value of a choice is tried before the task goes to sleep here: the value is part of the event.
-                e.extra = tuple(dict.fromkeys((*e.extra, *op[2])))
-                op = (*op[:2], e.extra, *op[3:])
-                if value + 1 < op[3]:
-                    self.forced, self.forced_value = p, value + 1
+            if e.backtrack != 1 << p or op[0] == CHOOSE:
+                follows = leave(e, p, value, op)
+                if follows is not None:
+                    self.forced, self.forced_value = follows
                     break
-            bit = 1 << p
-            todo = e.backtrack & ~(e.sleep | bit)
-            if todo:
-                e.sleep |= bit
-                e.asleep = [*e.asleep, (bit, op)]
-                self.forced, self.forced_value = (todo & -todo).bit_length() - 1, 0
-                break
             events.pop()
         else:
             return False
@@ -294,7 +295,11 @@ class Dpor(Scheduler):
             left = [q for q, op in enumerate(self.pending_at_end) if op is not DONE]
             self._pending_races([q for q in left if cut or not self.enabled_at_end >> q & 1])
             if cut:  # whoever could go on gets a turn, or a task that spins would keep the others out for ever
-                events[-1].backtrack |= self.enabled_at_end & events[-1].enabled
+                last = events[-1]
+                if last.at < self.base:
+                    self.asked[last.at].setdefault((self.enabled_at_end & last.enabled, EVERYBODY))
+                else:
+                    last.backtrack |= self.enabled_at_end & last.enabled
         if self.keep_traces and self.status in ("complete", "deadlock"):
             self.results.traces.add(self.trace())
 
@@ -379,15 +384,53 @@ class Dpor(Scheduler):
                     break
             else:
                 initials |= 1 << q
-        if initials & known:
-            return
-        candidates = initials & a.enabled
-        if not candidates:  # no program is known that comes here; to try everything is sound
-            a.backtrack |= a.enabled
-        elif candidates >> q & 1:
-            a.backtrack |= 1 << q
+        if a.at < self.base:
+            self.asked[a.at].setdefault((initials, q))
         else:
-            a.backtrack |= candidates & -candidates
+            try_one(a, initials, q)
+
+
+class State(Protocol):
+    """What is known at a state of who was tried there and who is to be."""
+
+    enabled: int
+    backtrack: int
+    sleep: int
+    asleep: Sleepers
+    extra: tuple[int, ...]
+
+
+def try_one(e: State, initials: int, q: int) -> None:
+    """See to it that one of ``initials`` is tried at ``e``, best ``q``; or with ``EVERYBODY``, all of them."""
+    if q == EVERYBODY:
+        e.backtrack |= initials
+        return
+    if initials & (e.backtrack | e.sleep):
+        return
+    candidates = initials & e.enabled
+    if not candidates:  # no program is known that comes here; to try everything is sound
+        e.backtrack |= e.enabled
+    elif candidates >> q & 1:
+        e.backtrack |= 1 << q
+    else:
+        e.backtrack |= candidates & -candidates
+
+
+def leave(e: State, p: int, value: int, op: Op) -> tuple[int, int] | None:
+    """All is explored of ``e`` with event ``op`` of ``p``: the (task, value) to be tried next there, if any is left."""
+    if op[0] == CHOOSE:
+        # Every value of a choice is tried before the task goes to sleep here: the value is part of the event.
+        e.extra = tuple(dict.fromkeys((*e.extra, *op[2])))
+        op = (*op[:2], e.extra, *op[3:])
+        if value + 1 < op[3]:
+            return p, value + 1
+    bit = 1 << p
+    todo = e.backtrack & ~(e.sleep | bit)
+    if not todo:
+        return None
+    e.sleep |= bit
+    e.asleep = [*e.asleep, (bit, op)]
+    return (todo & -todo).bit_length() - 1, 0
 
 
 def explore(build: Callable[[], Setup], *, max_executions: int | None = None) -> Results:

@@ -16,11 +16,16 @@ KINDS = (
     "use-after-free",
     "precondition",
     "deadlock",
+    "livelock",
+    "unfair-loop",
     "inversion",
     "race",
     "never-ends",
     "raised",
 )
+
+#: the kinds of loops that need not end; of those that only an unfair scheduler stays in, which are no defect
+LIVELOCK, NO_DEFECT = "livelock", "unfair-loop"
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,22 @@ acquisitions count like write ones, as they do for every lock behind which a wri
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from . import runtime as rt
 from .findings import Finding
+
+Edge = tuple[str, str]
+#: how an edge came about, in words and as a schedule
+Seen = tuple[str, list[tuple[str, int]]]
 
 
 class Lockdep:
     """The lock-class graph over every execution of a search."""
 
     def __init__(self) -> None:
-        self.edges: dict[tuple[str, str], str] = {}
+        self.edges: dict[Edge, str] = {}
         self.findings: list[Finding] = []
         self.schedules: dict[Finding, list[tuple[str, int]]] = {}
 
@@ -30,6 +35,10 @@ class Lockdep:
             self._check(old, new)
 
     def _check(self, old: str, new: str) -> None:
+        self.close(old, new, rt.engine.choices)
+
+    def close(self, old: str, new: str, choices: Callable[[], list[tuple[str, int]]]) -> None:
+        """Report the cycle that the edge ``old`` -> ``new`` closes, if it does; ``choices``: how it came about."""
         path = self._path(new, old)
         if path is None:
             return
@@ -40,7 +49,7 @@ class Lockdep:
         f = Finding("inversion", "inversion " + " -> ".join([*ring, ring[0]]), why)
         if f not in self.schedules:
             self.findings.append(f)
-            self.schedules[f] = rt.engine.choices()
+            self.schedules[f] = choices()
 
     def _path(self, a: str, b: str) -> list[str] | None:
         """The shortest chain of classes from ``a`` to ``b``, or None."""
@@ -59,3 +68,23 @@ class Lockdep:
                         longer.append([*path, y])
             paths = longer
         return None
+
+
+class Recording(Lockdep):
+    """The graph of a part of a search. Its cycles are looked for when the parts are put together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[Edge, Seen] = {}
+
+    def _check(self, old: str, new: str) -> None:
+        self.seen[old, new] = (self.edges[old, new], rt.engine.choices())
+
+
+def lock_classes(seen: dict[Edge, Seen]) -> Lockdep:
+    """The graph with these edges, in this order."""
+    whole = Lockdep()
+    for (old, new), (why, choices) in seen.items():
+        whole.edges[old, new] = why
+        whole.close(old, new, lambda choices=choices: choices)  # type: ignore[misc]
+    return whole

@@ -36,6 +36,9 @@ class Naive(Scheduler):
             if self.max_executions is not None and self.results.counts.executions >= self.max_executions:
                 self.results.stopped = f"{self.max_executions} executions"
                 return
+            if self.limits is not None and (why := self.limits.exceeded()):
+                self.results.stopped = why
+                return
             self.k = len(self.untried) - 1  # the last event is another one now
             for books in (self.choice, self.value, self.ops, self.clock):
                 del books[self.k :]

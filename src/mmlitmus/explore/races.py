@@ -29,14 +29,20 @@ if TYPE_CHECKING:
     from .dpor import Dpor
     from .naive import Naive
     from .runtime import Op
+    from .scheduler import Scheduler
 
 #: what is accessed (an object id, or the name of a field that has none), and how (a kind)
 Access = tuple[int | str, int]
 
-_ACCESSES = frozenset((PLAIN_READ, PLAIN_WRITE, READ_ONCE, WRITE_ONCE, ATOMIC_READ, ATOMIC_RMW))
+ACCESSES = frozenset((PLAIN_READ, PLAIN_WRITE, READ_ONCE, WRITE_ONCE, ATOMIC_READ, ATOMIC_RMW))
 
 
 Clock = list[int]
+
+
+def could_race(a: int, b: int) -> bool:
+    """Do accesses of these two kinds, to one object and by two tasks, race if nothing orders them?"""
+    return (PLAIN[a] or PLAIN[b]) and not (READ_LIKE[a] and READ_LIKE[b])
 
 
 class Step:
@@ -94,11 +100,11 @@ class DataRaces:
                 else:
                     self.released[obj] = (writes, list(map(max, reads, clock)))
         self.now[p] = clock
-        for what, how in [(o, kind)] * (kind in _ACCESSES) + list(more):
+        for what, how in [(o, kind)] * (kind in ACCESSES) + list(more):
             earlier = self.accesses.setdefault(what, [])
             for q, at, was in earlier:
-                if q != p and clock[q] < at and (PLAIN[how] or PLAIN[was]) and not (READ_LIKE[how] and READ_LIKE[was]):
-                    step.found.append(_race(self.engine, what, q, was, p, how))
+                if q != p and clock[q] < at and could_race(was, how):
+                    step.found.append(race(self.engine, what, q, was, p, how))
             earlier.append((p, clock[p], how))
             step.accesses.append(what)
 
@@ -119,7 +125,8 @@ def plain_races(engine: Dpor | Naive, more: Sequence[Sequence[Access]] = ()) -> 
     return DataRaces(engine).follow(0, more)
 
 
-def _race(engine: Dpor | Naive, what: int | str, q: int, was: int, p: int, how: int) -> Finding:
+def race(engine: Scheduler, what: int | str, q: int, was: int, p: int, how: int) -> Finding:
+    """The finding: an access by ``q`` of kind ``was``, and one by ``p`` of kind ``how``, that nothing orders."""
     name = what if isinstance(what, str) else engine.object_name(what)
     return Finding(
         "race",

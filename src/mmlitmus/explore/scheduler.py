@@ -16,15 +16,20 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from types import CodeType
+from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent, greenlet
 
 from . import runtime as rt
 from .findings import Abandon, Finding, Oops
+from .limits import Limits
 from .lockdep import Lockdep
 from .ops import BLOCKS, DONE, DOWN_WRITE_ACQUIRE, NAME, TASK_START
 from .runtime import Op
+
+if TYPE_CHECKING:
+    from .livelock import Livelock
 
 #: an execution that has not ended after this many events is cut, and the verdict says so
 MAX_EVENTS = 5_000
@@ -53,6 +58,7 @@ class Setup:
     daemons: frozenset[str] = frozenset()
     spawn_slots: int = 0
     watch: Callable[[], dict[str, str]] | None = None  # what `show` prints when it changes
+    modules: tuple[str, ...] = ()  # whose functions the stateful engine gives a scope (see ``history``)
     context: Any = None
 
 
@@ -119,6 +125,9 @@ class Results:
     reached: set[str] = field(default_factory=set)
     exhausted: bool = False
     stopped: str = ""
+    states: int = 0  # of the stateful engine, as are these
+    livelocks: list[Livelock] = field(default_factory=list)
+    handed_over: str = ""  # why another engine gave way to it
 
 
 class Scheduler:
@@ -128,6 +137,7 @@ class Scheduler:
         self.build = build
         self.max_executions = max_executions
         self.max_events = MAX_EVENTS
+        self.limits: Limits | None = None  # of time and memory; looked at between executions
         self.results = Results()
         self.lockdep = Lockdep()
         self.main = getcurrent()
@@ -191,6 +201,9 @@ class Scheduler:
 
     def also_reads(self, oid: int) -> None:
         """The event under way reads ``oid`` too, which shows only now that its task runs on after it."""
+
+    def loop_point(self, code: CodeType, module: str, line: int, live: tuple[Any, ...]) -> None:
+        """The running task is at the head of a loop (``runtime.loop_point``)."""
 
     @property
     def fresh(self) -> bool:

@@ -9,10 +9,11 @@ unmap_mapping_range). Evidence: ``recorded`` (a real kernel answered), ``source`
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib import import_module
 
 from mmlitmus.kernel.config import OPTIONS, Option
 from mmlitmus.kernel.patches import PATCHES, Patch
-from mmlitmus.kernel.policy import Kernel, KernelSpecError, NotApplicable
+from mmlitmus.kernel.policy import HOMES, SEAMS, Kernel, KernelSpecError, NotApplicable
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,20 @@ _ROWS = (
             "follow_pte_assert": "none",
             "track_pfn_copy": "inherit",
             "remap_error": "leave",
+            "remap_flags": "with-entries",
             "vm_mixed_ok": "bug",
             "can_change_pte_writable": "shared",
+            "mprotect_account": "kept",
             "madvise_behavior_valid": "to-pageout",
             "madvise_populate": "by-vma",
             "do_mremap": "target-first",
+            "mremap_dontunmap": "anonymous",
+            "madvise_dofork": "not-io",
+            "memtype_match": "exact-or-tail",
+            "pgprot_combine": "or",
             "mmap_replace": "freed-first",
             "huge_pgprot": "as-4k",
-            "pud_insert_prot": "vma",
+            "pud_insert_prot": "lookup",
         },
         "dossier",
         "abafbc551fdd (5.8) VFIO memory_lock and vma_list; fork opens after the copy; no PFNMAP flush at VMA end yet; "
@@ -77,6 +84,7 @@ _ROWS = (
             "can_change_pte_writable": "or-exclusive",
             "madvise_behavior_valid": "to-collapse",
             "do_mremap": "address-first",
+            "mremap_dontunmap": "not-pfnmap",
         },
         "source",
         "6a45ece4c9af (5.14), forced PFNMAP flush (5.19); mprotect spares exclusive pages a fault; upstream fork still "
@@ -103,10 +111,11 @@ _ROWS = (
             "fault_lock": "vma_lock",
             "split_for_munmap": "survivors-are-new",
             "saved_dirty": "saved",
+            "pud_insert_prot": "vma",
         },
         "dossier",
         "vm_flags wrappers (6.3), per-VMA locks (6.4), munmap's splits turned round with the maple-tree munmap (6.3), "
-        "shadow stacks (6.6)",
+        "a 1G leaf's type no longer looked up (between 6.1 and 6.12), shadow stacks (6.6)",
         frozenset({"PER_VMA_LOCK"}),
     ),
     Release(
@@ -137,6 +146,7 @@ _ROWS = (
             "follow_pte_assert": "mmap_lock-or-i_mmap",
             "remap_error": "zap",
             "vm_mixed_ok": "sigbus",
+            "mprotect_account": "given-back",
             "mmap_replace": "freed-last",
         },
         "source",
@@ -152,9 +162,17 @@ _ROWS = (
     Release(
         "v6.16",
         "v6.12",
-        {"pfnmap_flush": "before_unlink", "pfnmap_track": "ctx", "track_pfn_copy": "clear-then-set"},
+        {
+            "pfnmap_flush": "before_unlink",
+            "pfnmap_track": "ctx",
+            "track_pfn_copy": "clear-then-set",
+            "memtype_match": "exact",
+            "remap_error": "zap-pages",
+            "pgprot_combine": "replace",
+        },
         "dossier",
-        "tlb_free_vmas at the head of free_pgtables; anonymous inodes noexec; VM_PAT gone, pfnmap_track_ctx instead",
+        "tlb_free_vmas at the head of free_pgtables; anonymous inodes noexec; VM_PAT gone, pfnmap_track_ctx instead, "
+        "and with it the free of an entry's tail",
         frozenset({"ANON_INODE_NOEXEC"}),
     ),
     Release("deb-6.16.12", "v6.16", {}, "recorded", "as v6.16 at these seams; BAR revocation recorded"),
@@ -166,7 +184,14 @@ _ROWS = (
         "ce147c7e9508 (6.17): a 1G leaf's type is looked up; mremap checks first, and moves several VMAs (6.17)",
     ),
     Release("deb-6.18.15", "v6.18", {}, "recorded", "as v6.18 at these seams; BAR revocation recorded"),
-    Release("v7.3", "v6.18", {}, "dossier", "as v6.18 at these seams"),
+    Release(
+        "v7.3",
+        "v6.18",
+        {"madvise_dofork": "not-special", "remap_flags": "first"},
+        "source",
+        "as v6.18 at the other seams; MADV_DOFORK refuses every VM_SPECIAL, remap_pfn_range writes flags first and "
+        "unchecked (both after 6.12; unknown for 6.16 and 6.18)",
+    ),
     Release("deb-7.3.4", "v7.3", {}, "recorded", "as v7.3 at these seams; BAR revocation and memtypes recorded"),
 )
 
@@ -202,7 +227,10 @@ def config_of(release: str) -> frozenset[str]:
 
 
 def kernel(spec: str) -> Kernel:
-    """The kernel that ``spec`` names: a release, then ``+patch`` and config words (``v6.6 lockdep``).
+    """The kernel that ``spec`` names: a release, then ``+patch``, config words and flips (``v6.6 lockdep``).
+
+    A flip is ``seam=alternative``: the kernel with another choice at one seam, be there such a kernel or not. It comes
+    after the patches, and nothing is checked but that both exist.
 
     Raises KernelSpecError for an unknown name or an illegal combination, NotApplicable when a patch does not apply.
     """
@@ -228,15 +256,33 @@ def kernel(spec: str) -> Kernel:
         if why_not:
             raise NotApplicable(f"+{name} does not apply to {release}: {why_not}")
         choices.update(patch.choices)
+    flips: dict[str, str] = {}
     for word in rest:
         if word.startswith("+"):
+            continue
+        if "=" in word:
+            seam, _, name = word.partition("=")
+            if seam in flips:
+                raise KernelSpecError(f"{seam} is given twice")
+            if name not in alternatives(seam):
+                raise KernelSpecError(f"{seam} has no alternative {name!r}; it has {', '.join(alternatives(seam))}")
+            flips[seam] = name
             continue
         if word not in OPTIONS or not OPTIONS[word].selectable:
             raise KernelSpecError(f"no config option {word!r}; known: {', '.join(configs())}")
         config.add(word)
-    options = sorted(w for w in rest if not w.startswith("+"))
-    canonical = " ".join([release, *(f"+{n}" for n in names), *options])
+    choices.update(flips)
+    options = sorted(w for w in rest if not w.startswith("+") and "=" not in w)
+    canonical = " ".join([release, *(f"+{n}" for n in names), *(f"{k}={flips[k]}" for k in sorted(flips)), *options])
     return Kernel(canonical, release, tuple(names), frozenset(config), choices)
+
+
+def alternatives(seam: str) -> list[str]:
+    """The alternatives of a seam by name. KernelSpecError if there is no such seam."""
+    if seam not in HOMES:
+        raise KernelSpecError(f"no seam {seam!r}; known: {', '.join(HOMES)}")
+    import_module(HOMES[seam])
+    return list(SEAMS[seam].alternatives)
 
 
 def between(first: str, last: str) -> list[str]:

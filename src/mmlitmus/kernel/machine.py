@@ -175,13 +175,15 @@ class Machine:
         return FIRST_PFN + len(self.devices) * 0x800
 
     def alloc_anon_page(self) -> int:
-        """The frame of a new anonymous page. Nobody counts or frees frames yet: each task has its own run of them."""
+        """The frame of a new anonymous page, counted as mapped once already. No frame is used a second time: each task
+        has its own run of them.
+        """
         task = rt.current()
         if task.index < 0:
             frame = FIRST_FRAME + self._count("frame")
         else:
             frame = FIRST_FRAME + (task.index + 1) * FRAMES_A_TASK + task.count("frame")
-        self.pages[frame] = Page(f"page[{frame:#x}]", anon_exclusive=True)
+        self.pages[frame] = Page(f"page[{frame:#x}]", anon_exclusive=True, mapcount=1)
         return frame
 
     def bus_access(self, entry: int, address: int, write: bool) -> Any:
@@ -240,6 +242,7 @@ class Machine:
             daemons=frozenset(self.daemons),
             spawn_slots=self.spawn_slots,
             watch=self.watch,
+            modules=("mmlitmus.kernel",),
             context=self,
         )
 

@@ -133,3 +133,7 @@ class Process:
     def pagemap(self, address: int) -> int:
         """The 64-bit /proc/PID/pagemap entry for ``address``."""
         return task_mmu.pagemap(self.mm, address)
+
+    def locked(self) -> int:
+        """VmLck of /proc/PID/status, in pages."""
+        return task_mmu.locked(self.mm)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmlitmus.conform.campaign import Campaign, Compared
-from mmlitmus.conform.compare import AGREED, EXCLUDED, UNOBSERVED, Field
+from mmlitmus.conform.compare import AGREED, EXCLUDED, SECOND_BOOT, UNOBSERVED, Field
 from mmlitmus.conform.explained import EXPLAINED
 from mmlitmus.conform.live import words_of
 from mmlitmus.conform.schema import VERBS
@@ -23,14 +23,15 @@ VERDICTS = (AGREED, "explained", EXCLUDED, UNOBSERVED, "unexplained")
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference to show: a program, shrunk if that was done, the fields that differ in it, and how many programs of
-    the campaign showed the like.
+    """A difference to show: a program, shrunk if that was done, the fields that differ in it, how many programs of
+    the campaign showed the like, and the C file that shows it, if one was written.
     """
 
     one: Compared
     fields: tuple[Field, ...]
     programs: int = 1
     shrunk: bool = False
+    reproducer: str = ""
 
 
 def table(campaigns: Sequence[Campaign]) -> list[str]:
@@ -58,6 +59,10 @@ def notes(campaign: Campaign) -> list[str]:
     lines = []
     for kind, count in sorted(campaign.died.items()):
         lines.append(f"{campaign.kernel}: {many(count, 'program')} ended the guest ({kind})")
+    if campaign.unstable:
+        lines.append(
+            f"{campaign.kernel}: {many(len(campaign.unstable), 'program')} answered otherwise in a second boot"
+        )
     over = campaign.over_cap()
     for one in EXPLAINED:
         covered = campaign.explained.get(one.name)
@@ -82,14 +87,17 @@ def difference(kernel: str, model: str, shown: Difference) -> list[str]:
         fields = [f for f in shown.fields if f.index == n]
         for f in fields[:SHOWN]:
             what = f"{f.name} {f.place}".rstrip()
-            lines += [f"        {what}: kernel {f.recorded or 'nothing'}"]
-            lines += [f"        {' ' * len(what)}  model  {f.model or 'nothing'}"]
+            one, other = ("first ", "second") if f.name.endswith(SECOND_BOOT) else ("kernel", "model ")
+            lines += [f"        {what}: {one} {f.recorded or 'nothing'}"]
+            lines += [f"        {' ' * len(what)}  {other} {f.model or 'nothing'}"]
         if len(fields) > SHOWN:
             lines.append(f"        and {many(len(fields) - SHOWN, 'field')} more")
     if execution is not None and execution.stopped:
         lines.append(f"    the model stopped at {execution.stopped}")
     if heard.died:
         lines.append(f"    the guest: {heard.died}: {heard.why}")
+    if shown.reproducer:
+        lines.append(f"    as a C program: {shown.reproducer}")
     return lines
 
 
@@ -114,6 +122,7 @@ def _object(campaign: Campaign, differences: Sequence[Difference]) -> dict[str, 
                 "program": d.one.program.id,
                 "programs": d.programs,
                 "shrunk": d.shrunk,
+                **({"reproducer": d.reproducer} if d.reproducer else {}),
                 "steps": [words_of(s) for s in d.one.heard.program.steps] if d.one.heard else [],
                 "fields": [
                     {"step": f.index, "field": f.name, "place": f.place, "kernel": f.recorded, "model": f.model}

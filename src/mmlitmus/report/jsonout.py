@@ -25,8 +25,8 @@ _VIOLATION: dict[str, Any] = {
     "required": ["kind", "name", "message", "mode", "schedule", "preemptions", "minimal"],
     "properties": {
         "kind": _told(
-            "`BUG`, `WARN`, `printk`, `invariant`, `use-after-free`, `precondition`, `deadlock`, `inversion`, `race`, "
-            "`never-ends` or `raised`",
+            "`BUG`, `WARN`, `printk`, `invariant`, `use-after-free`, `precondition`, `deadlock`, `livelock`, "
+            "`unfair-loop`, `inversion`, `race`, `never-ends` or `raised`",
             type="string",
         ),
         "name": _told("the slug that expectations speak of, such as `stale-translation`", type="string"),
@@ -54,6 +54,37 @@ _NOTE: dict[str, Any] = {
     },
 }
 
+_SAMPLE: dict[str, dict[str, Any]] = {
+    "strategy": _told("`pct` or `pos`", enum=["pct", "pos"]),
+    "walks": _told("walks that were run, each one execution", **_COUNT),
+    "seed": _told("the seed: the same one gives the same walks", type="integer"),
+    "depth": _told("PCT's depth", **_COUNT),
+    "tasks": _told("n of PCT's bound: the tasks there may be", **_COUNT),
+    "events": _told("k of PCT's bound: the events of the longest of the first, uncounted walks", **_COUNT),
+    "longest": _told("the events of the longest walk; to bugs past `events` the bound does not apply", **_COUNT),
+    "bound": _told(
+        "the least probability that one walk shows a bug of that depth within `events`: 1/(n k^(depth-1)), half of it "
+        "where there are choices, and then only for bugs without an extraordinary one",
+        type="number",
+    ),
+    "distinct": _told("inequivalent interleavings that the walks showed", **_COUNT),
+    "unseen": _told(
+        "an estimate (Good-Turing), not a bound: the chance that one more walk shows an interleaving not met so far",
+        type="number",
+    ),
+}
+
+_STATEFUL: dict[str, dict[str, Any]] = {
+    "states": _told("states that were visited", **_COUNT),
+    "handed_over": _told("why `--engine auto` left dpor; null if nobody did", type=["string", "null"]),
+    "livelocks": _told(
+        "loops that a task may stay in: `how` (`hard`, `fair`, `unfair-only`), `task`, `loop`, the events of one "
+        "`turn`, by how much counters `drift` in it, and who is `kept_out`",
+        type="array",
+        items={"type": "object"},
+    ),
+}
+
 _ROW: dict[str, dict[str, Any]] = {
     "case": _told("the case's id", type="string"),
     "kernel": _told("the release", type="string"),
@@ -66,7 +97,11 @@ _ROW: dict[str, dict[str, Any]] = {
     ),
     "violations": _told("the findings that answer the question, by name", type="array", items=_VIOLATION),
     "notes": _told("findings that the case does not ask about, by name", type="array", items=_NOTE),
-    "search": _told("`exhaustive`, or `bounded(...)` with what stopped it; null for `n/a`", type=["string", "null"]),
+    "search": _told(
+        "`exhaustive`, or `exhaustive(states)` if the stateful engine had the last word; `bounded(...)` with what "
+        "stopped it; `sampled(...)` with how many random walks there were, and their seed; null for `n/a`",
+        type=["string", "null"],
+    ),
     "bounds": _told(
         "the size of the machine that was searched: pages, failing allocations, ... as the case states them",
         type="object",
@@ -85,6 +120,20 @@ _ROW: dict[str, dict[str, Any]] = {
     "unreached": _told("what the case says must be reached and was not; makes `ok` false", type="array", items=_TEXT),
     "reason": _told("why the question does not apply to this kernel; null unless `result` is `n/a`",
                     type=["string", "null"]),
+    "stateful": _told(
+        "what a search by states was like; where the stateful engine has the last word only",
+        type="object",
+        additionalProperties=False,
+        required=list(_STATEFUL),
+        properties=_STATEFUL,
+    ),
+    "sample": _told(
+        "what the random walks are worth; with `--engine sample` only",
+        type="object",
+        additionalProperties=False,
+        required=["strategy", "walks", "seed", "distinct", "unseen"],
+        properties=_SAMPLE,
+    ),
     "seconds": _told("wall time; with `--timing` only", type="number", minimum=0),
 }  # fmt: skip
 
@@ -95,7 +144,7 @@ SCHEMA: dict[str, Any] = {
     "items": {
         "type": "object",
         "additionalProperties": False,
-        "required": [name for name in _ROW if name != "seconds"],
+        "required": [name for name in _ROW if name not in ("stateful", "sample", "seconds")],
         "properties": _ROW,
     },
 }
@@ -127,6 +176,16 @@ def document() -> str:
         "## `notes`",
         "",
         *_fields(_NOTE["properties"]),
+        "",
+        "## `stateful`",
+        "",
+        *_fields(_STATEFUL),
+        "",
+        "## `sample`",
+        "",
+        "`depth`, `tasks`, `events`, `longest` and `bound` are PCT's.",
+        "",
+        *_fields(_SAMPLE),
         "",
         "## As JSON Schema",
         "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mmlitmus.checker.case import Case
 from mmlitmus.checker.row import Row
@@ -73,8 +73,9 @@ def _cells(one: Folded, timing: bool) -> list[str]:
 
 
 def _search(search: str | None) -> str:
-    """``bounded(100 executions)`` is shortened: the column has a number only."""
-    return (search or "").replace(" executions)", ")").replace(" events in one execution)", " events)")
+    """``bounded(100 executions)`` is shortened: the column has a number only. So is ``sampled(100 walks, seed 1)``."""
+    short = (search or "").replace(" executions)", ")").replace(" events in one execution)", " events)")
+    return short.split(" walks, ")[0] + ")" if short.startswith("sampled(") else short
 
 
 def duration(seconds: float) -> str:
@@ -113,6 +114,15 @@ def _below(row: Row, width: int, details: bool) -> list[str]:
         say(f"expected: {row.expected}")
     for what in row.unreached:
         say(f"never reached: {what}")
+    if row.sample is not None:
+        say(walked(row.sample))
+    if row.stateful is not None and row.stateful["handed_over"]:
+        states = many(row.stateful["states"], "state")
+        say(f"handed over to the stateful search: {row.stateful['handed_over']}; {states}")
+    for live in row.stateful["livelocks"] if row.stateful is not None else ():
+        if details or (bad and live["how"] != "unfair-only"):
+            say(f"a turn of the {live['how']} loop of {live['task']}:")
+            lines += ["      " + step for step in turn_of(live["turn"])]
     for v in row.violations:
         if bad or details:
             say(f"{titled(v.kind, v.name)}: {v.message}")
@@ -126,6 +136,36 @@ def _below(row: Row, width: int, details: bool) -> list[str]:
         for note in row.notes:
             say(f"not asked about: {titled(note.kind, note.name)}: {note.message}")
     return lines
+
+
+#: of a long turn, so many events at its beginning and at its end are printed
+TURN = 12
+
+
+def turn_of(steps: Sequence[str]) -> list[str]:
+    """The events of a livelock's turn, of a long one the first and the last."""
+    if len(steps) <= 2 * TURN:
+        return list(steps)
+    return [*steps[:TURN], f"... {len(steps) - 2 * TURN} more ...", *steps[-TURN:]]
+
+
+def walked(sample: Mapping[str, int | float | str]) -> str:
+    """What random walks are worth, in words."""
+    n, seed, rare = int(sample["walks"]), sample["seed"], float(sample["unseen"])
+    text = f"{str(sample['strategy']).upper()}, seed {seed}: "
+    if "bound" in sample:
+        each = float(sample["bound"])
+        text += (
+            f"a bug of depth {sample['depth']} within {sample['events']} events shows in a walk with a probability of "
+            f"at least {each:.2g}, in {many(n, 'walk')} of at least {1 - (1 - each) ** n:.2g}"
+        )
+        if int(sample["longest"]) > int(sample["events"]):
+            text += f" (the longest walk had {sample['longest']} events)"
+        text += "; "
+    return text + (
+        f"{many(int(sample['distinct']), 'distinct trace')}; one more walk would show another with an estimated chance "
+        f"of {rare:.2g}"
+    )
 
 
 def show_command(row: Row, schedule: str, width: int) -> list[str]:

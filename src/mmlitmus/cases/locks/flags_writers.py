@@ -81,15 +81,17 @@ def system_calls(m: Machine) -> None:
         "v6.9 lockdep": ASSERTED,
         **releases("v6.10", "deb-6.12.117", ASSERTED),
         "v6.12 lockdep": ASSERTED,
-        **releases("v6.16", "deb-7.3.4", always("flags-without-lock", OBJECT)),
+        **releases("v6.16", "deb-6.18.15", always("flags-without-lock", OBJECT)),
+        **releases("v7.3", "deb-7.3.4", always(OBJECT)),
         "v6.10 +pfnmap-track-ctx": always("flags-without-lock", OBJECT),
     },
-    evidence=SOURCE,
+    evidence=SOURCE | {"v7.3": "source", "deb-7.3.4": "recorded"},
 )
 def fault(m: Machine) -> None:
     """... and a fault handler that calls remap_pfn_range?
 
     From 6.16 on it also hangs the tracking object into the VMA under the read lock, where two faults may do so at once.
+    7.3 writes the flags by a helper that asks nobody (vma_set_flags_mask): the same store, and no warning any more.
     """
     probe = open_probe(m, pages=1)
     app = m.process("app")

@@ -14,7 +14,8 @@
  *	end
  *
  * Answered by {"begin": ID, "memtypes": [...]}, one {"step": N, ...} a step as
- * each is done, and {"end": ID, ...}.
+ * each is done, and {"end": ID, ...}. Between programs, "regions first=64" has
+ * the regions of device memory begin 64 pages on, answered by {"regions": [...]}.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -81,6 +82,10 @@ static void begin(void)
 	say_begin();
 	say_string("begin", program.id);
 	say_memtypes();
+	if (device_count)
+		say_bar_memtypes();
+	if (program.want & WANT_FRAMES)
+		say_counts();
 	say_end();
 }
 
@@ -134,6 +139,8 @@ static void finish(int done)
 	clean = stop_processes(limit);
 	say_log("after");
 	say_bool("clean", clean);
+	if (program.want & WANT_FRAMES)
+		say_counts();	/* with nobody there any more */
 	say_end();
 }
 
@@ -173,6 +180,21 @@ static void answer_error(const char *text, const char *what)
 	say_end();
 }
 
+/* Where the regions are from now on. */
+static void answer_regions(const char *first)
+{
+	char *end;
+	long page = strtol(first, &end, 10);
+
+	if (end == first || *end || page < 0 || !move_regions(page)) {
+		answer_error("there are no regions from there on", first);
+		return;
+	}
+	say_begin();
+	say_regions();
+	say_end();
+}
+
 /* The end of a program that cannot be run. */
 static void answer_refusal(void)
 {
@@ -194,6 +216,8 @@ static void take_line(char *line)
 	if (starts_with(line, "program ")) {
 		start_program(&program, line + strlen("program "));
 		inside = true;
+	} else if (!inside && starts_with(line, "regions first=")) {
+		answer_regions(line + strlen("regions first="));
 	} else if (!inside) {
 		if (*line)
 			answer_error("not within a program", line);

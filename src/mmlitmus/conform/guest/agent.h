@@ -120,6 +120,7 @@ extern int probe_fd;	/* -1: there is no module */
 
 void *address_of(long slot, long page);
 void find_probe(void);
+bool move_regions(long first);
 double now(void);
 void ended(struct result *result, bool worked);
 __attribute__((format(printf, 2, 3))) void not_run(struct result *result, const char *format, ...);
@@ -159,7 +160,10 @@ void dev_step(const struct step *step, struct result *result);
 
 /* -- look.c -- */
 void say_ready(void);
+void say_regions(void);
 void say_memtypes(void);
+void say_bar_memtypes(void);
+void say_counts(void);
 void say_observed(const struct program *program, const struct step *step, const struct result *result);
 void start_log(void);
 void say_log(const char *key);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -63,19 +64,23 @@ static FILE *open_proc(int process, const char *name)
  */
 static void find_letters(int process, const struct place *places, int count, char (*letters)[LETTERS])
 {
+	static char buffer[1 << 16];	/* a system call is dear under emulation, and so is sscanf */
 	FILE *file = open_proc(process, "smaps");
-	unsigned long first = 0, end = 0, from, to;
+	unsigned long first = 0, end = 0;
 	char line[512], *flags;
 	uintptr_t address;
 	int length;
 
-	while (file && fgets(line, sizeof(line), file) && first < SLOT_BASE + SLOTS * SLOT_SIZE) {
-		/* "AnonHugePages:" begins with a number too, but not with two */
-		if (sscanf(line, "%lx-%lx ", &from, &to) == 2) {
-			first = from;
-			end = to;
+	if (file)
+		setvbuf(file, buffer, _IOFBF, sizeof(buffer));
+	while (file && first < SLOT_BASE + SLOTS * SLOT_SIZE && fgets(line, sizeof(line), file)) {
+		/* a VMA's first line begins with a small letter or a digit, all others with a capital */
+		if (*line < 'A' || *line > 'Z') {
+			first = strtoul(line, &flags, 16);
+			end = strtoul(flags + 1, NULL, 16);
+			continue;
 		}
-		if (strncmp(line, "VmFlags:", 8))
+		if (*line != 'V' || strncmp(line, "VmFlags:", 8) || end <= SLOT_BASE)
 			continue;
 		flags = line + 8 + strspn(line + 8, " ");
 		for (length = strcspn(flags, "\n"); length && flags[length - 1] == ' '; length--)
@@ -112,38 +117,73 @@ static void say_vm_flags(const struct place *places, int count)
 
 static void say_pagemap(const struct place *places, int count)
 {
+	FILE *files[PROCESSES] = { NULL };
+	const struct place *place;
 	uintptr_t address;
 	uint64_t entry;
 	FILE *file;
 
 	say_open("pagemap", '{');
-	for (int n = 0; n < count; n++) {
-		if (!processes[places[n].process].pid)
+	for (place = places; place < places + count; place++) {
+		if (!processes[place->process].pid)
 			continue;
-		address = (uintptr_t)address_of(places[n].slot - 'a', places[n].page);
-		file = open_proc(places[n].process, "pagemap");
+		if (!files[place->process])
+			files[place->process] = open_proc(place->process, "pagemap");
+		file = files[place->process];
+		address = (uintptr_t)address_of(place->slot - 'a', place->page);
 		if (file && pread(fileno(file), &entry, sizeof(entry), address / PAGE * sizeof(entry)) == sizeof(entry))
-			say_bits(places[n].name, entry);
+			say_bits(place->name, entry);
 		else
-			say_null(places[n].name);
-		if (file)
-			fclose(file);
+			say_null(place->name);
 	}
+	for (int n = 0; n < PROCESSES; n++)
+		if (files[n])
+			fclose(files[n]);
 	say_close('}');
 }
 
-/* How often the frame of a page is held and mapped, as the kernel counts at this moment: nothing was drained. */
+#ifndef MADV_COLD
+#define MADV_COLD 20
+#endif
+
+/*
+ * The pages that this CPU keeps back for the LRU lists are held once more each, until somebody empties its batches.
+ * MADV_COLD of any page does (mm/madvise.c, madvise_cold), of this CPU, which is the one that all processes run on.
+ */
+static void drain(void)
+{
+	static char *page;
+
+	if (!page)
+		page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (page == MAP_FAILED) {
+		page = NULL;
+		return;
+	}
+	*(volatile char *)page = 0;
+	madvise(page, PAGE, MADV_COLD);
+}
+
+/* How often a frame is held and mapped, as the kernel counts. False: nobody can say, or it has no struct page. */
+static bool count_frame(uint64_t pfn, struct probe_frame *frame)
+{
+	memset(frame, 0, sizeof(*frame));
+	frame->pfn = pfn;
+	return probe_fd >= 0 && !ioctl(probe_fd, PROBE_IOC_FRAME, frame) && frame->valid;
+}
+
+/* The counts of the frames that places map, once this CPU has no page in hand. */
 static void say_frames(const struct place *places, int count)
 {
 	struct probe_frame frame;
 	struct probe_walk at;
 
+	drain();
 	say_open("frames", '{');
 	for (int n = 0; n < count; n++) {
 		if (!walk(&places[n], &at) || at.level != LEVEL_PTE || !(at.entry & PRESENT))
 			continue;
-		frame.pfn = (at.entry & FRAME) / PAGE;
-		if (ioctl(probe_fd, PROBE_IOC_FRAME, &frame) || !frame.valid)
+		if (!count_frame((at.entry & FRAME) / PAGE, &frame))
 			continue;
 		say_open(places[n].name, '{');
 		say_bits("pfn", frame.pfn);
@@ -152,6 +192,40 @@ static void say_frames(const struct place *places, int count)
 		say_close('}');
 	}
 	say_close('}');
+}
+
+#define COUNTED 64	/* pages of a region: programs map its first ones */
+
+/* The same of the first frames of every region, mapped or not: runs of equal ones. Null: nobody can say. */
+void say_counts(void)
+{
+	struct probe_frame first, frame;
+	long pages, n, last;
+
+	if (probe_fd < 0) {
+		say_null("frames");
+		return;
+	}
+	drain();
+	say_open("frames", '[');
+	for (int r = 0; r < PROBE_REGIONS; r++) {
+		last = regions[r].pages < COUNTED ? (long)regions[r].pages : COUNTED;
+		for (n = 0; n < last; n += pages) {
+			pages = 1;
+			if (!count_frame(regions[r].pfn + n, &first))
+				continue;
+			while (n + pages < last && count_frame(regions[r].pfn + n + pages, &frame) &&
+			       frame.refs == first.refs && frame.maps == first.maps)
+				pages++;
+			say_open(NULL, '{');
+			say_bits("pfn", first.pfn);
+			say_number("pages", pages);
+			say_number("refs", first.refs);
+			say_number("maps", first.maps);
+			say_close('}');
+		}
+	}
+	say_close(']');
 }
 
 /* VmLck of every process, in pages. */
@@ -233,20 +307,34 @@ static bool in_a_region(unsigned long start, unsigned long end)
 	return false;
 }
 
-/* The list's entries in the probe's regions, all of them. Null: nobody can see them, or there are no regions. */
-void say_memtypes(void)
+/*
+ * In a BAR, but not all of it: the driver itself maps the whole of one when it is first used, and keeps that until the
+ * device is closed (drivers/vfio/pci/vfio_pci_rdwr.c, vfio_pci_core_setup_barmap).
+ */
+static bool in_a_bar(unsigned long start, unsigned long end)
 {
-	FILE *file = probe_fd < 0 ? NULL : fopen(MEMTYPE_LIST, "re");
+	const struct bar *bar;
+
+	for (int n = 0; n < device_count; n++)
+		for (bar = devices[n].bars; bar < devices[n].bars + 6; bar++)
+			if (bar->size && start < bar->address + bar->size && end > bar->address)
+				return end - start < bar->size;
+	return false;
+}
+
+/* The list's entries that are wanted. Null: nobody can see them. */
+static void say_memtypes_in(const char *key, bool (*wanted)(unsigned long start, unsigned long end), FILE *file)
+{
 	unsigned long start, end;
 	char line[256], type[64];
 
 	if (!file) {
-		say_null("memtypes");
+		say_null(key);
 		return;
 	}
-	say_open("memtypes", '[');
+	say_open(key, '[');
 	while (fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "PAT: [mem 0x%lx-0x%lx] %63s", &start, &end, type) != 3 || !in_a_region(start, end))
+		if (sscanf(line, "PAT: [mem 0x%lx-0x%lx] %63s", &start, &end, type) != 3 || !wanted(start, end))
 			continue;
 		say_open(NULL, '{');
 		say_bits("start", start);
@@ -256,6 +344,18 @@ void say_memtypes(void)
 	}
 	say_close(']');
 	fclose(file);
+}
+
+/* The list's entries in the probe's regions, all of them. Null: nobody can see them, or there are no regions. */
+void say_memtypes(void)
+{
+	say_memtypes_in("memtypes", in_a_region, probe_fd < 0 ? NULL : fopen(MEMTYPE_LIST, "re"));
+}
+
+/* ... and in the devices' BARs: what another program may have left there. */
+void say_bar_memtypes(void)
+{
+	say_memtypes_in("bar_memtypes", in_a_bar, fopen(MEMTYPE_LIST, "re"));
 }
 
 /* -- all of it ---------------------------------------------------------------------------------------------------- */
@@ -384,7 +484,7 @@ bool oopsed(void)
 
 /* -- the machine -------------------------------------------------------------------------------------------------- */
 
-static void say_regions(void)
+void say_regions(void)
 {
 	say_open("regions", '[');
 	for (int n = 0; n < PROBE_REGIONS; n++) {
@@ -457,6 +557,21 @@ static void say_line(const char *key, const char *path, const char *name)
 	say_string(key, value + strspn(value, " \t"));
 }
 
+/* The frame that every page of nothing but zeros is, until it is written. */
+static void say_zero_frame(void)
+{
+	struct probe_walk at = { .pid = 0 };
+	volatile char *page = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (page == MAP_FAILED)
+		return;
+	(void)*page;
+	at.address = (uintptr_t)page;
+	if (probe_fd >= 0 && !ioctl(probe_fd, PROBE_IOC_WALK, &at) && at.level == LEVEL_PTE && at.entry & PRESENT)
+		say_bits("zero_pfn", (at.entry & FRAME) / PAGE);
+	munmap((void *)page, PAGE);
+}
+
 void say_ready(void)
 {
 	struct utsname names;
@@ -471,6 +586,7 @@ void say_ready(void)
 		say_string("module", "mmlitmus_probe");
 	else
 		say_null("module");
+	say_zero_frame();
 	say_regions();
 	say_devices();
 	say_open("config", '{');
@@ -480,10 +596,15 @@ void say_ready(void)
 	say_line("swap", "/proc/meminfo", "SwapTotal");
 	say_setting("numa_nodes", "/sys/devices/system/node/online");
 	say_setting("thp", "/sys/kernel/mm/transparent_hugepage/enabled");
+	say_setting("numa_balancing", "/proc/sys/kernel/numa_balancing");
 	say_setting("thp_shmem", "/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+	say_setting("thp_defrag", "/sys/kernel/mm/transparent_hugepage/defrag");
 	say_setting("ksm", "/sys/kernel/mm/ksm/run");
 	say_setting("fault_around", "/sys/kernel/debug/fault_around_bytes");
 	say_setting("randomize", "/proc/sys/kernel/randomize_va_space");
+	say_setting("swappiness", "/proc/sys/vm/swappiness");
+	say_setting("zswap", "/sys/module/zswap/parameters/enabled");
+	say_setting("lru_gen", "/sys/kernel/mm/lru_gen/enabled");
 	say_setting("overcommit", "/proc/sys/vm/overcommit_memory");
 	say_close('}');
 	say_problems();

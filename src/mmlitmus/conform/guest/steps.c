@@ -37,6 +37,8 @@ struct probe_region regions[PROBE_REGIONS];
 const char *const region_names[PROBE_REGIONS] = { "reserved", "bar", "hole", "ram" };
 int probe_fd = -1;
 
+static long moved;	/* pages that the device regions begin after their first */
+
 static struct { int agent, process; } lines[PROCESSES];
 static int self;	/* in a process: which one */
 
@@ -71,6 +73,25 @@ void find_probe(void)
 		if (ioctl(probe_fd, PROBE_IOC_REGION, &regions[n]))
 			problem("%s does not tell where its region %s is", PROBE_PATH, region_names[n]);
 	}
+}
+
+/*
+ * Have the regions of device memory begin at this page: programs then map other frames than those before them, and meet
+ * nothing that is left of theirs. The region of RAM stays where it is, there is little of it.
+ */
+bool move_regions(long first)
+{
+	for (int n = 0; n < PROBE_REGIONS; n++)
+		if (n != PROBE_REGION_RAM && regions[n].pages && (long)regions[n].pages + moved <= first)
+			return false;
+	for (int n = 0; n < PROBE_REGIONS; n++) {
+		if (n == PROBE_REGION_RAM || !regions[n].pages)
+			continue;
+		regions[n].pfn += first - moved;
+		regions[n].pages -= first - moved;
+	}
+	moved = first;
+	return true;
 }
 
 /* -- results ------------------------------------------------------------------------------------------------------ */
@@ -108,7 +129,7 @@ static int open_region(const struct step *step, struct result *result)
 		.region = step->region,
 		.insert = step->insert,
 		.cache = step->cache,
-		.frame = step->frame - step->offset,
+		.frame = step->frame - step->offset + (step->region == PROBE_REGION_RAM ? 0 : moved),
 	};
 	int fd;
 

@@ -489,7 +489,7 @@ void add_places(struct program *program, struct step *step, char *list)
 	}
 }
 
-/* "ID want=pagemap,events"; there may be blanks in an ID. */
+/* "ID want=pagemap,events"; there may be blanks in an ID, but no "=": what else may be asked for is not known here. */
 void start_program(struct program *program, char *words)
 {
 	char *want = strstr(words, " want=");
@@ -506,6 +506,8 @@ void start_program(struct program *program, char *words)
 	snprintf(program->id, sizeof(program->id), "%s", words);
 	if (!size || size >= sizeof(program->id))
 		snprintf(program->error, ERROR_SIZE, "a program has a name of less than %zu bytes", sizeof(program->id));
+	else if (strchr(words, '='))
+		snprintf(program->error, ERROR_SIZE, "%.60s: only want= is known here", words);
 	else if (want && !any_of(want + strlen(" want="), wants, &program->want))
 		snprintf(program->error, ERROR_SIZE, "want=%.60s is not known here", want + strlen(" want="));
 }

@@ -153,11 +153,11 @@ def _runs_here(headers: Path) -> bool:
 def _start(headers: Path) -> list[str]:
     """make's options for headers that are not where they were packaged for: Debian's have absolute paths."""
     text = (headers / "Makefile").read_text()
-    found = re.search(r"^include \S+/([^/\s]+)/Makefile\s*$", text, re.M)
-    if found is None:
-        return ["-C", str(headers)]
+    found = re.search(r"^include (\S+/([^/\s]+)/Makefile)\s*$", text, re.M)
+    if found is None or Path(found.group(1)).is_file():
+        return ["-C", str(headers)]  # a tree, or what was built from one with O=
     output = [f"KBUILD_OUTPUT={headers}"] if re.search(r"^KBUILD_OUTPUT\s*=", text, re.M) else []
-    return ["-C", str(headers), "-f", str(headers.parent / found.group(1) / "Makefile"), *output]
+    return ["-C", str(headers), "-f", str(headers.parent / found.group(2) / "Makefile"), *output]
 
 
 def _goals() -> list[str]:

@@ -19,5 +19,9 @@ class LabError(Exception):
         return "\n".join([f"{message}; the last lines of the console:", *(f"  | {line}" for line in self.console)])
 
 
+class BootError(LabError):
+    """A kernel stopped or came to a halt on its way to the agent. It may have been the emulator: try once more."""
+
+
 class MissingError(LabError):
     """A program or file of the host is not there; the message names the Debian package that has it."""

@@ -19,19 +19,29 @@ from .errors import LabError
 #: what every line of the agent's begins with
 MARKER = "@mm "
 CHUNK = 1 << 16
-LINES = ("console", "agent", "monitor", "qtest")
+LINES = ("console", "agent", "port", "monitor", "qtest")
+#: where the agent may talk: a virtio port, or the second serial line
+TALKING = ("port", "agent")
 
 
 class Guest:
-    """A QEMU process with its two serial lines and its monitor as sockets of this one. Close it.
+    """A QEMU process with its serial lines, its virtio port and its monitor as sockets of this one. Close it.
 
-    ``argv``: QEMU and its options, without the serial lines and the monitor. ``fds``: descriptors that it inherits.
+    ``argv``: QEMU and its options, without these. ``fds``: descriptors that it inherits. ``talks``: where the agent is
+    spoken to, until it is heard somewhere else.
     """
 
-    def __init__(self, argv: Sequence[str], fds: Sequence[int] = (), env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        fds: Sequence[int] = (),
+        env: Mapping[str, str] | None = None,
+        talks: str = "agent",
+    ) -> None:
+        self.talks = talks
         self._selector = selectors.DefaultSelector()
-        self._text: dict[str, bytearray] = {"console": bytearray(), "agent": bytearray()}
-        self._taken = 0  # bytes of the agent's that were given out as lines
+        self._text: dict[str, bytearray] = {name: bytearray() for name in ("console", *TALKING)}
+        self._taken = dict.fromkeys(TALKING, 0)  # bytes of the agent's that were given out as lines
         self._monitor_ready = False
         self._buffer = b""  # of the monitor's, what is not yet a whole line
         pairs = {name: socket.socketpair() for name in LINES}
@@ -63,7 +73,7 @@ class Guest:
                     start_new_session=True,  # Ctrl-C is this process's to hear
                 )
             undo.pop_all()
-        for name in ("console", "agent"):
+        for name in self._text:
             self._sockets[name].setblocking(False)
             self._selector.register(self._sockets[name], selectors.EVENT_READ, name)
 
@@ -111,7 +121,7 @@ class Guest:
 
     # -- the serial lines ---------------------------------------------------------------------------------------------
     def pump(self, seconds: float) -> bool:
-        """Read what the guest says, waiting for at most so long; False once both lines are at their end."""
+        """Read what the guest says, waiting for at most so long; False once all lines are at their end."""
         if not self._selector.get_map():
             return False
         for key, _ in self._selector.select(max(seconds, 0)):
@@ -129,13 +139,19 @@ class Guest:
 
     def lines(self) -> list[str]:
         """The agent's whole lines since the last call, without their marker; other text there is dropped."""
-        text = self._text["agent"]
-        end = text.rfind(b"\n") + 1
-        if end <= self._taken:
-            return []
-        new = text[self._taken : end].decode("utf-8", "replace").replace("\r", "")
-        self._taken = end
-        return [line.removeprefix(MARKER) for line in new.split("\n") if line.startswith(MARKER)]
+        found: list[str] = []
+        for name in TALKING:
+            text = self._text[name]
+            end = text.rfind(b"\n") + 1
+            if end <= self._taken[name]:
+                continue
+            new = text[self._taken[name] : end].decode("utf-8", "replace").replace("\r", "")
+            self._taken[name] = end
+            lines = [line.removeprefix(MARKER) for line in new.split("\n") if line.startswith(MARKER)]
+            if lines:
+                self.talks = name
+            found += lines
+        return found
 
     def console(self) -> list[str]:
         """The console's lines up to now."""
@@ -145,7 +161,7 @@ class Guest:
     def say(self, text: str, deadline: float) -> bool:
         """Send text to the agent; False if the guest does not take it before ``deadline`` (of time.monotonic)."""
         data = memoryview(text.encode())
-        line = self._sockets["agent"]
+        line = self._sockets[self.talks]
         while data:
             try:
                 data = data[line.send(data) :]

@@ -33,11 +33,12 @@ def cpio(entries: Iterable[tuple[str, int, bytes]]) -> bytes:
     return bytes(out)
 
 
-def closure(folder: Path, wanted: Iterable[str]) -> list[tuple[str, bytes]]:
+def closure(folder: Path, wanted: Iterable[str], optional: Iterable[str] = ()) -> list[tuple[str, bytes]]:
     """The modules of these names below a kernel's modules' folder, and those that they need, in the order to load them.
 
-    A name that is built into the kernel is left out. LabError if a module is neither there nor built in; where the
-    folder does not say what is built in (its ``modules.builtin`` is in another package), what is not there is taken so.
+    A name that is built into the kernel is left out, and one of ``optional`` that is not there. LabError if one of
+    ``wanted`` is neither there nor built in; where the folder does not say what is built in (its ``modules.builtin`` is
+    in another package), what is not there is taken so.
     """
     paths: dict[str, Path] = {}
     for path in sorted((folder / "kernel").rglob("*.ko*")):
@@ -61,6 +62,9 @@ def closure(folder: Path, wanted: Iterable[str]) -> list[tuple[str, bytes]]:
 
     for name in wanted:
         add(name, "")
+    for name in optional:
+        if name in paths:
+            add(name, "")
     return list(found.items())
 
 

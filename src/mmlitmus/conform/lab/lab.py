@@ -16,13 +16,9 @@ from .errors import LabError
 from .fetch import Fetched, archive, fetch, fetched, own
 from .host import program, run
 from .initramfs import closure, initramfs
-from .machine import MODULES, QEMU, Machine, disk
+from .machine import MODULES, OPTIONAL, QEMU, Machine, disk
 from .place import Place, default, write
-from .session import BOOT, Booted, Memory, Session, Setup, boot
-
-
-def _quiet(text: str) -> None:
-    pass
+from .session import BOOT, Booted, Memory, Session, Setup, boot, quiet
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class Lab:
     """The lab in its cache folder. ``say``: gets a line whenever something long begins; ``sources``: the guest's."""
 
     place: Place = field(default_factory=lambda: Place(default()))
-    say: Callable[[str], None] = _quiet
+    say: Callable[[str], None] = quiet
     sources: build.Sources = build.GUEST
 
     # -- kernels ------------------------------------------------------------------------------------------------------
@@ -113,7 +109,7 @@ class Lab:
         probe = build.probe(self.place, kernel, self.say, self.sources)
         if probe is not None:
             files[f"{build.PROBE}.ko"] = probe
-        wanted = closure(kernel.modules, MODULES[machine.kind]) if kernel.modules is not None else []
+        wanted = closure(kernel.modules, MODULES[machine.kind], OPTIONAL) if kernel.modules is not None else []
         content = initramfs(files, wanted)
         name = hashlib.sha256(content).hexdigest()[:16]
         initrd = self.place.root / "initramfs" / f"{name}.cpio"
@@ -130,6 +126,9 @@ class Lab:
             "machine": machine.kind,
             "memory_mb": str(machine.memory_mb),
             "command_line": machine.command_line(),
+            "devices": hashlib.sha256(
+                " ".join([*machine.devices(Path("disk")), *machine.options]).encode()
+            ).hexdigest(),
             "cpu": "max",
             "qemu": qemu_version(),
         }
@@ -144,7 +143,7 @@ class Lab:
         """Boot to the agent, and end the guest. LabError with the console's last lines if it does not boot."""
         memory = Memory()
         try:
-            guest, booted = boot(self.setup(name, machine, modules), memory, seconds)
+            guest, booted = boot(self.setup(name, machine, modules), memory, seconds, self.say)
             guest.close()
             return booted
         finally:
@@ -157,7 +156,7 @@ class Lab:
         program(QEMU, "run a kernel")
         kernel = self.kernel(name, modules)
         self.place.make()
-        return Session(*self._setup(kernel, machine or Machine()), seconds)
+        return Session(*self._setup(kernel, machine or Machine()), seconds, self.say)
 
     @contextmanager
     def shell(self, name: str | Path, machine: Machine | None = None, modules: Path | None = None) -> Iterator[Shell]:

@@ -19,6 +19,10 @@ DISK_PAGES = 256
 PAGE = 4096
 #: the modules of the kernel's own that each machine's devices want
 MODULES = {"pc": ("virtio_pci", "virtio_blk"), "q35": ("virtio_pci", "virtio_blk", "vfio_iommu_type1", "vfio_pci")}
+#: and one that it may do without: the agent then talks on a serial line, which is slow
+OPTIONAL = ("virtio_console",)
+#: what the guest calls the port that the agent talks on
+PORT = "mmlitmus.agent"
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ class Machine:
         # what a guest writes to the disk is dropped when it ends
         name = str(disk).replace(",", ",,")
         found += ["-drive", f"if=none,id=disk,format=raw,snapshot=on,file={name}"]
-        return [*found, "-device", "virtio-blk-pci,drive=disk"]
+        found += ["-device", "virtio-blk-pci,drive=disk"]
+        # a serial line traps for every byte; this takes a whole answer at once
+        return [*found, "-device", "virtio-serial-pci", "-device", f"virtserialport,chardev=port,name={PORT}"]
 
     def argv(self, memory: str, shared: bool, disk: Path, rest: Sequence[str]) -> list[str]:
         """QEMU with this machine; ``memory``: the file that is the guest's RAM; ``shared``: whether it writes there."""

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from . import pciconfig
-from .errors import LabError
+from .apt import SAY
+from .errors import BootError, LabError
 from .guest import Guest, ended_by
 from .machine import Machine
 
@@ -106,8 +107,25 @@ class Memory:
             self.fd = -1
 
 
-def boot(setup: Setup, memory: Memory, seconds: float = BOOT) -> tuple[Guest, Booted]:
-    """Boot to the agent's ``ready``. LabError, with the console's last lines, if it does not come."""
+def quiet(text: str) -> None:
+    """Say nothing."""
+
+
+def boot(setup: Setup, memory: Memory, seconds: float = BOOT, say: SAY = quiet) -> tuple[Guest, Booted]:
+    """Boot to the agent's ``ready``, at the second try if need be. LabError with the console's last lines if it does
+    not come.
+
+    A kernel that patches its own code while it boots may trip over an emulator of two processors. What it comes to
+    twice is the kernel's own.
+    """
+    try:
+        return _boot(setup, memory, seconds)
+    except BootError:
+        say(f"{setup.name} did not boot; trying once more")
+        return _boot(setup, memory, seconds)
+
+
+def _boot(setup: Setup, memory: Memory, seconds: float) -> tuple[Guest, Booted]:
     argv = setup.machine.argv(memory.path, True, setup.disk, setup.kernel())
     guest = Guest(argv, [memory.fd], setup.env)
     with contextlib.ExitStack() as undo:
@@ -134,11 +152,14 @@ def _await_ready(setup: Setup, guest: Guest, seconds: float) -> Booted:
                 # QEMU refused its options, or the image
                 said = said or "the machine was reset before the kernel said anything"
                 raise LabError(f"{setup.name}: QEMU ended ({ended_by(guest)}): {said}")
-            raise LabError(f"{setup.name} did not boot: {_last_words(guest)}", guest.console()[-SHOWN:])
+            raise BootError(f"{setup.name} did not boot: {_last_words(guest)}", guest.console()[-SHOWN:])
         if time.monotonic() > deadline:
-            more = "" if guest.console() else " and printed nothing"
+            silent = not guest.console()
             guest.where()
-            raise LabError(f"{setup.name} did not boot in {seconds:g} s{more}", guest.console()[-SHOWN:])
+            what = f"{setup.name} did not boot in {seconds:g} s"
+            if silent:
+                what += " and printed nothing: the image is damaged, or has no console on a serial line"
+            raise (LabError if silent else BootError)(what, guest.console()[-SHOWN:])
 
 
 class Session:
@@ -147,16 +168,20 @@ class Session:
     Several threads may run programs at once. LabError on creation if the kernel does not boot.
     """
 
-    def __init__(self, setup: Setup, identity: dict[str, str] | None = None, seconds: float = BOOT) -> None:
+    def __init__(
+        self, setup: Setup, identity: dict[str, str] | None = None, seconds: float = BOOT, say: SAY = quiet
+    ) -> None:
         self.setup = setup
         #: what a recording's key holds: versions and hashes of everything that the answers depend on
         self.identity = dict(identity or {})
         self._memory = Memory()
+        self._running: list[Running] = []
         with contextlib.ExitStack() as undo:
             undo.callback(self._memory.close)
-            guest, self.booted = boot(setup, self._memory, seconds)
+            guest, self.booted = boot(setup, self._memory, seconds, say)
             with guest:
                 self._config = pciconfig.take(guest)
+                self._talks = guest.talks
                 self._state = _save(guest)
             undo.pop_all()
 
@@ -181,8 +206,17 @@ class Session:
 
         ``timeout``: seconds from the restored state to the program's end.
         """
-        with self._restore() as guest:
-            return _converse(guest, program, timeout)
+        with self.start() as running:
+            return running.run(program, timeout)
+
+    def start(self) -> Running:
+        """A fresh kernel, for programs one after the other. Close it. LabError if QEMU does not run it."""
+        return Running(self._restore(), self._running)
+
+    def abort(self) -> None:
+        """End every guest that runs now, whichever thread waits for it: its program has died."""
+        for running in [*self._running]:
+            running.kill()
 
     def run_many(self, programs: Sequence[str], timeout: float = 20.0) -> list[Outcome]:
         """Run programs one after the other in one boot; after one that does not end, the rest starts afresh.
@@ -191,9 +225,9 @@ class Session:
         """
         done: list[Outcome] = []
         while len(done) < len(programs):
-            with self._restore() as guest:
+            with self.start() as running:
                 for program in programs[len(done) :]:
-                    outcome = _converse(guest, program, timeout)
+                    outcome = running.run(program, timeout)
                     done.append(outcome)
                     if not outcome.ended:
                         break
@@ -208,7 +242,7 @@ class Session:
             # from here on the thread closes its end
             threading.Thread(target=_pour, args=(self._state, writer), daemon=True).start()
             argv = self.setup.machine.argv(self._memory.path, False, self.setup.disk, [*self.setup.kernel()])
-            guest = Guest([*argv, "-incoming", "defer", "-S"], [self._memory.fd, reader], self.setup.env)
+            guest = Guest([*argv, "-incoming", "defer", "-S"], [self._memory.fd, reader], self.setup.env, self._talks)
         with contextlib.ExitStack() as undo:
             undo.callback(guest.close)
             guest.ask("migrate-set-capabilities", capabilities=RAM_APART)
@@ -220,6 +254,39 @@ class Session:
             guest.ask("cont")
             undo.pop_all()
         return guest
+
+
+class Running:
+    """A restored kernel. Its first program finds it fresh; a later one, with what those before it left behind."""
+
+    def __init__(self, guest: Guest, among: list[Running]) -> None:
+        self._guest = guest
+        self._among = among
+        among.append(self)
+
+    def run(self, program: str, timeout: float = 20.0) -> Outcome:
+        """Run a program. After one that does not end there is nothing to run another on.
+
+        ``timeout``: seconds until it has to have ended.
+        """
+        return _converse(self._guest, program, timeout)
+
+    def kill(self) -> None:
+        """End QEMU, from any thread."""
+        with contextlib.suppress(ProcessLookupError):
+            self._guest.process.kill()
+
+    def close(self) -> None:
+        """End the guest."""
+        if self in self._among:
+            self._among.remove(self)
+        self._guest.close()
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
 
 def _pour(state: bytes, writer: int) -> None:

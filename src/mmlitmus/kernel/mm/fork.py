@@ -1,4 +1,7 @@
-"""fork: duplicating an mm. Source: kernel/fork.c dup_mmap, mm/memory.c copy_page_range."""
+"""fork: duplicating an mm.
+
+Source: kernel/fork.c dup_mmap (to 6.12), mm/mmap.c dup_mmap (7.3), mm/memory.c, functions of the same name.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,9 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     NONE,
     PAGE_SIZE,
     RW,
-    SPECIAL,
     PteTable,
     pmd_leaf,
     pmd_offset,
-    pte_pfn,
     ptep_get,
     ptep_set_wrprotect,
     pud_leaf,
@@ -23,7 +24,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
 from mmlitmus.kernel.errno import ENOMEM
 from mmlitmus.kernel.mm.huge_memory import copy_huge_pmd, copy_huge_pud
-from mmlitmus.kernel.mm.memory import pmd_chunks, pte_alloc, pte_batches, pud_chunks
+from mmlitmus.kernel.mm.memory import anon_page
 from mmlitmus.kernel.mm.mm_types import (
     VM_DONTCOPY,
     VM_LOCKED,
@@ -39,6 +40,7 @@ from mmlitmus.kernel.mm.mm_types import (
 from mmlitmus.kernel.mm.mmap_lock import mmap_write_lock, mmap_write_lock_nested, mmap_write_unlock, vma_start_write
 from mmlitmus.kernel.mm.mmu_gather import TASK_SIZE
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
+from mmlitmus.kernel.mm.pgalloc import pmd_chunks, pte_alloc, pte_batches, pud_chunks
 from mmlitmus.kernel.mm.vma import store_in_tree, vm_area_dup, vma_interval_tree_insert_after, vma_tree
 from mmlitmus.kernel.policy import Seam
 from mmlitmus.kernel.sync.rwsem import down_write, up_write
@@ -77,7 +79,10 @@ def dup_mmap(mm: MmStruct, oldmm: MmStruct) -> int:
 
 
 def i_mmap_insert_after(tmp: VmArea, mpnt: VmArea) -> None:
-    """Link the child's VMA into the reverse map directly behind its parent's."""
+    """Link the child's VMA into the reverse map directly behind its parent's.
+
+    Source: mm/interval_tree.c vma_interval_tree_insert_after (to 6.12), mapping_rmap_tree_insert_after (7.3).
+    """
     mapping = tmp.vm_file.f_mapping
     down_write(mapping.i_mmap_rwsem)
     vma_interval_tree_insert_after(tmp, mpnt)
@@ -98,7 +103,8 @@ def link_copy_open(tmp: VmArea, mpnt: VmArea) -> int:
 
 @dup_mmap_vma.alternative(
     "open-before-copy",
-    source="35e351780fa9 'fork: defer linking file vma until fully initialized'; kernel/fork.c, 6.1.192, 6.12.117",
+    source="35e351780fa9 'fork: defer linking file vma until fully initialized'; kernel/fork.c dup_mmap (6.1 - 6.12), "
+    "mm/mmap.c dup_mmap (7.3)",
     releases=">= v6.9, deb-6.1.192",
 )
 def open_link_copy(tmp: VmArea, mpnt: VmArea) -> int:
@@ -195,9 +201,10 @@ def copy_pte_range(dst_vma: VmArea, src_vma: VmArea, dst: PteTable, src: PteTabl
             if is_cow_mapping(flags) and entry & RW:
                 ptep_set_wrprotect(src, page)
                 entry = src.peek_pte(page)
-            page_struct = None if entry & SPECIAL else machine.pages.get(pte_pfn(entry))
+            page_struct = anon_page(src_vma.vm_mm, entry)
             if page_struct is not None:
                 page_struct.anon_exclusive = False
+                page_struct.add_return("mapcount", 1)
             if flags & VM_SHARED:
                 entry &= ~DIRTY_BITS
             set_pte_at(dst, page, entry & ~ACCESSED)

@@ -1,4 +1,6 @@
-"""2M and 1G leaves for device memory. Source: mm/huge_memory.c, 6.12, functions of the same name.
+"""2M and 1G leaves for device memory.
+
+Source: mm/huge_memory.c, include/linux/huge_mm.h, 6.12, functions of the same name.
 
 The protection of a leaf is put together in the layout of a 4K entry, where bit 7 is PAT; in a leaf bit 7 says "leaf",
 and PAT is bit 12. Whether anybody moves the bit is ``huge_pgprot``.
@@ -82,7 +84,10 @@ def _insert_leaf(vma: VmArea, slot: LeafSlot, pfn: int, prot: int, write: bool) 
 
 
 def check_insert(who: str, vma: VmArea) -> None:
-    """What every insertion of a frame is a BUG without: exactly one of PFNMAP and MIXEDMAP, and no private PFNMAP."""
+    """What every insertion of a frame is a BUG without: exactly one of PFNMAP and MIXEDMAP, and no private PFNMAP.
+
+    Source: mm/memory.c vmf_insert_pfn_prot.
+    """
     flags = vma.has(VM_LASTING)
     if flags & (VM_PFNMAP | VM_MIXEDMAP) not in (VM_PFNMAP, VM_MIXEDMAP):
         bug("insert-pfn-vma-type", f"{who} into {vma.name}, which must be PFNMAP or MIXEDMAP, and not both")
@@ -90,7 +95,9 @@ def check_insert(who: str, vma: VmArea) -> None:
         bug("insert-pfn-cow", f"{who} into {vma.name}, a private writable PFNMAP mapping")
 
 
-@huge_pgprot.alternative("as-4k", source="mm/huge_memory.c insert_pfn_pmd, 6.12.117", releases=">= v6.12")
+@huge_pgprot.alternative(
+    "as-4k", source="mm/huge_memory.c insert_pfn_pmd (to 6.12), insert_pmd, insert_pud (7.3)", releases=">= v6.12"
+)
 def leave_pat_where_it_is(prot: int) -> int:
     """Bit 7 is swallowed by PSE: WT becomes the type of its other two bits (UC), and WP becomes WC."""
     return prot | PSE
@@ -104,7 +111,7 @@ def move_pat_to_bit_12(prot: int) -> int:
     return pgprot_4k_2_large(prot) | PSE
 
 
-@pud_insert_prot.alternative("vma", source="mm/huge_memory.c vmf_insert_pfn_pud, 6.12.117", releases="v6.12 - v6.16")
+@pud_insert_prot.alternative("vma", source="mm/huge_memory.c vmf_insert_pfn_pud, 6.12.117", releases="v6.4 - v6.16")
 def look_up_and_forget(vma: VmArea, pfn: int) -> int:
     """The type is looked up, and the leaf is made from the VMA's protection all the same."""
     track_pfn_insert(vma, vma.vm_page_prot, pfn)
@@ -112,7 +119,11 @@ def look_up_and_forget(vma: VmArea, pfn: int) -> int:
     return prot
 
 
-@pud_insert_prot.alternative("lookup", source="ce147c7e9508 (6.17)", releases=">= v6.17")
+@pud_insert_prot.alternative(
+    "lookup",
+    source="mm/huge_memory.c vmf_insert_pfn_pud_prot (to 6.1), vmf_insert_pfn_pud (7.3); ce147c7e9508 (6.17)",
+    releases="<= v6.3, >= v6.17",
+)
 def look_up(vma: VmArea, pfn: int) -> int:
     """As a page and a 2M leaf."""
     return track_pfn_insert(vma, vma.vm_page_prot, pfn)
@@ -145,7 +156,10 @@ def change_huge_pmd(tlb: MmuGather, table: PteTable, prot: int) -> None:
 
 
 def change_huge_pud(tlb: MmuGather, pud: PudEntry, prot: int) -> None:
-    """As ``change_huge_pmd``."""
+    """As ``change_huge_pmd``.
+
+    Source: mm/huge_memory.c change_huge_pud (from 6.12); none (to 6.1).
+    """
     _change_leaf(tlb, pud, prot)
 
 

@@ -1,5 +1,5 @@
-"""madvise on mappings of device memory. Source: mm/madvise.c; the refusals are also what
-tools/testing/selftests/mm/pfnmap.c checks.
+"""madvise on mappings of device memory. Source: mm/madvise.c, functions of the same name; the refusals are also what
+the kernel's own tests check (selftests/mm/pfnmap.c).
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ from mmlitmus.kernel.policy import Seam
     MADV_DONTNEED_LOCKED, MADV_COLLAPSE, MADV_HWPOISON, MADV_SOFT_OFFLINE,
 ) = (0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 100, 101)  # fmt: skip
 
+#: advice that a mapping of a device never takes, for it is no anonymous memory and no file that can have huge pages
+#: (madvise_free_single_vma; MADV_FREE of a MIXEDMAP is EINVAL on 5.10.262, 6.1.192, 6.12.117 and 7.3.4)
+NEVER = (MADV_FREE, MADV_COLLAPSE)
+#: advice that a locked VMA does not take
+NOT_LOCKED = (MADV_DONTNEED, MADV_FREE, MADV_COLD, MADV_PAGEOUT)
 #: advice that is refused for a PFNMAP, with mmap_lock R
 REFUSED = (
     MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE, MADV_COLD, MADV_PAGEOUT, MADV_POPULATE_READ, MADV_POPULATE_WRITE,
@@ -69,6 +74,7 @@ FLAGS = {
 POPULATES = (MADV_POPULATE_READ, MADV_POPULATE_WRITE)
 
 madvise_behavior_valid = Seam("madvise_behavior_valid", "which advice the kernel knows")
+madvise_dofork = Seam("madvise_dofork", "which mappings MADV_DOFORK refuses")
 madvise_populate = Seam("madvise_populate", "what MADV_POPULATE says of a range that begins in a hole")
 
 
@@ -77,13 +83,14 @@ def sys_madvise(mm: MmStruct, start: int, length: int, advice: int) -> int:
 
     Which advice exists is that of a build with transparent huge pages and KSM.
     """
-    if advice in (MADV_HWPOISON, MADV_SOFT_OFFLINE):
-        return -EPERM
-    if start & PAGE_SIZE - 1 or not madvise_behavior_valid(advice):
+    poisons = advice in (MADV_HWPOISON, MADV_SOFT_OFFLINE)
+    if start & PAGE_SIZE - 1 or not (poisons or madvise_behavior_valid(advice)):
         return -EINVAL
     end = start + (length + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1))
     if start == end:
         return 0
+    if poisons:
+        return -EPERM
     writes = advice in FLAGS
     (mmap_write_lock if writes else mmap_read_lock)(mm)
     if advice in POPULATES:
@@ -110,7 +117,9 @@ def advice_to_collapse(advice: int) -> bool:
     return advice in (*READS, *FLAGS)
 
 
-@madvise_populate.alternative("by-vma", source="mm/madvise.c madvise_vma_behavior, 6.1.192", releases="<= v6.8")
+@madvise_populate.alternative(
+    "by-vma", source="mm/madvise.c madvise_vma (5.10), madvise_vma_behavior (6.1)", releases="<= v6.8"
+)
 def populate_each_vma(mm: MmStruct, start: int, end: int, advice: int) -> int:
     """As any other advice: what the first VMA says comes before the hole in front of it."""
     return madvise_walk_vmas(mm, start, end, advice)
@@ -122,8 +131,25 @@ def populate_from_start(mm: MmStruct, start: int, end: int, advice: int) -> int:
     return -ENOMEM if vma_lookup(mm, start) is None else madvise_walk_vmas(mm, start, end, advice)
 
 
+@madvise_dofork.alternative(
+    "not-io", source="mm/madvise.c madvise_behavior (5.10), madvise_vma_behavior (6.1 - 6.12)", releases="<= v6.18"
+)
+def refused_for_io(flags: int) -> bool:
+    """Device memory stays out of children once it is; a VM_MIXEDMAP may go in again."""
+    return bool(flags & VM_IO)
+
+
+@madvise_dofork.alternative("not-special", source="mm/madvise.c madvise_vma_behavior, 7.3.4", releases=">= v7.3")
+def refused_for_special(flags: int) -> bool:
+    """No special VMA goes in again."""
+    return bool(flags & VM_SPECIAL)
+
+
 def madvise_walk_vmas(mm: MmStruct, start: int, end: int, advice: int) -> int:
-    """Give the advice to every VMA in [start, end): 0 or an errno. The first that refuses ends it."""
+    """Give the advice to every VMA in [start, end): 0 or an errno. The first that refuses ends it.
+
+    Source: mm/madvise.c do_madvise (5.10), madvise_walk_vmas (from 6.1).
+    """
     error = 0
     at = start
     for vma in vmas_in_range(mm, start, end):
@@ -140,17 +166,20 @@ def madvise_walk_vmas(mm: MmStruct, start: int, end: int, advice: int) -> int:
 
 
 def madvise_vma_behavior(vma: VmArea, start: int, end: int, advice: int) -> int:
-    """One VMA's part of the advice: 0 or an errno."""
+    """One VMA's part of the advice: 0 or an errno.
+
+    Source: mm/madvise.c madvise_vma, madvise_behavior (5.10), madvise_vma_behavior (from 6.1), madvise_dontneed_free.
+    """
     flags = vma.vm_flags
     if advice in REFUSED:
         if flags & (VM_PFNMAP | VM_IO if advice in POPULATES else VM_PFNMAP):
             return -EINVAL
-        if advice == MADV_DONTNEED and flags & VM_LOCKED:
+        if advice in NEVER or (advice in NOT_LOCKED and flags & VM_LOCKED):
             return -EINVAL
         if advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED):
             zap_page_range_single(vma, start, end - start)
         return 0
-    if advice == MADV_WIPEONFORK or (advice == MADV_DOFORK and flags & VM_IO):
+    if advice == MADV_WIPEONFORK or (advice == MADV_DOFORK and madvise_dofork(flags)):
         return -EINVAL
     if advice == MADV_DODUMP and flags & VM_SPECIAL:
         return -EINVAL

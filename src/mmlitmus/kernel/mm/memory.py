@@ -1,6 +1,7 @@
 """Faults, inserting and removing translations of device memory.
 
-Source, unless a docstring says otherwise: mm/memory.c, functions of the same name.
+Source: mm/memory.c, include/linux/mm.h, functions of the same name; where a docstring does not say otherwise. Of the
+model's own: remap_pgoff, remap_entries.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Callable
 
 from mmlitmus.explore.findings import bug, reached, report
 from mmlitmus.explore.primitives.choice import may_fail
+from mmlitmus.explore.runtime import loop_point
 from mmlitmus.kernel.arch.x86.pgtable import (
     ACCESSED,
     DIRTY,
@@ -25,12 +27,12 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     SPECIAL,
     TABLE,
     PteTable,
-    PudEntry,
     may_write,
     mk_pte,
     pmd_leaf,
     pmd_offset,
     pte_offset_map_lock,
+    pte_pfn,
     pte_present,
     pte_unmap_unlock,
     ptep_get,
@@ -55,6 +57,7 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_WRITE,
     AddressSpace,
     MmStruct,
+    Page,
     VmArea,
     is_cow_mapping,
     vma_pages,
@@ -69,11 +72,11 @@ from mmlitmus.kernel.mm.mmu_gather import (
 )
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pfnmap_track import track_pfn_insert
-from mmlitmus.kernel.mm.vma_flags import vm_flags_set
+from mmlitmus.kernel.mm.pgalloc import pmd_alloc, pmd_chunks, pte_alloc, pte_batches, pte_prealloc, pud_chunks
+from mmlitmus.kernel.mm.vma_flags import vm_flags_set, vma_set_flags
 from mmlitmus.kernel.policy import Seam
 from mmlitmus.kernel.sync.might import might_alloc
 from mmlitmus.kernel.sync.rwsem import down_read, up_read
-from mmlitmus.kernel.sync.spinlock import spin_lock, spin_unlock
 
 VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV = 0x1, 0x2, 0x40
 VM_FAULT_NOPAGE, VM_FAULT_RETRY, VM_FAULT_FALLBACK = 0x100, 0x400, 0x800
@@ -81,9 +84,13 @@ VM_FAULT_ERROR = VM_FAULT_OOM | VM_FAULT_SIGBUS | VM_FAULT_SIGSEGV
 
 ULONG_MAX = (1 << 64) - 1
 
+#: what remap_pfn_range writes to vm_flags
+REMAP_FLAGS = VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP
+
 FAULT_FLAG_WRITE, FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_VMA_LOCK = 0x1, 0x4, 0x1000
 
 vm_mixed_ok = Seam("vm_mixed_ok", "what vmf_insert_mixed says to a VMA that is no MIXEDMAP")
+remap_flags = Seam("remap_flags", "when remap_pfn_range writes the VMA's flags, and who checks that it may")
 remap_error = Seam("remap_error", "what becomes of the entries that a failing remap_pfn_range has written already")
 
 
@@ -97,63 +104,6 @@ class VmFault:
         self.address = address & ~(PAGE_SIZE - 1)
         self.flags = flags
         self.pgoff = vma.vm_pgoff + (self.address - vma.vm_start >> PAGE_SHIFT)
-
-
-# -- page tables ------------------------------------------------------------------------------------------------
-def pte_alloc(mm: MmStruct, table: PteTable) -> int:
-    """Make sure that there is a PTE table under the PMD entry: 0, or -ENOMEM. Sleeps."""
-    pud = pud_offset(mm, table.address)
-    if pud is not None:
-        pmd_alloc(pud)
-    if table.entry != NONE:
-        return 0
-    might_alloc(mm.machine)
-    if may_fail("pte_alloc_one", mm.machine.failures):
-        return -ENOMEM
-    spin_lock(table.pmd_lock)
-    if table.entry == NONE:
-        table.entry = TABLE
-    spin_unlock(table.pmd_lock)
-    return 0
-
-
-def pte_prealloc(mm: MmStruct, table: PteTable) -> int:
-    """Have memory at hand for a PTE table before a driver is asked: 0, or -ENOMEM. Sleeps.
-
-    Only a driver that returns a page has it put in place; one that says no leaves the PMD entry as it was. Source:
-    mm/memory.c __do_fault.
-    """
-    if table.entry != NONE:
-        return 0
-    might_alloc(mm.machine)
-    return -ENOMEM if may_fail("pte_alloc_one", mm.machine.failures) else 0
-
-
-def pmd_alloc(pud: PudEntry) -> None:
-    """Make sure that there is a PMD table under the PUD entry, if it holds no leaf. Memory is never short for it."""
-    if pud.entry != NONE:
-        return
-    spin_lock(pud.pud_lock)
-    if pud.entry == NONE:
-        pud.entry = TABLE
-    spin_unlock(pud.pud_lock)
-
-
-def pte_batches(start: int, end: int, nr: int) -> list[tuple[int, int]]:
-    """[start, end) bytes as (address, pages) runs of at most ``nr`` pages."""
-    return [(a, min(nr, end - a >> PAGE_SHIFT)) for a in range(start, end, nr << PAGE_SHIFT)]
-
-
-def pmd_chunks(start: int, end: int) -> list[tuple[int, int]]:
-    """[start, end) bytes cut at PMD boundaries, as (start, end) pairs."""
-    blocks = range(start & ~(PMD_SIZE - 1), end, PMD_SIZE)
-    return [(max(start, block), min(end, block + PMD_SIZE)) for block in blocks]
-
-
-def pud_chunks(start: int, end: int) -> list[tuple[int, int]]:
-    """[start, end) bytes cut at PUD boundaries, as (start, end) pairs."""
-    blocks = range(start & ~(PUD_SIZE - 1), end, PUD_SIZE)
-    return [(max(start, block), min(end, block + PUD_SIZE)) for block in blocks]
 
 
 # -- faults -----------------------------------------------------------------------------------------------------
@@ -188,7 +138,7 @@ def leaf_fault(vmf: VmFault, entry: int, shift: int, split: Callable[[], None]) 
     """A fault at a huge leaf that is there: spurious, or the first store to one that is read-only.
 
     The driver is asked again if the mapping is shared; if it falls back, or is not asked, the leaf goes, and the access
-    faults again (wp_huge_pmd, wp_huge_pud).
+    faults again. Source: mm/memory.c wp_huge_pmd, wp_huge_pud.
     """
     vma = vmf.vma
     if not vmf.flags & FAULT_FLAG_WRITE or entry & RW or not entry & PRESENT:
@@ -206,7 +156,8 @@ def thp_suitable(vma: VmArea, address: int, shift: int) -> bool:
     """May ``address`` get a leaf of 1 << ``shift`` bytes: its block lies inside the VMA, and nobody has said
     MADV_NOHUGEPAGE?
 
-    Source: include/linux/huge_mm.h thp_vma_suitable_order, mm/huge_memory.c __thp_vma_allowable_orders.
+    Source: include/linux/huge_mm.h transhuge_vma_suitable (to 6.1), thp_vma_suitable_order (from 6.12),
+    mm/huge_memory.c __thp_vma_allowable_orders (from 6.12).
     """
     start = address & ~((1 << shift) - 1)
     inside: bool = vma.vm_start <= start and start + (1 << shift) <= vma.vm_end
@@ -230,11 +181,42 @@ def handle_pte_fault(vmf: VmFault, table: PteTable) -> int:
     return 0
 
 
+def anon_page(mm: MmStruct, entry: int) -> Page | None:
+    """The page of an entry that maps a counted one, such as a private copy; None for a special entry (vm_normal_page).
+
+    Source: mm/memory.c vm_normal_page.
+    """
+    page: Page | None = None if entry & SPECIAL else mm.machine.pages.get(pte_pfn(entry))
+    return page
+
+
 def do_wp_page(vmf: VmFault, table: PteTable, orig: int) -> int:
     """A store to a page that is mapped read-only."""
     if vmf.vma.has(VM_SHARED):
         return wp_pfn_shared(vmf, table, orig)
+    page = anon_page(vmf.vma.vm_mm, orig)
+    if page is not None and wp_page_reuse(vmf, table, orig, page):
+        return 0
     return wp_page_copy(vmf, table, orig)
+
+
+def wp_page_reuse(vmf: VmFault, table: PteTable, orig: int, page: Page) -> bool:
+    """A private copy that no other entry maps is written in place. False: it has to be copied.
+
+    5.10 asks whether the page is held once, 6.1 and later first whether it is exclusive: the same, as long as no CPU
+    keeps it back for the LRU lists (do_wp_page of 5.10 copies such a page once more; wp_can_reuse_anon_folio drains).
+    """
+    ptl = pte_offset_map_lock(table)
+    if table.entry == NONE or ptep_get(table, vmf.address) != orig:
+        pte_unmap_unlock(ptl)
+        return True
+    alone = page.mapcount == 1
+    if alone:
+        page.anon_exclusive = True
+        set_pte_at(table, vmf.address, may_write(orig | RW | ACCESSED | DIRTY | SOFT_DIRTY))
+        reached("a private page was written in place")
+    pte_unmap_unlock(ptl)
+    return alone
 
 
 def wp_pfn_shared(vmf: VmFault, table: PteTable, orig: int) -> int:
@@ -257,8 +239,7 @@ def wp_pfn_shared(vmf: VmFault, table: PteTable, orig: int) -> int:
 def wp_page_copy(vmf: VmFault, table: PteTable, orig: int) -> int:
     """The first store to a private page: an anonymous copy takes its place, mapped as the VMA is and not special.
 
-    The old entry is flushed before the new one is there, so that no CPU goes on reading the device. Not modelled: that
-    a copy which nobody else maps is written in place (the copy is copied again).
+    The old entry is flushed before the new one is there, so that no CPU goes on reading the device.
     """
     vma, mm = vmf.vma, vmf.vma.vm_mm
     might_alloc(mm.machine)
@@ -270,6 +251,9 @@ def wp_page_copy(vmf: VmFault, table: PteTable, orig: int) -> int:
         ptep_get_and_clear(table, vmf.address)
         flush_tlb_range(mm, vmf.address, vmf.address + PAGE_SIZE)
         set_pte_at(table, vmf.address, mk_pte(frame, vma.vm_page_prot | RW | ACCESSED | DIRTY | SOFT_DIRTY))
+        old = anon_page(mm, orig)
+        if old is not None:
+            old.add_return("mapcount", -1)
         reached("a private page was copied")
     pte_unmap_unlock(ptl)
     return 0
@@ -296,20 +280,58 @@ def do_fault(vmf: VmFault, table: PteTable) -> int:
     return result
 
 
+def page_align(size: int) -> int:
+    """Bytes made whole pages. Source: include/linux/mm.h PAGE_ALIGN."""
+    return size + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1)
+
+
 # -- inserting --------------------------------------------------------------------------------------------------
 def remap_pfn_range(vma: VmArea, addr: int, pfn: int, size: int, prot: int) -> int:
     """Map ``size`` bytes of consecutive frames at ``addr``: 0 or an errno. Needs mmap_lock W.
 
     A mapping of the whole VMA reserves the frames' memtype; any other takes the type that they have. Then flags and
-    pgoff are written, then the PTEs; an entry that is already there is a BUG.
+    pgoff are written, then the PTEs; an entry that is already there is a BUG. ``size`` need not be whole pages.
     """
-    size = size + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1)
-    error, prot, ctx = tracking().remap(vma, prot, pfn, addr, size)
+    result: int = remap_flags(vma, addr, pfn, size, prot)
+    return result
+
+
+@remap_flags.alternative("with-entries", source="mm/memory.c remap_pfn_range_notrack, v6.1", releases="<= v6.18")
+def track_then_flags(vma: VmArea, addr: int, pfn: int, size: int, prot: int) -> int:
+    """The memtype first; flags and pgoff with the entries, and the flags as every writer of them has to."""
+    error, prot, ctx = tracking().remap(vma, prot, pfn, addr, page_align(size))
     if error:
         result: int = error
         return result
     error = remap_pfn_range_notrack(vma, addr, pfn, size, prot)
     if error:
+        tracking().remap_failed(vma, ctx, pfn, page_align(size))
+        return error
+    tracking().remap_done(vma, ctx)
+    return 0
+
+
+@remap_flags.alternative(
+    "first",
+    source="mm/memory.c remap_pfn_range_prepare_vma, include/linux/mm.h vma_set_flags_mask, v7.3",
+    releases="v7.3",
+)
+def flags_then_track(vma: VmArea, addr: int, pfn: int, size: int, prot: int) -> int:
+    """Pgoff and flags before anything else, and nobody asks whether the caller may write them: a remap in ->fault,
+    under mmap_lock R, is silent. They stay when the memtype is refused.
+    """
+    error = remap_pgoff(vma, addr, pfn, size)
+    if error:
+        return error
+    vma_set_flags(vma, REMAP_FLAGS)
+    size = page_align(size)
+    error, prot, ctx = tracking().remap(vma, prot, pfn, addr, size)
+    if error:
+        result: int = error
+        return result
+    error = remap_entries(vma, addr, pfn, size, prot)
+    if error:
+        remap_error(vma, addr, size)
         tracking().remap_failed(vma, ctx, pfn, size)
         return error
     tracking().remap_done(vma, ctx)
@@ -327,14 +349,29 @@ def remap_pfn_range_notrack(vma: VmArea, addr: int, pfn: int, size: int, prot: i
 def remap_pfn_range_internal(vma: VmArea, addr: int, pfn: int, size: int, prot: int) -> int:
     """Flags, pgoff (a private mapping's becomes the frame number) and entries: 0 or an errno."""
     if addr & PAGE_SIZE - 1:
-        report("WARN", "remap-unaligned", f"remap_pfn_range at {addr:#x}, which is no page's beginning")
-        return -EINVAL
-    end = addr + size
+        return remap_entries(vma, addr, pfn, size, prot)  # before anything is written, it is refused
+    error = remap_pgoff(vma, addr, pfn, size)
+    if error:
+        return error
+    vm_flags_set(vma, REMAP_FLAGS)
+    return remap_entries(vma, addr, pfn, size, prot)
+
+
+def remap_pgoff(vma: VmArea, addr: int, pfn: int, size: int) -> int:
+    """A private mapping's pgoff becomes the frame number, which needs all of it to be remapped: 0 or -EINVAL."""
     if is_cow_mapping(vma.has(VM_SHARED | VM_MAYWRITE)):
-        if addr != vma.vm_start or end != vma.vm_end:
+        if addr != vma.vm_start or addr + page_align(size) != vma.vm_end:
             return -EINVAL
         vma.vm_pgoff = pfn
-    vm_flags_set(vma, VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP)
+    return 0
+
+
+def remap_entries(vma: VmArea, addr: int, pfn: int, size: int, prot: int) -> int:
+    """The entries of all tables: 0 or an errno."""
+    if addr & PAGE_SIZE - 1:
+        report("WARN", "remap-unaligned", f"remap_pfn_range at {addr:#x}, which is no page's beginning")
+        return -EINVAL
+    end = addr + page_align(size)
     if addr >= end:
         bug("remap-empty-range", f"remap_pfn_range of an empty range at {addr:#x}")
     for start, stop in pmd_chunks(addr, end):
@@ -350,11 +387,23 @@ def leave_what_is_mapped(vma: VmArea, addr: int, size: int) -> None:
 
 
 @remap_error.alternative(
-    "zap", source="mm/memory.c remap_pfn_range_notrack, 6.1.192, 6.12.117", releases=">= v6.11, LTS"
+    "zap", source="mm/memory.c remap_pfn_range_notrack, 6.1.192, 6.12.117", releases="v6.11 - v6.15, LTS"
 )
 def zap_what_is_mapped(vma: VmArea, addr: int, size: int) -> None:
-    """They go at once: nothing keeps the frames from being used for something else after the error."""
+    """They go at once: nothing keeps the frames from being used for something else after the error.
+
+    The size is the caller's, whole pages or not. The zap's loops end where they meet its end exactly, so with half a
+    page they do not: what follows in memory is taken for page tables. It prints Bad page map, and oopses.
+    """
+    if size & PAGE_SIZE - 1:
+        bug("zap-past-the-end", f"remap_pfn_range of {size:#x} bytes fails, and its zap runs past its end")
     zap_page_range_single(vma, addr, size)
+
+
+@remap_error.alternative("zap-pages", source="mm/memory.c remap_pfn_range_notrack, v7.3", releases=">= v6.16")
+def zap_whole_pages(vma: VmArea, addr: int, size: int) -> None:
+    """... and the size has been made whole pages before (remap_pfn_range_track, with pfnmap_track_ctx)."""
+    zap_page_range_single(vma, addr, page_align(size))
 
 
 def remap_pte_range(mm: MmStruct, addr: int, end: int, pfn: int, prot: int) -> int:
@@ -434,20 +483,24 @@ def sigbus_unless_mixed(vma: VmArea) -> int:
 
 # -- removing ---------------------------------------------------------------------------------------------------
 def zap_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int) -> None:
-    """Clear the PTEs of one table under its lock, noting what has to be flushed. No rmap or page work: PFNMAP."""
+    """Clear the PTEs of one table under its lock, noting what has to be flushed. Only private copies are counted."""
     mm = tlb.mm
+    batch = mm.machine.batch
     ptl = pte_offset_map_lock(table)
-    for address, nr in pte_batches(addr, end, mm.machine.batch):
+    for address, nr in pte_batches(addr, end, batch):
         for page in range(address, address + nr * PAGE_SIZE, PAGE_SIZE):
+            loop_point(tlb, table, addr, end, mm, batch, ptl, address, nr, page)
             if ptep_get(table, page) != NONE:
-                ptep_get_and_clear(table, page)
+                copy = anon_page(mm, ptep_get_and_clear(table, page))
+                if copy is not None:
+                    copy.add_return("mapcount", -1)
                 tlb_remove_tlb_entries(tlb, page, page + PAGE_SIZE)
     pte_unmap_unlock(ptl)
 
 
 def unmap_page_range(tlb: MmuGather, vma: VmArea, addr: int, end: int) -> None:
     """Clear every translation of [addr, end) bytes; a huge leaf that is only partly covered goes whole
-    (``split_huge_pmd``, ``split_huge_pud``).
+    (``split_huge_pmd``, ``split_huge_pud``). Source: mm/memory.c unmap_page_range (to 6.12), __zap_vma_range (7.3).
     """
     for first, last in pud_chunks(addr, end):
         pud = pud_offset(tlb.mm, first)
@@ -462,7 +515,10 @@ def unmap_page_range(tlb: MmuGather, vma: VmArea, addr: int, end: int) -> None:
 
 
 def unmap_pmd_range(tlb: MmuGather, addr: int, end: int) -> None:
-    """``unmap_page_range`` below the 1G leaves."""
+    """``unmap_page_range`` below the 1G leaves.
+
+    Source: mm/memory.c zap_pmd_range.
+    """
     for start, stop in pmd_chunks(addr, end):
         table = pmd_offset(tlb.mm, start)
         entry = table.entry
@@ -475,7 +531,10 @@ def unmap_pmd_range(tlb: MmuGather, addr: int, end: int) -> None:
 
 
 def unmap_single_vma(tlb: MmuGather, vma: VmArea, start_addr: int, end_addr: int, mm_wr_locked: bool) -> None:
-    """Unmap what [start_addr, end_addr) bytes and ``vma`` have in common."""
+    """Unmap what [start_addr, end_addr) bytes and ``vma`` have in common.
+
+    Source: mm/memory.c unmap_single_vma (to 6.12), __zap_vma_range (7.3).
+    """
     start = max(vma.vm_start, start_addr)
     end = min(vma.vm_end, end_addr)
     if start >= end:
@@ -496,6 +555,8 @@ def unmap_vmas(tlb: MmuGather, vmas: list[VmArea], start_addr: int, end_addr: in
 def zap_page_range_single(vma: VmArea, address: int, size: int) -> None:
     """Unmap ``size`` bytes of one VMA and flush before returning. Any of mmap_lock, i_mmap_rwsem keeps the VMA
     alive.
+
+    Source: mm/memory.c zap_page_range_single (to 6.12), zap_vma_range (7.3).
     """
     tlb = tlb_gather_mmu(vma.vm_mm)
     unmap_single_vma(tlb, vma, address, address + size, False)
@@ -503,7 +564,10 @@ def zap_page_range_single(vma: VmArea, address: int, size: int) -> None:
 
 
 def zap_vma_ptes(vma: VmArea, address: int, size: int) -> None:
-    """``zap_page_range_single`` for drivers: silently does nothing for a range outside the VMA, or no PFNMAP VMA."""
+    """``zap_page_range_single`` for drivers: silently does nothing for a range outside the VMA, or no PFNMAP VMA.
+
+    Source: mm/memory.c zap_vma_ptes (to 6.12), zap_special_vma_range (7.3).
+    """
     if address < vma.vm_start or address + size > vma.vm_end or not vma.has(VM_PFNMAP):
         return
     zap_page_range_single(vma, address, size)

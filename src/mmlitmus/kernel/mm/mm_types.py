@@ -1,8 +1,9 @@
 """mm_struct, vm_area_struct, address_space, file: what they hold and which lock protects each field.
 
-Source: include/linux/mm_types.h, include/linux/fs.h; the locking of VMA fields is that of
+Source: include/linux/mm_types.h vm_area_struct, mm_struct, include/linux/fs.h address_space, include/linux/mm.h,
+functions of the same name; the locking of VMA fields is that of
 Documentation/mm/process_addrs.rst (vm_start, vm_end, vm_pgoff change under mmap_lock W + VMA write lock + rmap lock W,
-and may be read under any of the three).
+and may be read under any of the three). Of the model's own: VmArea.has.
 """
 
 from __future__ import annotations
@@ -67,9 +68,14 @@ class File(Model):
 
 
 class Page(Model):
-    """struct page of an anonymous page. ``anon_exclusive``: one process maps it, and may write to it in place."""
+    """struct page of an anonymous page. ``anon_exclusive``: one process maps it, and may write to it in place.
+
+    ``mapcount``: how many entries map it. Each holds the page, and nobody else does, so it is its reference count too,
+    as far as no CPU keeps the page back for the LRU lists.
+    """
 
     __slots__ = ()
+    mapcount = Atomic()
     anon_exclusive = Once()  # PageAnonExclusive; under the page-table lock of whoever maps the page
 
 
@@ -87,9 +93,10 @@ class MmStruct(Model):
     mm_lock_seq = Once()
     tlb_flush_pending = Counter()
     total_vm = Guarded("mmap_lock")  # pages
+    locked_vm = Guarded("mmap_lock")  # pages of VM_LOCKED mappings
 
     def __init__(self, name: str, machine: Any) -> None:
-        super().__init__(name, mm_users=1, mm_mt=(), mm_lock_seq=1, tlb_flush_pending=0, total_vm=0)
+        super().__init__(name, mm_users=1, mm_mt=(), mm_lock_seq=1, tlb_flush_pending=0, total_vm=0, locked_vm=0)
         self.machine = machine
         self.mmap_lock = RwSem(f"{name}:mmap_lock", "mmap_lock")
         self.pgd: dict[int, pgtable.PteTable] = {}  # PMD number -> the slot of that PMD entry
@@ -140,7 +147,11 @@ class VmArea(Model):
         return flags & bits & VM_LASTING
 
     def attach(self) -> None:
-        """vma_mark_attached(): others can reach the VMA from now on."""
+        """Others can reach the VMA from now on.
+
+    Source: include/linux/mm.h vma_mark_detached (6.12), include/linux/mmap_lock.h vma_mark_attached (7.3); none (to
+    6.1).
+    """
         touch(self.oid("detached"), (self.oid("private"),))
         self._values[self.fields["detached"].at] = False
         self.private = False
@@ -159,16 +170,28 @@ class VmOperations:
     huge_fault: Any = None
     pfn_mkwrite: Any = None
     mapped: Any = None
+    #: of the model's own: the kernel's anonymous VMAs have no operations at all (vma_is_anonymous)
+    anonymous = False
 
     def open(self, vma: VmArea) -> None:
-        """A VMA was copied: by a split, by mremap, by fork."""
+        """A VMA was copied: by a split, by mremap, by fork.
+
+    Source: include/linux/mm.h vm_operations_struct.
+    """
 
     def close(self, vma: VmArea) -> None:
-        """A VMA is about to be freed."""
+        """A VMA is about to be freed.
+
+    Source: include/linux/mm.h vm_operations_struct.
+    """
 
 
 def is_cow_mapping(flags: int) -> bool:
-    """Private and possibly writable."""
+    """Private and possibly writable.
+
+    Source: mm/internal.h is_cow_mapping (5.10), include/linux/mm.h is_cow_mapping (6.1 - 6.12),
+    vma_flags_is_cow_mapping (7.3).
+    """
     return flags & (VM_SHARED | VM_MAYWRITE) == VM_MAYWRITE
 
 

@@ -1,4 +1,7 @@
-"""mmap, munmap and the teardown of a whole mm. Source: mm/mmap.c, mm/vma.c, functions of the same name."""
+"""mmap, munmap and the teardown of a whole mm.
+
+Source: mm/mmap.c, mm/vma.c (from 6.12), functions of the same name.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,10 @@ split_for_munmap = Seam("split_for_munmap", "which half of a split by munmap is 
 
 
 def vm_get_page_prot(flags: int) -> int:
-    """The PTE bits for a VMA's flags (arch/x86/mm/pgprot.c). PAGE_SHARED has the accessed bit already set."""
+    """The PTE bits for a VMA's flags. PAGE_SHARED has the accessed bit already set.
+
+    Source: mm/mmap.c vm_get_page_prot (5.10), arch/x86/mm/pgprot.c vm_get_page_prot (from 6.1).
+    """
     if not flags & (VM_READ | VM_WRITE | VM_EXEC):
         return ACCESSED | PROTNONE
     prot = PRESENT | USER | ACCESSED
@@ -92,7 +98,8 @@ def vm_get_page_prot(flags: int) -> int:
 def vma_set_page_prot(vma: VmArea) -> None:
     """Take the write permission out of a shared VMA's protection if its driver wants to hear of the first store.
 
-    Source: mm/mmap.c vma_set_page_prot, vma_wants_writenotify (->pfn_mkwrite only; no soft-dirty tracking here).
+    Source: mm/mmap.c vma_set_page_prot, vma_wants_writenotify (to 6.1), mm/vma.c vma_wants_writenotify (from 6.12);
+    ->pfn_mkwrite only; no soft-dirty tracking here.
     """
     if vma.vm_ops.pfn_mkwrite is not None:
         vma.vm_page_prot = vma.vm_page_prot & ~RW
@@ -152,7 +159,10 @@ def mmap_region(mm: MmStruct, file: File, addr: int, length: int, vm_flags: int,
 
 
 def map_new(mm: MmStruct, file: File, addr: int, length: int, vm_flags: int, pgoff: int) -> int:
-    """``mmap_region`` of a range that is free: the address, or an errno."""
+    """``mmap_region`` of a range that is free: the address, or an errno.
+
+    Source: mm/mmap.c mmap_region (5.10), __mmap_region (6.1 - 6.12), mm/vma.c __mmap_region (7.3).
+    """
     end = addr + length
     if vm_flags & (VM_SHARED | VM_WRITE) == VM_WRITE:
         vm_flags |= VM_ACCOUNT
@@ -180,6 +190,8 @@ def map_new(mm: MmStruct, file: File, addr: int, length: int, vm_flags: int, pgo
     mm.total_vm = mm.total_vm + vma_pages(vma)
     if vm_flags & VM_LOCKED and vma.vm_flags & VM_SPECIAL:
         vm_flags_clear(vma, VM_LOCKED)
+    elif vm_flags & VM_LOCKED:
+        mm.locked_vm = mm.locked_vm + vma_pages(vma)
     vm_flags_set(vma, VM_SOFTDIRTY)
     vma_set_page_prot(vma)
     if vma.vm_ops.mapped is not None:
@@ -194,7 +206,9 @@ def free_what_is_there(mm: MmStruct, start: int, end: int) -> tuple[int, list[Vm
 
 
 @mmap_replace.alternative(
-    "freed-last", source="mm/mmap.c __mmap_region, mm/vma.c vms_complete_munmap_vmas, 6.12.117", releases=">= v6.12"
+    "freed-last",
+    source="mm/mmap.c mmap_region (6.12), mm/vma.c vms_complete_munmap_vmas, 6.12.117, __mmap_region (7.3)",
+    releases=">= v6.12",
 )
 def close_what_is_there(mm: MmStruct, start: int, end: int) -> tuple[int, list[VmArea]]:
     """Unmapped and closed, but not freed until the new mapping is there, or has failed: what a VMA holds as long as it
@@ -241,6 +255,8 @@ def do_munmap(mm: MmStruct, start: int, length: int, downgrade: bool) -> int:
 def unmap_range(mm: MmStruct, start: int, end: int, downgrade: bool) -> tuple[int, list[VmArea]]:
     """Detach what is mapped in [start, end) bytes and clear its translations: 0 or an errno, and the VMAs, which are
     still to be closed and freed.
+
+    Source: mm/mmap.c __do_munmap (5.10), do_mas_align_munmap (6.1), mm/vma.c do_vmi_align_munmap (from 6.12).
     """
     error, gone = split_for_munmap(mm, vmas_in_range(mm, start, end), start, end)
     if error:
@@ -250,6 +266,8 @@ def unmap_range(mm: MmStruct, start: int, end: int, downgrade: bool) -> tuple[in
         vma.detached = True
     erase_from_tree(mm, gone)
     mm.total_vm = mm.total_vm - sum(vma_pages(v) for v in gone)
+    if mm.locked_vm:
+        mm.locked_vm = mm.locked_vm - sum(vma_pages(v) for v in gone if v.vm_flags & VM_LOCKED)
     if downgrade:
         mmap_write_downgrade(mm)
     tlb = tlb_gather_mmu(mm)
@@ -259,7 +277,9 @@ def unmap_range(mm: MmStruct, start: int, end: int, downgrade: bool) -> tuple[in
     return 0, gone
 
 
-@split_for_munmap.alternative("removed-is-new", source="mm/mmap.c do_mas_align_munmap, 6.1.192", releases="<= v6.2")
+@split_for_munmap.alternative(
+    "removed-is-new", source="mm/mmap.c __do_munmap (5.10), do_mas_align_munmap (6.1)", releases="<= v6.2"
+)
 def removed_part_is_new(mm: MmStruct, vmas: list[VmArea], start: int, end: int) -> tuple[int, list[VmArea]]:
     """The part that goes is the new VMA: it gets ->open (and ->close); what stays keeps its identity, but for a
     middle.
@@ -293,13 +313,19 @@ def surviving_parts_are_new(mm: MmStruct, vmas: list[VmArea], start: int, end: i
 
 # -- the end of an mm -------------------------------------------------------------------------------------------
 def mmput(mm: MmStruct) -> None:
-    """Drop a user of the mm; the last one tears it down."""
+    """Drop a user of the mm; the last one tears it down.
+
+    Source: kernel/fork.c mmput.
+    """
     if mm.add_return("mm_users", -1) == 0:
         exit_mmap(mm)
 
 
 def mmget_not_zero(mm: MmStruct) -> bool:
-    """Become a user of the mm, unless it is already being torn down."""
+    """Become a user of the mm, unless it is already being torn down.
+
+    Source: include/linux/sched/mm.h mmget_not_zero.
+    """
     users = mm.mm_users
     while users:
         if mm.cmpxchg("mm_users", users, users + 1) == users:

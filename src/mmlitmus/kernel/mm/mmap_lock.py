@@ -1,6 +1,6 @@
 """mmap_lock, the per-VMA lock, and what asserts them.
 
-Source: include/linux/mmap_lock.h, include/linux/mm.h (vma_start_read, vma_start_write), mm/memory.c lock_vma_under_rcu.
+Source: include/linux/mmap_lock.h, functions of the same name.
 Per-VMA locks exist where the build has PER_VMA_LOCK (6.4 on). From 6.15 the VMA lock is a reference count with the same
 rules; it is modelled as the read-write semaphore of 6.4 to 6.14 everywhere.
 """
@@ -60,7 +60,10 @@ def mmap_write_downgrade(mm: MmStruct) -> None:
 
 
 def vma_end_write_all(mm: MmStruct) -> None:
-    """Unlock all write-locked VMAs at once, by changing the sequence number they were stamped with."""
+    """Unlock all write-locked VMAs at once, by changing the sequence number they were stamped with.
+
+    Source: include/linux/mmap_lock.h vma_end_write_all (from 6.12); none (to 6.1).
+    """
     if running().has("PER_VMA_LOCK"):
         mm.mm_lock_seq = mm.peek("mm_lock_seq") + 1  # only mmap_lock W holders change it
 
@@ -76,6 +79,9 @@ def vma_start_write(vma: VmArea) -> None:
 
     The caller must hold mmap_lock W. Where it holds R only (VFIO's fault handler, 6.3 to 6.9), the stamp makes the VMA
     look write-locked until the next writer comes along.
+
+    Source: include/linux/mm.h vma_start_write (6.12), include/linux/mmap_lock.h vma_start_write (7.3), mm/mmap_lock.c
+    __vma_start_write (7.3); none (to 6.1).
     """
     if not running().has("PER_VMA_LOCK"):
         return
@@ -89,7 +95,10 @@ def vma_start_write(vma: VmArea) -> None:
 
 
 def vma_start_read(vma: VmArea) -> bool:
-    """Read-lock the VMA unless it is, or is becoming, write-locked. Never waits."""
+    """Read-lock the VMA unless it is, or is becoming, write-locked. Never waits.
+
+    Source: include/linux/mm.h vma_start_read (6.12), mm/mmap_lock.c vma_start_read (7.3); none (to 6.1).
+    """
     mm = vma.vm_mm
     if vma.vm_lock_seq == mm.mm_lock_seq:
         return False
@@ -102,12 +111,18 @@ def vma_start_read(vma: VmArea) -> bool:
 
 
 def vma_end_read(vma: VmArea) -> None:
-    """Undo ``vma_start_read``."""
+    """Undo ``vma_start_read``.
+
+    Source: include/linux/mm.h vma_end_read (6.12), include/linux/mmap_lock.h vma_end_read (7.3); none (to 6.1).
+    """
     up_read(vma.vm_lock)
 
 
 def lock_vma_under_rcu(mm: MmStruct, address: int) -> VmArea | None:
-    """The VMA that contains ``address``, read-locked, found without mmap_lock; None when that cannot be had."""
+    """The VMA that contains ``address``, read-locked, found without mmap_lock; None when that cannot be had.
+
+    Source: mm/memory.c lock_vma_under_rcu (6.12), mm/mmap_lock.c lock_vma_under_rcu (7.3); none (to 6.1).
+    """
     rcu = mm.machine.rcu
     rcu.read_lock()
     vma = next((v for v in mm.mm_mt if v.peek("vm_start") <= address < v.peek("vm_end")), None)

@@ -1,8 +1,8 @@
 """mmu_gather: what was unmapped and still has to be flushed, and when that is done.
 
-Source: mm/mmu_gather.c, include/asm-generic/tlb.h. A gather announces itself in ``mm.tlb_flush_pending``; whoever
-finishes while another gather is open flushes the whole mm, because it may have found entries already cleared by the
-other one that are not flushed yet (mm_tlb_flush_nested).
+Source: mm/mmu_gather.c, include/asm-generic/tlb.h, functions of the same name. A gather announces itself in
+``mm.tlb_flush_pending``; whoever finishes while another gather is open flushes the whole mm, because it may have found
+entries already cleared by the other one that are not flushed yet (mm_tlb_flush_nested).
 """
 
 from __future__ import annotations
@@ -36,13 +36,19 @@ def tlb_gather_mmu(mm: MmStruct) -> MmuGather:
 
 
 def tlb_gather_mmu_fullmm(mm: MmStruct) -> MmuGather:
-    """Begin unmapping everything of an ``mm`` that nobody uses any more."""
+    """Begin unmapping everything of an ``mm`` that nobody uses any more.
+
+    Source: mm/mmu_gather.c tlb_gather_mmu (5.10), tlb_gather_mmu_fullmm (from 6.1).
+    """
     mm.add("tlb_flush_pending", 1)
     return MmuGather(mm, True)
 
 
 def tlb_remove_tlb_entries(tlb: MmuGather, start: int, end: int) -> None:
-    """Note that entries in [start, end) bytes were cleared."""
+    """Note that entries in [start, end) bytes were cleared.
+
+    Source: include/asm-generic/tlb.h tlb_remove_tlb_entry (to 6.1), tlb_remove_tlb_entries (from 6.12).
+    """
     tlb.start = min(tlb.start, start)
     tlb.end = max(tlb.end, end)
 
@@ -68,11 +74,14 @@ def tlb_end_vma(tlb: MmuGather, vma: VmArea) -> None:
 
 
 def tlb_free_vmas(tlb: MmuGather) -> None:
-    """The gather's VMAs are about to be unlinked from the reverse map."""
+    """The gather's VMAs are about to be unlinked from the reverse map.
+
+    Source: include/asm-generic/tlb.h tlb_free_vmas (7.3); none (to 6.12).
+    """
     pfnmap_flush("free_vmas", tlb, None)
 
 
-@pfnmap_flush.alternative("none", source="include/asm-generic/tlb.h, v5.10", releases="<= v5.18")
+@pfnmap_flush.alternative("none", source="include/asm-generic/tlb.h tlb_end_vma, v5.10", releases="<= v5.18")
 def flush_at_finish_only(when: str, tlb: MmuGather, vma: Any) -> None:
     """Only tlb_finish_mmu flushes, after the VMA has left the reverse map: unmap_mapping_range can miss a live TLB
     entry.
@@ -86,7 +95,7 @@ def flush_at_end_of_vma(when: str, tlb: MmuGather, vma: Any) -> None:
         tlb_flush_mmu_tlbonly(tlb)
 
 
-@pfnmap_flush.alternative("before_unlink", source="mm/mmu_gather.c tlb_free_vmas, v6.16", releases=">= v6.16")
+@pfnmap_flush.alternative("before_unlink", source="include/asm-generic/tlb.h tlb_free_vmas, 7.3.4", releases=">= v6.16")
 def flush_before_unlink(when: str, tlb: MmuGather, vma: Any) -> None:
     """One flush for all VMAs, at the head of free_pgtables."""
     if when == "free_vmas" and not tlb.fullmm:

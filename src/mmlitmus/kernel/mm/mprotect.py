@@ -11,7 +11,6 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PUD_SIZE,
     RW,
     SOFT_DIRTY,
-    SPECIAL,
     TABLE,
     PteTable,
     may_write,
@@ -19,7 +18,6 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pmd_offset,
     pte_modify,
     pte_offset_map_lock,
-    pte_pfn,
     pte_unmap_unlock,
     ptep_get,
     ptep_modify_prot_commit,
@@ -29,7 +27,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 )
 from mmlitmus.kernel.errno import EACCES, EINVAL, ENOMEM
 from mmlitmus.kernel.mm.huge_memory import change_huge_pmd, change_huge_pud, split_huge_pmd, split_huge_pud
-from mmlitmus.kernel.mm.memory import pmd_chunks, pud_chunks
+from mmlitmus.kernel.mm.memory import anon_page
 from mmlitmus.kernel.mm.mm_types import (
     VM_ACCOUNT,
     VM_EXEC,
@@ -43,6 +41,7 @@ from mmlitmus.kernel.mm.mm_types import (
 from mmlitmus.kernel.mm.mmap import vm_get_page_prot, vma_set_page_prot
 from mmlitmus.kernel.mm.mmap_lock import mmap_write_lock, mmap_write_unlock, vma_start_write
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_end_vma, tlb_finish_mmu, tlb_gather_mmu, tlb_remove_tlb_entries
+from mmlitmus.kernel.mm.pgalloc import pmd_chunks, pud_chunks
 from mmlitmus.kernel.mm.vma import split_vma, vmas_in_range
 from mmlitmus.kernel.mm.vma_flags import vm_flags_reset
 from mmlitmus.kernel.policy import Seam
@@ -50,6 +49,8 @@ from mmlitmus.kernel.policy import Seam
 can_change_pte_writable = Seam(
     "can_change_pte_writable", "may mprotect make an entry writable at once, where the VMA's protection does not"
 )
+
+mprotect_account = Seam("mprotect_account", "what an anonymous mapping counts for when it loses its write permission")
 
 
 def sys_mprotect(mm: MmStruct, start: int, length: int, prot: int) -> int:
@@ -73,6 +74,8 @@ def sys_mprotect(mm: MmStruct, start: int, length: int, prot: int) -> int:
         flags = seen & ~(VM_READ | VM_WRITE | VM_EXEC) | prot
         if flags & (VM_SHARED | VM_WRITE) == VM_WRITE:
             flags |= VM_ACCOUNT
+        elif not flags & VM_WRITE and flags != seen:
+            flags = mprotect_account(vma, flags)
         at = min(vma.vm_end, end)
         error = mprotect_fixup(tlb, vma, max(start, vma.vm_start), at, flags, seen)
         if error:
@@ -100,7 +103,10 @@ def mprotect_fixup(tlb: MmuGather, vma: VmArea, start: int, end: int, newflags: 
 
 
 def isolate_range(vma: VmArea, start: int, end: int) -> int:
-    """Split so that ``vma`` is exactly [start, end) bytes; the outer parts are the new VMAs. 0 or an errno."""
+    """Split so that ``vma`` is exactly [start, end) bytes; the outer parts are the new VMAs. 0 or an errno.
+
+    Source: mm/mprotect.c mprotect_fixup (to 6.1), mm/vma.c vma_modify_flags (from 6.12).
+    """
     if vma.vm_start < start:
         error, _ = split_vma(vma, start, new_below=True)
         if error:
@@ -157,8 +163,25 @@ def change_pte_range(tlb: MmuGather, vma: VmArea, table: PteTable, addr: int, en
 
 
 def shared_and_dirty(vma: VmArea, entry: int) -> bool:
-    """Has the driver heard of a store to this page?"""
+    """Has the driver heard of a store to this page?
+
+    Source: mm/mprotect.c change_pte_range (5.10), can_change_pte_writable (from 6.1).
+    """
     return bool(vma.has(VM_SHARED) and entry & DIRTY_BITS)
+
+
+@mprotect_account.alternative("kept", source="mm/mprotect.c mprotect_fixup, v6.1", releases="<= v6.1")
+def accounted_for_ever(vma: VmArea, flags: int) -> int:
+    """What it was accounted for it stays accounted for: its pages may have been written."""
+    return flags
+
+
+@mprotect_account.alternative("given-back", source="mm/mprotect.c mprotect_fixup, 6.12.117", releases=">= v6.12")
+def accounted_while_it_may_be_written(vma: VmArea, flags: int) -> int:
+    """Nothing has been written to an anonymous mapping that has no anon_vma yet. No anonymous memory of the model has
+    one: it is an address range. (After 6.1, by 6.12.)
+    """
+    return flags & ~VM_ACCOUNT if vma.vm_ops.anonymous else flags
 
 
 @can_change_pte_writable.alternative("shared", source="mm/mprotect.c change_pte_range, v5.10", releases="<= v5.18")
@@ -174,5 +197,5 @@ def if_the_driver_knows_or_nobody_shares(vma: VmArea, entry: int) -> bool:
     """Such a page, or a private anonymous one that no other process maps."""
     if vma.has(VM_SHARED):
         return shared_and_dirty(vma, entry)
-    page = None if entry & SPECIAL else vma.vm_mm.machine.pages.get(pte_pfn(entry))
+    page = anon_page(vma.vm_mm, entry)
     return page is not None and bool(page.anon_exclusive)

@@ -1,4 +1,4 @@
-"""mremap. Source: mm/mremap.c, functions of the same name (rewritten around a struct in 6.16, same order)."""
+"""mremap. Source: mm/mremap.c, functions of the same name (rewritten around a struct since, same order)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,29 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
 from mmlitmus.kernel.errno import EFAULT, EINVAL, ENOMEM
 from mmlitmus.kernel.mm.huge_memory import split_huge_pmd, split_huge_pud
-from mmlitmus.kernel.mm.memory import pte_alloc
-from mmlitmus.kernel.mm.mm_types import VM_DONTEXPAND, VM_MAYSHARE, VM_PFNMAP, VM_SHARED, MmStruct, VmArea, vma_pages
+from mmlitmus.kernel.mm.mm_types import (
+    VM_DONTEXPAND,
+    VM_LOCKED,
+    VM_LOCKONFAULT,
+    VM_MAYSHARE,
+    VM_PFNMAP,
+    VM_SHARED,
+    MmStruct,
+    VmArea,
+    vma_pages,
+)
 from mmlitmus.kernel.mm.mmap import do_munmap
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_unlock, mmap_write_lock, mmap_write_unlock, vma_start_write
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
+from mmlitmus.kernel.mm.pgalloc import pte_alloc
 from mmlitmus.kernel.mm.vma import store_in_tree, vm_area_dup, vma_link_file, vma_lookup, vmas_in_range
+from mmlitmus.kernel.mm.vma_flags import vm_flags_clear
 from mmlitmus.kernel.policy import Seam
 from mmlitmus.kernel.sync.spinlock import SINGLE_DEPTH_NESTING, spin_lock, spin_lock_nested, spin_unlock
 
 MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
 
+mremap_dontunmap = Seam("mremap_dontunmap", "which mappings MREMAP_DONTUNMAP refuses")
 do_mremap = Seam("do_mremap", "what mremap looks at before it takes away what is mapped at its target")
 
 
@@ -97,6 +109,8 @@ def mremap_all_first(
 def remap_move(mm: MmStruct, addr: int, length: int, new_addr: int, flags: int) -> int:
     """Move every VMA in a range, gaps between them kept: the new address, or an errno. What was moved before one that
     cannot be stays moved.
+
+    Source: mm/mremap.c remap_move (7.3); none (to 6.12).
     """
     result = -EFAULT
     target, last_end = new_addr, addr
@@ -118,7 +132,10 @@ def remap_move(mm: MmStruct, addr: int, length: int, new_addr: int, flags: int) 
 
 
 def mremap_at(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: int) -> tuple[int, bool]:
-    """A change of length where it is: the address, or an errno, and whether mmap_lock was downgraded."""
+    """A change of length where it is: the address, or an errno, and whether mmap_lock was downgraded.
+
+    Source: mm/mremap.c sys_mremap (to 6.12), mremap_at (7.3).
+    """
     if old_len == new_len:
         return addr, False
     if old_len > new_len:
@@ -128,7 +145,10 @@ def mremap_at(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: int) -
 
 
 def overlaps(addr: int, old_len: int, new_addr: int, new_len: int) -> bool:
-    """May a move not go there: an address within a page, or one in the range that is moved?"""
+    """May a move not go there: an address within a page, or one in the range that is moved?
+
+    Source: mm/mremap.c mremap_to (to 6.12), vrm_overlaps, check_mremap_params (7.3).
+    """
     return bool(new_addr & PAGE_SIZE - 1) or (addr < new_addr + new_len and new_addr < addr + old_len)
 
 
@@ -149,18 +169,35 @@ def mremap_to(mm: MmStruct, addr: int, old_len: int, new_addr: int, new_len: int
     if error:
         return error
     vma = vma_lookup(mm, addr)
-    return move_vma(vma, addr, old_len, new_len, new_addr) if vma is not None else -EFAULT
+    return move_vma(vma, addr, old_len, new_len, new_addr, flags) if vma is not None else -EFAULT
+
+
+@mremap_dontunmap.alternative("anonymous", source="mm/mremap.c vma_to_resize, 5.10.262", releases="<= v5.12")
+def refused_for_files(vm_flags: int) -> bool:
+    """Every mapping of a file, so all of these."""
+    return True
+
+
+@mremap_dontunmap.alternative(
+    "not-pfnmap", source="mm/mremap.c vma_to_resize (6.1 - 6.12), check_prep_vma (7.3)", releases=">= v5.13"
+)
+def refused_for_pfnmap(vm_flags: int) -> bool:
+    """What may not grow, and device memory: a VM_MIXEDMAP may stay mapped where it was, without its translations."""
+    return bool(vm_flags & (VM_DONTEXPAND | VM_PFNMAP))
 
 
 def vma_to_resize(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: int) -> int:
-    """May [addr, addr + old_len) become ``new_len`` bytes long? 0 or an errno. A PFNMAP never grows."""
+    """May [addr, addr + old_len) become ``new_len`` bytes long? 0 or an errno. A PFNMAP never grows.
+
+    Source: mm/mremap.c vma_to_resize (to 6.12), check_prep_vma (7.3).
+    """
     vma = vma_lookup(mm, addr)
     if vma is None:
         return -EFAULT
     vm_flags = vma.vm_flags
     if not old_len and not vm_flags & (VM_SHARED | VM_MAYSHARE):
         return -EINVAL
-    if flags & MREMAP_DONTUNMAP and vm_flags & (VM_DONTEXPAND | VM_PFNMAP):
+    if flags & MREMAP_DONTUNMAP and mremap_dontunmap(vm_flags):
         return -EINVAL
     if old_len > vma.vm_end - addr:
         return -EFAULT
@@ -169,9 +206,9 @@ def vma_to_resize(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: in
     return -EFAULT if vm_flags & (VM_DONTEXPAND | VM_PFNMAP) else 0
 
 
-def move_vma(vma: VmArea, old_addr: int, length: int, new_len: int, new_addr: int) -> int:
+def move_vma(vma: VmArea, old_addr: int, length: int, new_len: int, new_addr: int, flags: int) -> int:
     """Move ``length`` bytes: copy the VMA, ``new_len`` bytes long (->open sees an empty one), move the translations,
-    unmap the old range.
+    unmap the old range; with MREMAP_DONTUNMAP the old VMA stays, empty and unlocked.
     """
     mm = vma.vm_mm
     vma_start_write(vma)
@@ -187,12 +224,20 @@ def move_vma(vma: VmArea, old_addr: int, length: int, new_len: int, new_addr: in
     if vma.has(VM_PFNMAP):
         tracking().moved(vma)
     mm.total_vm = mm.total_vm + vma_pages(new)
-    do_munmap(mm, old_addr, length, downgrade=False)
+    if mm.locked_vm and new.vm_flags & VM_LOCKED:
+        mm.locked_vm = mm.locked_vm + vma_pages(new)
+    if flags & MREMAP_DONTUNMAP:
+        vm_flags_clear(vma, VM_LOCKED | VM_LOCKONFAULT)
+    else:
+        do_munmap(mm, old_addr, length, downgrade=False)
     return new_addr
 
 
 def copy_vma(vma: VmArea, addr: int, length: int, pgoff: int) -> VmArea | None:
-    """A VMA like ``vma`` at another address, opened and linked, its page tables empty; None without memory."""
+    """A VMA like ``vma`` at another address, opened and linked, its page tables empty; None without memory.
+
+    Source: mm/mmap.c copy_vma (to 6.1), mm/vma.c copy_vma (from 6.12).
+    """
     new = vm_area_dup(vma, vma.vm_mm)
     if new is None:
         return None
@@ -259,7 +304,10 @@ def move_ptes(mm: MmStruct, old_addr: int, new_addr: int, length: int) -> None:
 
 
 def move_huge_pmd(mm: MmStruct, old_addr: int, new_addr: int) -> bool:
-    """Move a 2M leaf whole; False (nothing done) when there is a table in the way or the leaf is gone."""
+    """Move a 2M leaf whole; False (nothing done) when there is a table in the way or the leaf is gone.
+
+    Source: mm/huge_memory.c move_huge_pmd.
+    """
     src, dst = pmd_offset(mm, old_addr), pmd_offset(mm, new_addr)
     if dst.entry != NONE:
         return False

@@ -4,8 +4,9 @@ Up to 6.15 a flag on the VMA says "reserved" and the page tables say what (``VmP
 copy of it, holds a reference to an object that says both (``TrackCtx``). What a reservation *is* is in
 ``arch.x86.pat``, which knows no VMAs.
 
-Source: arch/x86/mm/pat/memtype.c (track_pfn_remap, untrack_pfn and friends, 6.1.192 and 6.12.117); mm/memory.c,
-mm/vma.c and include/linux/mm_types.h pfnmap_track_ctx (6.16, "mm: rewrite pfnmap tracking and remove VM_PAT").
+Source: arch/x86/mm/pat/memtype.c track_pfn_remap, untrack_pfn (to 6.12), pfnmap_setup_cachemode, pfnmap_track,
+pfnmap_untrack (7.3); include/linux/mm_types.h pfnmap_track_ctx (7.3); read in 6.1.192, 6.12.117 and 7.3.4. The newer
+design came with "mm: rewrite pfnmap tracking and remove VM_PAT". Of the model's own: design.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def design() -> Any:
 def setup_cachemode(vma: VmArea, pfn: int, size: int, prot: int) -> tuple[int, int]:
     """The type that ``size`` bytes of frames have already, put into ``prot``: -EINVAL if they have several.
 
-    pfnmap_setup_cachemode (6.16); before, the second half of track_pfn_remap. One look-up a page.
+    One look-up a page. Source: arch/x86/mm/pat/memtype.c track_pfn_remap (to 6.12), pfnmap_setup_cachemode (7.3).
     """
     machine = vma.vm_mm.machine
     if not pat.pat_enabled(machine):
@@ -76,7 +77,8 @@ def setup_cachemode(vma: VmArea, pfn: int, size: int, prot: int) -> tuple[int, i
 def track_pfn_remap(vma: VmArea, addr: int, pfn: int, size: int, prot: int) -> tuple[int, int]:
     """Reserve as remap_pfn_range does, and map nothing: (errno, the protection to map with).
 
-    For drivers that were to reserve in ->mmap and map in ->fault (proposed in July 2024). No kernel exports it.
+    For drivers that were to reserve in ->mmap and map in ->fault (proposed in July 2024). No kernel exports it. Source:
+    arch/x86/mm/pat/memtype.c track_pfn_remap (to 6.12), pfnmap_track (7.3).
     """
     error, prot, ctx = design().remap(vma, prot, pfn, addr, size)
     if not error:
@@ -87,13 +89,16 @@ def track_pfn_remap(vma: VmArea, addr: int, pfn: int, size: int, prot: int) -> t
 def track_pfn_insert(vma: VmArea, prot: int, pfn: int) -> int:
     """The protection that an inserted frame gets: the type looked up, whatever ``prot`` asked for. Cannot fail.
 
-    Source: track_pfn_insert; pfnmap_setup_cachemode_pfn from 6.16 on. A huge leaf's type is that of its first frame.
+    A huge leaf's type is that of its first frame. Source: arch/x86/mm/pat/memtype.c track_pfn_insert (to 6.12),
+    include/linux/pgtable.h pfnmap_setup_cachemode_pfn (7.3).
     """
     _, prot = setup_cachemode(vma, pfn, PAGE_SIZE, prot)
     return prot
 
 
-@pfnmap_track.alternative("vm_pat", source="arch/x86/mm/pat/memtype.c, 6.12.117", releases="<= v6.15")
+@pfnmap_track.alternative(
+    "vm_pat", source="arch/x86/mm/pat/memtype.c track_pfn_remap, untrack_pfn, 6.12.117", releases="<= v6.15"
+)
 class VmPat:
     """VM_PAT says that the VMA has reserved its frames; which ones is read from its page tables.
 
@@ -102,7 +107,10 @@ class VmPat:
 
     @staticmethod
     def remap(vma: VmArea, prot: int, pfn: int, addr: int, size: int) -> tuple[int, int, Any]:
-        """track_pfn_remap(): reserve for a mapping of the whole VMA, look up for any other: (errno, prot, None)."""
+        """Reserve for a mapping of the whole VMA, look up for any other: (errno, prot, None).
+
+        Source: arch/x86/mm/pat/memtype.c track_pfn_remap (to 6.12); none (7.3).
+        """
         if addr != vma.vm_start or size != vma.vm_end - vma.vm_start:
             error, prot = setup_cachemode(vma, pfn, size, prot)
             return error, prot, None
@@ -137,7 +145,10 @@ class VmPat:
 
     @staticmethod
     def moved(vma: VmArea) -> None:
-        """untrack_pfn_clear(): the copy that mremap has made tracks the frames from now on; all of them."""
+        """The copy that mremap has made tracks the frames from now on; all of them.
+
+        Source: arch/x86/mm/pat/memtype.c untrack_pfn_moved (5.10), untrack_pfn_clear (6.1 - 6.12); none (7.3).
+        """
         vm_flags_clear(vma, VM_PAT)
 
     @staticmethod
@@ -147,7 +158,10 @@ class VmPat:
 
     @staticmethod
     def copy(dst: VmArea, src: VmArea) -> tuple[int, int]:
-        """track_pfn_copy(): reserve again for the child, strictly, what the parent has: (errno, the first frame)."""
+        """Reserve again for the child, strictly, what the parent has: (errno, the first frame).
+
+        Source: arch/x86/mm/pat/memtype.c track_pfn_copy (to 6.12); none (7.3).
+        """
         if not src.vm_flags & VM_PAT:
             return 0, 0
         error, paddr, prot = get_pat_info(src, True)
@@ -170,7 +184,7 @@ def untrack_pfn(vma: VmArea, pfn: int, size: int, mm_wr_locked: bool) -> None:
     """Free the VMA's reservation and clear VM_PAT: of ``size`` bytes from ``pfn``, or of the whole VMA when both are 0.
 
     Where the frames cannot be found out, nothing happens and VM_PAT stays. ``mm_wr_locked``: does the caller hold
-    mmap_lock W?
+    mmap_lock W? Source: arch/x86/mm/pat/memtype.c untrack_pfn (to 6.12); none (7.3).
     """
     if not vma.vm_flags & VM_PAT:
         return
@@ -185,7 +199,9 @@ def untrack_pfn(vma: VmArea, pfn: int, size: int, mm_wr_locked: bool) -> None:
 
 
 # -- where a reservation is given back -----------------------------------------------------------------------------
-@untrack_site.alternative("unmap_single_vma", source="mm/memory.c unmap_single_vma, 6.12.117", releases="<= v6.15")
+@untrack_site.alternative(
+    "unmap_single_vma", source="mm/memory.c unmap_single_vma (to 6.12); none (7.3)", releases="<= v6.15"
+)
 def untrack_in_unmap_single_vma(vma: VmArea, site: str, mm_wr_locked: bool) -> None:
     """In every unmapping of any part of the VMA: a zap of one page gives the whole reservation back."""
     if site == "unmap_single_vma":
@@ -203,7 +219,9 @@ def untrack_in_unmap_vmas(vma: VmArea, site: str, mm_wr_locked: bool) -> None:
         untrack_pfn(vma, 0, 0, mm_wr_locked)
 
 
-@untrack_clear.alternative("by-lock", source="arch/x86/mm/pat/memtype.c untrack_pfn, 6.12.117", releases="all")
+@untrack_clear.alternative(
+    "by-lock", source="arch/x86/mm/pat/memtype.c untrack_pfn (to 6.12); none (7.3)", releases="all"
+)
 def clear_by_lock(vma: VmArea, mm_wr_locked: bool) -> None:
     """Ask for mmap_lock W only of a caller who says that he has it; write without it for the others."""
     if mm_wr_locked:
@@ -222,7 +240,8 @@ def clear_asserting(vma: VmArea, mm_wr_locked: bool) -> None:
 def follow_phys(vma: VmArea) -> tuple[bool, int]:
     """The leaf entry behind the VMA's first address, if there is one: (found, entry). Only that address is looked at.
 
-    Source: follow_phys over follow_pte (5.10 to 6.11), follow_pfnmap_start (6.12; understands huge leaves).
+    Source: mm/memory.c follow_phys, follow_pte (to 6.1), arch/x86/mm/pat/memtype.c follow_phys (6.12), mm/memory.c
+    follow_pfnmap_start (6.12); none (7.3). The one of 6.12 understands huge leaves.
     """
     follow_pte_assert(vma)
     if not vma.has(VM_IO | VM_PFNMAP):
@@ -268,7 +287,9 @@ def first_page_whatever_it_is(vma: VmArea, want_prot: bool) -> tuple[int, int, i
 
 
 @get_pat_info.alternative(
-    "walk-not-anon", source="arch/x86/mm/pat/memtype.c get_pat_info, 6.1.192, 6.12.117", releases="v6.9 - v6.15, LTS"
+    "walk-not-anon",
+    source="arch/x86/mm/pat/memtype.c get_pat_info (to 6.12); none (7.3)",
+    releases="v6.9 - v6.15, LTS",
 )
 def first_page_unless_copied(vma: VmArea, want_prot: bool) -> tuple[int, int, int]:
     """The frame behind the first page if it is the device's; for a private mapping vm_pgoff says it otherwise.
@@ -323,7 +344,7 @@ def _assert_held(vma: VmArea, *locks: Any) -> None:
 
 
 # -- fork ------------------------------------------------------------------------------------------------------------
-@track_pfn_copy.alternative("inherit", source="mm/memory.c copy_page_range, v5.10, v6.12", releases="<= v6.14")
+@track_pfn_copy.alternative("inherit", source="mm/memory.c copy_page_range, 5.10.262, v6.12", releases="<= v6.14")
 class Inherit:
     """The child has VM_PAT because its flags were copied, whether a reservation of its own succeeds or not."""
 
@@ -342,7 +363,8 @@ class Inherit:
 
 @track_pfn_copy.alternative(
     "clear-then-set",
-    source="kernel/fork.c dup_mmap, arch/x86/mm/pat/memtype.c track_pfn_copy, untrack_pfn_copy, 6.1.192, 6.12.117",
+    source="kernel/fork.c dup_mmap (6.1 - 6.12), arch/x86/mm/pat/memtype.c track_pfn_copy, untrack_pfn_copy "
+    "(6.1 - 6.12); none (7.3)",
     releases="v6.15, deb-6.1.192, deb-6.12.117",
 )
 class ClearThenSet:
@@ -360,7 +382,7 @@ class ClearThenSet:
 
     @staticmethod
     def failed(dst: VmArea, pfn: int) -> None:
-        """untrack_pfn_copy()."""
+        """Give it back. Source: arch/x86/mm/pat/memtype.c untrack_pfn_copy (6.1 - 6.12); none (5.10); none (7.3)."""
         untrack_pfn(dst, pfn, dst.vm_end - dst.vm_start, True)
 
 
@@ -380,14 +402,20 @@ class PfnmapTrackCtx(Model):
 
 
 def kref_put(ctx: PfnmapTrackCtx) -> None:
-    """pfnmap_track_ctx_release() for the last reference."""
+    """Drop a reference; the last one gives the frames back.
+
+    Source: mm/memory.c pfnmap_track_ctx_release (7.3), include/linux/kref.h kref_put (7.3); none (to 6.12).
+    """
     if ctx.add_return("kref", -1) == 0:
         pat.free_pfn_range(ctx.machine, ctx.pfn << PAGE_SHIFT, ctx.size, ctx.owner)
         ctx.free()
 
 
 @pfnmap_track.alternative(
-    "ctx", source="'mm: rewrite pfnmap tracking and remove VM_PAT'; mm/memory.c, v6.16", releases=">= v6.16"
+    "ctx",
+    source="'mm: rewrite pfnmap tracking and remove VM_PAT'; mm/memory.c remap_pfn_range_track, "
+    "pfnmap_track_ctx_alloc, pfnmap_track_ctx_release, 7.3.4",
+    releases=">= v6.16",
 )
 class TrackCtx:
     """The VMA refers to an object that knows the frames; unmapping has no part in it."""
@@ -430,7 +458,10 @@ class TrackCtx:
 
     @staticmethod
     def dup(orig: VmArea, new: VmArea) -> int:
-        """vma_pfnmap_track_ctx_dup(): split, mremap and fork share the reservation. 0 or an errno."""
+        """Split, mremap and fork share the reservation. 0 or an errno.
+
+        Source: mm/vma_init.c vma_pfnmap_track_ctx_dup (7.3); none (to 6.12).
+        """
         ctx = orig.pfnmap_track_ctx
         if ctx is not None:
             ctx.add_return("kref", 1)
@@ -439,7 +470,10 @@ class TrackCtx:
 
     @staticmethod
     def area_free(vma: VmArea) -> None:
-        """vma_pfnmap_track_ctx_release(), after page tables are gone and TLBs are flushed."""
+        """After page tables are gone and TLBs are flushed.
+
+        Source: mm/vma_init.c vma_pfnmap_track_ctx_release (7.3); none (to 6.12).
+        """
         ctx = vma.pfnmap_track_ctx
         if ctx is not None:
             kref_put(ctx)

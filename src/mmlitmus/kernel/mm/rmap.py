@@ -1,4 +1,7 @@
-"""The reverse map's lock under its kernel names (include/linux/fs.h), and the documented lock order (mm/rmap.c)."""
+"""The reverse map's lock under its kernel names. Source: include/linux/fs.h, functions of the same name.
+
+The lock order that the kernel documents is at the head of mm/rmap.c.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """VMAs as objects and in the trees: lookup, allocation, linking, splitting, freeing.
 
-Source: mm/vma.c and mm/mmap.c (before 6.11), functions of the same name.
+Source: mm/vma.c (from 6.12), mm/mmap.c (to 6.1), mm/memory.c, functions of the same name. Of the model's own: vma_tree,
+vmas_in_range, store_in_tree, erase_from_tree, vm_area_free_at_once, release_vma.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 )
 from mmlitmus.kernel.errno import ENOMEM
 from mmlitmus.kernel.mm.huge_memory import split_huge_pmd, split_huge_pud
-from mmlitmus.kernel.mm.memory import pmd_chunks
 from mmlitmus.kernel.mm.mm_types import File, MmStruct, VmArea
 from mmlitmus.kernel.mm.mmap_lock import mmap_assert_locked, vma_start_write
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_free_vmas
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
+from mmlitmus.kernel.mm.pgalloc import pmd_chunks
 from mmlitmus.kernel.policy import running
 from mmlitmus.kernel.sync.might import might_alloc
 from mmlitmus.kernel.sync.rwsem import down_write, up_write
@@ -47,7 +48,10 @@ def vma_tree(mm: MmStruct) -> tuple[VmArea, ...]:
 
 
 def vma_lookup(mm: MmStruct, address: int) -> VmArea | None:
-    """The VMA that contains ``address``, or None. Needs mmap_lock."""
+    """The VMA that contains ``address``, or None. Needs mmap_lock.
+
+    Source: mm/mmap.c find_vma (to 5.10), include/linux/mm.h vma_lookup (from 6.1).
+    """
     return next((v for v in vma_tree(mm) if v.vm_start <= address < v.vm_end), None)
 
 
@@ -61,6 +65,8 @@ def vm_area_alloc(
 ) -> VmArea | None:
     """A new VMA that nobody can see yet; None when memory is short. ``owner``: who reserves frames for it, if it is
     not the first of its line.
+
+    Source: kernel/fork.c vm_area_alloc (to 6.12), mm/vma_init.c vm_area_alloc (7.3).
     """
     might_alloc(mm.machine)
     if may_fail("vm_area_alloc", mm.machine.failures):
@@ -71,7 +77,10 @@ def vm_area_alloc(
 
 
 def vm_area_dup(orig: VmArea, mm: MmStruct) -> VmArea | None:
-    """A copy of ``orig`` (flags included) for ``mm``; None when memory is short."""
+    """A copy of ``orig`` (flags included) for ``mm``; None when memory is short.
+
+    Source: kernel/fork.c vm_area_dup (to 6.12), mm/vma_init.c vm_area_dup (7.3).
+    """
     new = vm_area_alloc(
         mm,
         orig.vm_file,
@@ -91,7 +100,10 @@ def vm_area_dup(orig: VmArea, mm: MmStruct) -> VmArea | None:
 
 
 def vm_area_free(vma: VmArea) -> None:
-    """Free the VMA: after a grace period where faults find VMAs under RCU, at once where they do not."""
+    """Free the VMA: after a grace period where faults find VMAs under RCU, at once where they do not.
+
+    Source: kernel/fork.c vm_area_free (to 6.12), mm/vma_init.c vm_area_free (7.3).
+    """
     tracking().area_free(vma)
     if running().has("PER_VMA_LOCK"):
         vma.vm_mm.machine.rcu.free("free_vma", vma)
@@ -119,7 +131,10 @@ def erase_from_tree(mm: MmStruct, gone: list[VmArea]) -> None:
 
 
 def vma_link_file(vma: VmArea) -> None:
-    """Make the VMA visible to the reverse map: behind every VMA of the same page offset."""
+    """Make the VMA visible to the reverse map: behind every VMA of the same page offset.
+
+    Source: mm/mmap.c __vma_link_file (to 6.1), mm/vma.c vma_link_file (from 6.12).
+    """
     mapping = vma.vm_file.f_mapping
     down_write(mapping.i_mmap_rwsem)
     vma_interval_tree_insert(vma)
@@ -127,19 +142,29 @@ def vma_link_file(vma: VmArea) -> None:
 
 
 def vma_interval_tree_insert(vma: VmArea) -> None:
-    """Insert by page offset, behind equals. Needs i_mmap_rwsem W."""
+    """Insert by page offset, behind equals. Needs i_mmap_rwsem W.
+
+    Source: mm/interval_tree.c vma_start_pgoff, vma_last_pgoff (to 6.12), mapping_rmap_tree_insert (7.3).
+    INTERVAL_TREE_DEFINE makes the tree of them.
+    """
     i_mmap = vma.vm_file.f_mapping.i_mmap
     i_mmap.insert(sum(1 for other in i_mmap if other.vm_pgoff <= vma.vm_pgoff), vma)
 
 
 def vma_interval_tree_insert_after(vma: VmArea, prev: VmArea) -> None:
-    """Insert directly behind ``prev``, so that a walk visits it later (fork). Needs i_mmap_rwsem W."""
+    """Insert directly behind ``prev``, so that a walk visits it later (fork). Needs i_mmap_rwsem W.
+
+    Source: mm/interval_tree.c vma_interval_tree_insert_after (to 6.12), mapping_rmap_tree_insert_after (7.3).
+    """
     i_mmap = vma.vm_file.f_mapping.i_mmap
     i_mmap.insert(i_mmap.index(prev) + 1, vma)
 
 
 def unlink_file_vma(vma: VmArea) -> None:
-    """Take the VMA out of the reverse map."""
+    """Take the VMA out of the reverse map.
+
+    Source: mm/mmap.c unlink_file_vma (to 6.1), mm/vma.c unlink_file_vma (6.12), unlink_file_vma_batch_process (7.3).
+    """
     mapping = vma.vm_file.f_mapping
     down_write(mapping.i_mmap_rwsem)
     if vma in mapping.i_mmap:
@@ -218,7 +243,10 @@ def split_vma(vma: VmArea, addr: int, new_below: bool) -> tuple[int, VmArea | No
 
 
 def split_huge_leaf_if_needed(vma: VmArea, addr: int) -> None:
-    """A huge leaf may not lie across two VMAs: clear the one that lies across ``addr`` (vma_adjust_trans_huge)."""
+    """A huge leaf may not lie across two VMAs: clear the one that lies across ``addr``.
+
+    Source: mm/huge_memory.c vma_adjust_trans_huge.
+    """
     mm = vma.vm_mm
     pud = pud_offset(mm, addr)
     if pud is not None and addr & PUD_SIZE - 1 and pud_leaf(pud.entry):

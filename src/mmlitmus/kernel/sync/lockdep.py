@@ -2,7 +2,8 @@
 
 A class taken a second time inside itself has a subclass (``mmap_lock/1``: the child's, in fork). ``(outer, inner)``:
 the inner one may be asked for while the outer one is held. Trylocks are no part of an order. Source: the head of
-mm/rmap.c and of mm/filemap.c, Documentation/mm/process_addrs.rst, and for VFIO what its functions do (dossier D.5).
+mm/rmap.c and of mm/filemap.c, Documentation/mm/process_addrs.rst, and for VFIO what its functions do (dossier D.5). Of
+the model's own: Rule, documented, contradictions, undocumented, cycle, reduced and tree.
 """
 
 from __future__ import annotations

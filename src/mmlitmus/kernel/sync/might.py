@@ -1,8 +1,9 @@
 """Locks that code *may* take: what tells lockdep about a wait that did not happen this time.
 
-might_fault() is what copy_to_user does before it copies: the copy may fault, and a fault takes mmap_lock (mm/memory.c
-__might_fault). might_alloc() is what every GFP_KERNEL allocation does: it may enter reclaim, and reclaim walks the
-reverse map (include/linux/sched/mm.h; drivers/dma-buf/dma-resv.c primes fs_reclaim > i_mmap_rwsem at boot).
+might_fault() is what copy_to_user does before it copies: the copy may fault, and a fault takes mmap_lock. might_alloc()
+is what every GFP_KERNEL allocation does: it may enter reclaim, and reclaim walks the reverse map. Source: mm/memory.c
+__might_fault; include/linux/sched/mm.h, functions of the same name; mm/page_alloc.c fs_reclaim_acquire;
+drivers/dma-buf/dma-resv.c dma_resv_lockdep. The last one primes fs_reclaim > i_mmap_rwsem at boot.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ class PseudoLock(Primitive):
 
 
 def fs_reclaim() -> PseudoLock:
-    """The reclaim pseudo-lock, with what reclaim takes already known to lockdep."""
+    """The reclaim pseudo-lock, with what reclaim takes already known to lockdep.
+
+    Source: mm/page_alloc.c fs_reclaim_acquire; drivers/dma-buf/dma-resv.c dma_resv_lockdep.
+    """
     rt.engine.lockdep.edges.setdefault(
         ("fs_reclaim", "i_mmap_rwsem"), "reclaim takes i_mmap_rwsem while holding fs_reclaim (primed at boot)"
     )
@@ -34,6 +38,9 @@ def might_alloc(machine: Any) -> None:
 
 
 def might_fault(mm: Any) -> None:
-    """User memory of ``mm`` is about to be copied: mmap_lock may be taken for reading."""
+    """User memory of ``mm`` is about to be copied: mmap_lock may be taken for reading.
+
+    Source: mm/memory.c __might_fault.
+    """
     if rt.engine.cur >= 0:
         ask(mm.mmap_lock, "read", 0)

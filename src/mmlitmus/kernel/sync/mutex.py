@@ -1,4 +1,7 @@
-"""Mutexes under the kernel's names (kernel/locking/mutex.c). Semantics: explore/primitives/mutex.py."""
+"""Mutexes under the kernel's names. Semantics: explore/primitives/mutex.py.
+
+Source: kernel/locking/mutex.c, functions of the same name.
+"""
 
 from __future__ import annotations
 

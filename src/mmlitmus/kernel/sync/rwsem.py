@@ -1,4 +1,7 @@
-"""Read-write semaphores under the kernel's names (kernel/locking/rwsem.c). Semantics: explore/primitives/rwsem.py."""
+"""Read-write semaphores under the kernel's names. Semantics: explore/primitives/rwsem.py.
+
+Source: kernel/locking/rwsem.c, functions of the same name.
+"""
 
 from __future__ import annotations
 

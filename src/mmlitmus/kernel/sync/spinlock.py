@@ -1,4 +1,7 @@
-"""Spinlocks under the kernel's names, for nested acquisition above all (kernel/locking/spinlock.c)."""
+"""Spinlocks under the kernel's names, for nested acquisition above all.
+
+Source: include/linux/spinlock.h, functions of the same name.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """Cache modes, and the bits that stand for them in protections and entries, under each way to program the PAT.
 
-Source: arch/x86/mm/init.c (the translation tables), arch/x86/mm/pat/memtype.c (pat_bp_init), arch/x86/include/asm/
-pgtable.h and pgtable_types.h; 6.1.192 and 6.12.117 agree. What the CPU makes of it: the SDM, volume 3.
+Source: arch/x86/mm/init.c, arch/x86/mm/pat/memtype.c, arch/x86/mm/pat/memtype.h, arch/x86/include/asm/pgtable.h,
+arch/x86/include/asm/pgtable_types.h, functions of the same name; 5.10.262, 6.1.192, 6.12.117 and 7.3.4, which agree but
+for ``pgprot_combine``. What the CPU makes of it: the SDM, volume 3. Of the model's own: pat_configuration,
+pte_cachemode, pmd_cachemode, effective_type.
 """
 
 from __future__ import annotations
@@ -9,8 +11,12 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
+from mmlitmus.kernel.policy import Seam
+
 from .mtrr import MtrrType
-from .pgtable import PAT, PAT_LARGE, PCD, PWT
+from .pgtable import CACHE_MASK, PAT, PAT_LARGE, PCD, PWT
+
+pgprot_combine = Seam("pgprot_combine", "what pgprot_writecombine makes of a protection that has a cache type already")
 
 
 class CacheMode(IntEnum):
@@ -111,13 +117,31 @@ def pgprot_noncached(prot: int) -> int:
 
 
 def pgprot_writecombine(prot: int, table: PatTable = FULL) -> int:
-    """OR in WC (over noncached that is UC, too)."""
-    return prot | table.protval[_WC]
+    """Ask for WC."""
+    result: int = pgprot_combine(prot, table.protval[_WC])
+    return result
 
 
 def pgprot_writethrough(prot: int, table: PatTable = FULL) -> int:
-    """OR in WT."""
-    return prot | table.protval[_WT]
+    """Ask for WT."""
+    result: int = pgprot_combine(prot, table.protval[_WT])
+    return result
+
+
+@pgprot_combine.alternative(
+    "or", source="arch/x86/mm/pat/memtype.c pgprot_writecombine, pgprot_writethrough, 6.12.117", releases="<= v6.15"
+)
+def add_bits(prot: int, bits: int) -> int:
+    """The bits are ORed in: WC over noncached is UC, and WT over noncached stays WT."""
+    return prot | bits
+
+
+@pgprot_combine.alternative(
+    "replace", source="arch/x86/mm/pat/memtype.c pgprot_set_cachemode, pgprot_writecombine (7.3)", releases=">= v6.16"
+)
+def replace_bits(prot: int, bits: int) -> int:
+    """The type that was there goes: WC over noncached is WC."""
+    return prot & ~CACHE_MASK | bits
 
 
 #: by MTRR type, the effective type of PAT = WB, WC, UC-, UC, WT, WP

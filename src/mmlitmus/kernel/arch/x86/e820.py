@@ -7,8 +7,8 @@ Two questions that sound alike are not: is a frame System RAM (``page_is_ram``: 
 struct page (``pfn_valid``)? Memory kept back with memmap=SIZE$START is no RAM, but has struct pages where its section
 of 128M holds RAM too. Recorded on 5.10 to 7.3: memmap=16M$0x10000000 valid, memmap=128M$0x20000000 and a BAR not.
 
-Source: arch/x86/kernel/e820.c; kernel/resource.c (walk_system_ram_range, iomem_map_sanity_check); pfn_valid of
-include/linux/mmzone.h.
+Source: arch/x86/kernel/e820.c; kernel/resource.c walk_system_ram_range, iomem_map_sanity_check, page_is_ram;
+include/linux/mmzone.h pfn_valid. Of the model's own: E820.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ TOP_PFN = 0x80000
 
 
 def is_isa_range(start: int, end: int) -> bool:
-    """Do all of [start, end) bytes lie in the legacy ISA hole? (is_ISA_range)"""
+    """is_ISA_range(): do all of [start, end) bytes lie in the legacy ISA hole?
+
+    Source: arch/x86/include/asm/e820/api.h is_ISA_range.
+    """
     return start >= ISA_START_ADDRESS and end <= ISA_END_ADDRESS
 
 

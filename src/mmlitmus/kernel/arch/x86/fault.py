@@ -1,6 +1,7 @@
 """What a CPU does with an address, and what the kernel does with the fault.
 
-Source: arch/x86/mm/fault.c do_user_addr_fault; mm/gup.c fixup_user_fault.
+Source: arch/x86/mm/fault.c, mm/gup.c, functions of the same name. Of the model's own: user_access, walk, walk_leaf
+and may_take_huge_leaf.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def user_access(mm: MmStruct, cpu: Any, address: int, write: bool) -> Any:
         raise SetupError(f"{rt.current().name} runs on {cpu.name}, which does not run {mm.name}: m.task(process=...)")
     limit = machine.faults if rt.engine.cur >= 0 else SETUP_FAULTS
     for faults in range(limit + 1):
+        rt.loop_point(mm, cpu, address, write, machine, limit, faults)
         rt.point((LOOK, cpu.tlb_id, machine.device_reads, "lookup"))
         entry = cpu.tlb.get((mm.name, address >> PAGE_SHIFT), NONE)
         if entry & PRESENT and (not write or entry & (RW | DIRTY) == RW | DIRTY):
@@ -158,7 +160,10 @@ def do_user_addr_fault(mm: MmStruct, address: int, flags: int) -> Signal | None:
 
 
 def fault_under_mmap_lock(mm: MmStruct, address: int, flags: int) -> int:
-    """Serve the fault under mmap_lock R; returns VM_FAULT_* bits. A handler that says RETRY has dropped the lock."""
+    """Serve the fault under mmap_lock R; returns VM_FAULT_* bits. A handler that says RETRY has dropped the lock.
+
+    Source: arch/x86/mm/fault.c do_user_addr_fault.
+    """
     while True:
         mmap_read_lock(mm)
         vma = vma_lookup(mm, address)
@@ -171,14 +176,17 @@ def fault_under_mmap_lock(mm: MmStruct, address: int, flags: int) -> int:
             return result
 
 
-@fault_lock.alternative("mmap_lock", source="arch/x86/mm/fault.c, v6.1", releases="<= v6.3")
+@fault_lock.alternative("mmap_lock", source="arch/x86/mm/fault.c do_user_addr_fault, v6.1", releases="<= v6.3")
 def fault_with_mmap_lock_only(mm: MmStruct, address: int, flags: int) -> int | None:
     """There is no other way."""
     return None
 
 
 @fault_lock.alternative(
-    "vma_lock", source="arch/x86/mm/fault.c, mm/memory.c lock_vma_under_rcu, 6.12", releases=">= v6.4"
+    "vma_lock",
+    source="arch/x86/mm/fault.c do_user_addr_fault; mm/memory.c lock_vma_under_rcu (6.12); "
+    "mm/mmap_lock.c lock_vma_under_rcu (7.3)",
+    releases=">= v6.4",
 )
 def fault_with_vma_lock_first(mm: MmStruct, address: int, flags: int) -> int | None:
     """Try under the VMA's read lock; None, or RETRY, when mmap_lock is needed after all."""

@@ -7,8 +7,8 @@ Sizes and addresses are bytes. Where the kernel returns NULL, these functions re
 Left out: huge mappings, the encrypted and early variants, mmiotrace, and the addresses themselves. iounmap of nothing
 does nothing; that it is a WARN in 6.12 but not in 6.1 is not modelled.
 
-Source: arch/x86/mm/ioremap.c, arch/x86/mm/pat/memtype.c (memtype_reserve_io and its callers), lib/pci_iomap.c; 6.1.192
-and 6.12.117.
+Source: arch/x86/mm/ioremap.c, arch/x86/mm/pat/memtype.c, lib/pci_iomap.c (to 6.1), drivers/pci/iomap.c (from 6.12),
+functions of the same name; 6.1.192 and 6.12.117. Of the model's own: IoMapping.
 """
 
 from __future__ import annotations

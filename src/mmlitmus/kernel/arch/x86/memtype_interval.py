@@ -7,7 +7,8 @@ old one as it was, so that a tree can be a field of shared state that changes in
 The tree is an AVL tree by (start, order of insertion) in which every node knows the largest end below it: inserting,
 removing and finding the first overlap cost O(log n), walking k overlaps O(k log n).
 
-Source: arch/x86/mm/pat/memtype_interval.c, 6.1 and 6.12 (equal).
+Source: arch/x86/mm/pat/memtype_interval.c, 6.1, 6.12 (equal), functions of the same name. Of the model's own:
+IntervalTree.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from mmlitmus.kernel.errno import EBUSY, EINVAL
+from mmlitmus.kernel.policy import Seam
+
+memtype_match = Seam("memtype_match", "which entry a free takes: one with its bounds, or one that ends where it ends")
 
 
 class Interval(NamedTuple):
@@ -159,6 +163,25 @@ def memtype_erase(tree: IntervalTree, start: int, end: int) -> Erasure:
     if entry is None:
         return Erasure(tree, -EINVAL, None, False)
     return Erasure(tree.remove(entry).insert(entry.start, start, entry.type, entry.owner), 0, entry, True)
+
+
+@memtype_match.alternative(
+    "exact-or-tail",
+    source="arch/x86/mm/pat/memtype_interval.c memtype_match, memtype_erase (to 6.12)",
+    releases="<= v6.15",
+)
+def free_exact_or_tail(tree: IntervalTree, start: int, end: int) -> Erasure:
+    """``memtype_erase``: a tail can be given back, for the sake of mremap."""
+    return memtype_erase(tree, start, end)
+
+
+@memtype_match.alternative(
+    "exact", source="arch/x86/mm/pat/memtype_interval.c memtype_erase (7.3)", releases=">= v6.16"
+)
+def free_exact(tree: IntervalTree, start: int, end: int) -> Erasure:
+    """An entry with exactly these bounds, or -EINVAL."""
+    entry = next((e for e in tree.overlaps(start, end) if e.start == start and e.end == end), None)
+    return Erasure(tree, -EINVAL, None, False) if entry is None else Erasure(tree.remove(entry), 0, entry, False)
 
 
 def memtype_lookup(tree: IntervalTree, address: int, size: int) -> Any:

@@ -1,8 +1,8 @@
 """Memory type range registers: the type that the firmware gave to physical ranges.
 
 The layout that QEMU's firmware leaves: write-back by default, uncacheable from 3G to 4G, and fixed ranges that make the
-ISA hole uncacheable. Nothing changes it at run time. Source: arch/x86/kernel/cpu/mtrr/generic.c (mtrr_type_lookup),
-include/uapi/asm/mtrr.h; the merging of overlapping ranges as in the SDM, volume 3, "MTRR precedences".
+ISA hole uncacheable. Nothing changes it at run time. Source: arch/x86/kernel/cpu/mtrr/generic.c mtrr_type_lookup; the
+merging of overlapping ranges as in the SDM, volume 3, "MTRR precedences". Of the model's own: Mtrr.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ class Mtrr:
 
 
 def merge(a: MtrrType, b: MtrrType) -> MtrrType:
-    """Where two ranges overlap: equal ones stay, write-through wins over write-back, all else is uncacheable."""
+    """Where two ranges overlap: equal ones stay, write-through wins over write-back, all else is uncacheable.
+
+    Source: arch/x86/kernel/cpu/mtrr/generic.c check_type_overlap (to 6.1), type_merge (from 6.12).
+    """
     if a == b:
         return a
     if {a, b} == {MtrrType.WRBACK, MtrrType.WRTHROUGH}:
@@ -76,6 +79,6 @@ def merge(a: MtrrType, b: MtrrType) -> MtrrType:
 
 
 def mtrr_type_lookup(machine: Any, start: int, end: int) -> tuple[MtrrType, bool]:
-    """(type, uniform) of [start, end) bytes."""
+    """(type, uniform) of [start, end) bytes. Source: arch/x86/kernel/cpu/mtrr/generic.c mtrr_type_lookup."""
     found: tuple[MtrrType, bool] = machine.mtrr.lookup(start, end)
     return found

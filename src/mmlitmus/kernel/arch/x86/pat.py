@@ -11,8 +11,9 @@ What knows of no VMA. Addresses are physical, in bytes, ends exclusive, unless a
 
 Left out: set_memory_*() and its identity-map aliases, Xen, SEV and TDX address bits, debugpat.
 
-Source: arch/x86/mm/pat/memtype.c, arch/x86/mm/init.c, arch/x86/include/asm/pgtable{,_types}.h; 6.1.192 and 6.12.117,
-which agree in everything here.
+Source: arch/x86/mm/pat/memtype.c, arch/x86/mm/init.c, arch/x86/include/asm/pgtable.h, functions of the same name;
+5.10.262, 6.1.192 and 6.12.117, which agree in everything here. Of the model's own: MemtypeDatabase, printk and
+pat_log.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ from .memtype_interval import (
     Interval,
     IntervalTree,
     memtype_check_insert,
-    memtype_erase,
     memtype_lookup,
+    memtype_match,
 )
 from .mtrr import MtrrType, mtrr_type_lookup
 from .pgtable import CACHE_MASK
@@ -197,7 +198,10 @@ def pat_enabled(machine: Any) -> bool:
 
 
 def is_untracked_pat_range(start: int, end: int) -> bool:
-    """Is nothing kept about the range? So it is for what lies wholly in the legacy ISA hole."""
+    """Is nothing kept about the range? So it is for what lies wholly in the legacy ISA hole.
+
+    Source: arch/x86/include/asm/e820/api.h is_ISA_range; x86_platform.is_untracked_pat_range is that function.
+    """
     return is_isa_range(start, end)
 
 
@@ -309,7 +313,7 @@ def _memtype_free(machine: Any, start: int, end: int, owner: MemtypeOwner | None
     if is_ram < 0:
         return -EINVAL
     touch(db.oid("tree"), (db.oid("claims"), db.oid("released"), db.oid("log")))
-    erased = memtype_erase(db.tree, start, end)
+    erased = memtype_match(db.tree, start, end)
     db.tree = erased.tree
     _release(db, start, end, owner or ANONYMOUS)
     if erased.error:
@@ -521,7 +525,8 @@ def free_pfn_range(machine: Any, paddr: int, size: int, owner: MemtypeOwner | No
 def pat_memtype_list(machine: Any, mark: str = "") -> list[str]:
     """/sys/kernel/debug/x86/pat_memtype_list, line by line; [] without PAT, where there is no such file. No event.
 
-    Ends are exclusive here, other than in the kernel's messages. ``mark``: a first line that says what this is.
+    Ends are exclusive here, other than in the kernel's messages. ``mark``: a first line that says what this is. Source:
+    arch/x86/mm/pat/memtype.c memtype_seq_show.
     """
     if not pat_enabled(machine):
         return []

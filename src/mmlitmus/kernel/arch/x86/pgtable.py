@@ -1,8 +1,10 @@
 """x86-64 page-table entries with the real bits, and the operations on them with the kernel's names and atomicity.
 
-Addresses are bytes; a pfn is an address >> PAGE_SHIFT. An entry is an int, laid out as the hardware has it.
-Source: arch/x86/include/asm/pgtable_types.h, pgtable.h; pte_special is _PAGE_BIT_SOFTW1. Recorded: a VFIO BAR page on
-6.1.192 reads 0x80000000fea00237 (present, rw, user, PCD, accessed, special, NX).
+Addresses are bytes; a pfn is an address >> PAGE_SHIFT. An entry is an int, laid out as the hardware has it. Source:
+arch/x86/include/asm/pgtable.h, arch/x86/include/asm/pgtable_types.h, arch/x86/include/asm/pgtable_64.h,
+arch/x86/include/asm/pgtable-invert.h, include/linux/pgtable.h, include/linux/mm.h, functions of the same name;
+pte_special is _PAGE_BIT_SOFTW1. Of the model's own: LeafSlot, PteTable, bits, describe, leaf_pfn, small_page. Recorded:
+a VFIO BAR page on 6.1.192 reads 0x80000000fea00237 (present, rw, user, PCD, accessed, special, NX).
 """
 
 from __future__ import annotations
@@ -77,7 +79,10 @@ def small_page(entry: int, shift: int, address: int) -> int:
 
 
 def invert_frame(frame: int, entry: int) -> int:
-    """The frame bits of an entry are stored inverted where the CPU must not follow them (pgtable-invert.h, L1TF)."""
+    """The frame bits of an entry are stored inverted where the CPU must not follow them (pgtable-invert.h, L1TF).
+
+    Source: arch/x86/include/asm/pgtable-invert.h flip_protnone_guard, protnone_mask (L1TF).
+    """
     return frame ^ PFN_MASK if entry and not entry & PRESENT else frame
 
 
@@ -98,13 +103,19 @@ def pte_modify(entry: int, prot: int) -> int:
 
 
 def stop_writing(entry: int) -> int:
-    """The entry without its write bit (pte_wrprotect)."""
+    """The entry without its write bit (pte_wrprotect).
+
+    Source: arch/x86/include/asm/pgtable.h pte_wrprotect.
+    """
     result: int = saved_dirty(entry & ~RW)
     return result
 
 
 def may_write(entry: int) -> int:
-    """Undo what ``saved_dirty`` did, for an entry that is writable again (pte_clear_saveddirty)."""
+    """Undo what ``saved_dirty`` did, for an entry that is writable again (pte_clear_saveddirty).
+
+    Source: arch/x86/include/asm/pgtable.h pte_clear_saveddirty (from 6.12); none (to 6.1).
+    """
     if entry & RW and entry & SAVED_DIRTY:
         return entry & ~SAVED_DIRTY | DIRTY
     return entry
@@ -228,6 +239,10 @@ class _PteName:
         t = self.table
         return f"{t.mm_name}:pte[{t.label(t.address + (self.n << PAGE_SHIFT))}]"
 
+    def object_value(self, offset: int) -> int | None:
+        """The entry; none is the same as never used."""
+        return self.table.values.get(self.n)
+
 
 def pmd_offset(mm: Any, address: int) -> PteTable:
     """The slot of the PMD entry for ``address``. The levels above it are always there in this model."""
@@ -246,7 +261,10 @@ def pud_offset(mm: Any, address: int) -> PudEntry | None:
 
 
 def pud_populate(mm: Any, start: int, end: int) -> None:
-    """Give [start, end) bytes the PUD entries that its whole blocks need. Under mmap_lock W, before anybody walks."""
+    """Give [start, end) bytes the PUD entries that its whole blocks need. Under mmap_lock W, before anybody walks.
+
+    Source: arch/x86/include/asm/pgalloc.h pud_populate (which a walk calls when it comes there first).
+    """
     for n in range(start + PUD_SIZE - 1 >> PUD_SHIFT, end >> PUD_SHIFT):
         if n not in mm.puds:
             mm.puds[n] = PudEntry(mm.name, n << PUD_SHIFT, mm.machine.page_label)
@@ -270,7 +288,10 @@ def set_pte_at(table: PteTable, address: int, entry: int) -> None:
 
 
 def set_ptes(table: PteTable, address: int, entry: int, nr: int) -> None:
-    """Store ``nr`` PTEs for consecutive pages and consecutive frames, one after the other (include/linux/pgtable.h)."""
+    """Store ``nr`` PTEs for consecutive pages and consecutive frames, one after the other.
+
+    Source: arch/x86/include/asm/pgtable.h set_pte_at (to 6.1), include/linux/pgtable.h set_ptes (from 6.12).
+    """
     for n in range(nr):
         set_pte_at(table, address + n * PAGE_SIZE, entry + (n << PAGE_SHIFT))
 
@@ -306,7 +327,10 @@ def pmdp_huge_get_and_clear(slot: LeafSlot) -> int:
 
 
 def pte_offset_map_lock(table: PteTable) -> Any:
-    """Take the lock over the PTE table; returns it."""
+    """Take the lock over the PTE table; returns it.
+
+    Source: include/linux/mm.h pte_offset_map_lock (to 6.12), mm/pgtable-generic.c pte_offset_map_lock (7.3).
+    """
     table.ptl.lock()
     return table.ptl
 

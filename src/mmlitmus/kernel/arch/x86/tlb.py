@@ -3,7 +3,8 @@
 A CPU caches (mm, page) -> entry when its access walks the tables, and goes on using it until flushed. Left out, by
 name: speculative fills (a CPU fills its TLB only by an access of a modelled task), paging-structure caches, PCID reuse
 across mms, lazy TLB mode, ranged flushes that spare other entries of the mm (a flush here drops the range it is asked
-for). Source: arch/x86/mm/tlb.c flush_tlb_mm_range.
+for). Source: arch/x86/mm/tlb.c flush_tlb_mm_range; arch/x86/include/asm/tlbflush.h, functions of the same name. Of the
+model's own: CpuState.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 What of it matters on x86 is its shape: ->mmap sets flags only, and ->fault asks which physical area backs the context
 *now*. Reserving one contiguous range for a VMA cannot cover that; the driver has to own a reservation for each backend.
 
-Source: drivers/misc/cxl/context.c cxl_mmap_fault, cxl_context_iomap (6.12; removed in 2025).
+Source: drivers/misc/cxl/context.c cxl_mmap_fault, cxl_context_iomap (to 6.12); none (7.3); removed in 2025. Of the
+model's own: Cxl, open_cxl.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ A file of ``Probe.file`` says how: what is mapped (``region``, from page ``frame
 (``insert``), with which cache type (``cache``). All files of a device share one address_space, so that
 ``unmap_mapping_range`` reaches them by file offset, as it does on a real kernel.
 
+Of the model's own: Probe, ProbeOps, ProbeMkwrite, open_probe.
+
 ======== =======================================================================================
 region   bar (a device's), reserved (RAM kept back at boot: a struct page, no System RAM), hole
          (the same without struct pages), ram

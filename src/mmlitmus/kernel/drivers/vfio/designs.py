@@ -54,7 +54,9 @@ from mmlitmus.kernel.drivers.vfio.pci import VfioPciCoreDevice
 vfio_pci = Seam("vfio_pci", "how vfio-pci fills a BAR mapping and how it takes it away")
 
 
-@vfio_pci.alternative("v5.8", source="drivers/vfio/pci/vfio_pci.c, v5.8 (abafbc551fdd)", releases="v5.8 - v5.13")
+@vfio_pci.alternative(
+    "v5.8", source="drivers/vfio/pci/vfio_pci.c vfio_pci_mmap_fault, v5.8; abafbc551fdd", releases="v5.8 - v5.13"
+)
 class VfioPci58(VfioPciCoreDevice):
     """The fault handler maps the whole VMA with remap_pfn_range; a list of used VMAs says what to zap.
 
@@ -70,13 +72,19 @@ class VfioPci58(VfioPciCoreDevice):
         self.vma_list = GuardedList(f"{name}:vma_list", self.vma_lock)
 
     def open(self, vma: VmArea) -> None:
-        """vfio_pci_mmap_open(): empty the copy, so that it faults and gets listed. True only if its PTEs exist by
-        now.
+        """Empty the copy, so that it faults and gets listed. True only if its PTEs exist by now.
+
+        Source: drivers/vfio/pci/vfio_pci.c vfio_pci_mmap_open (5.10), drivers/vfio/pci/vfio_pci_core.c
+        vfio_pci_mmap_open (6.1); none (from 6.12).
         """
         zap_vma_ptes(vma, vma.vm_start, vma.vm_end - vma.vm_start)
 
     def close(self, vma: VmArea) -> None:
-        """vfio_pci_mmap_close(): off the list."""
+        """Off the list.
+
+        Source: drivers/vfio/pci/vfio_pci.c vfio_pci_mmap_close (5.10), drivers/vfio/pci/vfio_pci_core.c
+        vfio_pci_mmap_close (6.1); none (from 6.12).
+        """
         mutex_lock(self.vma_lock)
         if vma in self.vma_list:
             self.vma_list.remove(vma)
@@ -109,10 +117,13 @@ class VfioPci58(VfioPciCoreDevice):
 
     # -- zap -----------------------------------------------------------------------------------------------------
     def zap_and_vma_lock(self, *, try_only: bool) -> bool:
-        """vfio_pci_zap_and_vma_lock(): zap every listed VMA, mm by mm; returns holding vma_lock with the list empty.
+        """Zap every listed VMA, mm by mm; returns holding vma_lock with the list empty.
 
         False (holding nothing) only when ``try_only`` and a lock was held. VMAs of a dying mm are dropped from the list
         without a zap: the mm's own teardown has emptied them or will.
+
+        Source: drivers/vfio/pci/vfio_pci.c vfio_pci_zap_and_vma_lock (5.10), drivers/vfio/pci/vfio_pci_core.c
+        vfio_pci_zap_and_vma_lock (6.1); none (from 6.12).
         """
         while True:
             if not self._vma_lock(try_only):
@@ -178,7 +189,8 @@ class VfioPci58(VfioPciCoreDevice):
 
 @vfio_pci.alternative(
     "v5.14",
-    source="6a45ece4c9af 'vfio/pci: Handle concurrent vma faults'; drivers/vfio/pci/vfio_pci_core.c, 6.1.192",
+    source="6a45ece4c9af 'vfio/pci: Handle concurrent vma faults'; drivers/vfio/pci/vfio_pci.c vfio_pci_mmap_fault, "
+    "__vfio_pci_add_vma (5.10); drivers/vfio/pci/vfio_pci_core.c vfio_pci_mmap_fault, __vfio_pci_add_vma (6.1)",
     releases="v5.14 - v6.8, deb-5.10.262, deb-6.1.192",
 )
 class VfioPci514(VfioPci58):
@@ -210,7 +222,11 @@ class VfioPci514(VfioPci58):
         return VM_FAULT_NOPAGE
 
 
-@vfio_pci.alternative("v6.9", source="v6.9: 5.14's handler with VM_ALLOW_ANY_UNCACHED", releases="v6.9")
+@vfio_pci.alternative(
+    "v6.9",
+    source="drivers/vfio/pci/vfio_pci_core.c vfio_pci_core_mmap, v6.9; 5.14's handler with VM_ALLOW_ANY_UNCACHED",
+    releases="v6.9",
+)
 class VfioPci69(VfioPci514):
     """5.14, and BAR mappings carry VM_ALLOW_ANY_UNCACHED."""
 
@@ -219,7 +235,8 @@ class VfioPci69(VfioPci514):
 
 @vfio_pci.alternative(
     "v6.10",
-    source="aac6db75a9fc 'vfio/pci: Use unmap_mapping_range()', d71a989cf5d9 'Insert full vma on mmap'd MMIO fault'",
+    source="aac6db75a9fc 'vfio/pci: Use unmap_mapping_range()', d71a989cf5d9 'Insert full vma on mmap'd MMIO fault'; "
+    "drivers/vfio/pci/vfio_pci_core.c vfio_pci_zap_bars, v6.10",
     releases="v6.10 - v6.11",
 )
 class VfioPci610(VfioPciCoreDevice):
@@ -245,7 +262,10 @@ class VfioPci610(VfioPciCoreDevice):
 
     # -- zap -----------------------------------------------------------------------------------------------------
     def zap_bars(self) -> None:
-        """vfio_pci_zap_bars(): every translation of every BAR, wherever it is mapped. Holds memory_lock W."""
+        """Every translation of every BAR, wherever it is mapped. Holds memory_lock W.
+
+        Source: drivers/vfio/pci/vfio_pci_core.c vfio_pci_zap_bars (from 6.12); none (to 6.1).
+        """
         unmap_mapping_range(self.mapping, 0, self.pdev.bars[0].pages << PAGE_SHIFT)
 
     def down_write_memory_lock(self, *, zap: bool) -> None:
@@ -268,7 +288,10 @@ class VfioPci610(VfioPciCoreDevice):
 
 
 @vfio_pci.alternative(
-    "v6.12", source="f9e54c3a2f5b 'vfio/pci: implement huge_fault support'; 6.12.117", releases=">= v6.12"
+    "v6.12",
+    source="f9e54c3a2f5b 'vfio/pci: implement huge_fault support'; "
+    "drivers/vfio/pci/vfio_pci_core.c vfio_pci_mmap_huge_fault, 6.12.117",
+    releases=">= v6.12",
 )
 class VfioPci612(VfioPci610):
     """6.10 with huge_fault: one leaf a fault, of whatever size fits VMA and frame."""
@@ -280,7 +303,10 @@ class VfioPci612(VfioPci610):
         return self.insert(vmf.vma, vmf.address)
 
     def huge_fault(self, vmf: VmFault, order: int) -> int:
-        """vfio_pci_mmap_huge_fault(): FALLBACK (before any lock) unless leaf and frame are aligned."""
+        """FALLBACK (before any lock) unless leaf and frame are aligned.
+
+        Source: drivers/vfio/pci/vfio_pci_core.c vfio_pci_mmap_huge_fault (from 6.12); none (to 6.1).
+        """
         vma = vmf.vma
         start = vmf.address & ~((PAGE_SIZE << order) - 1)
         pfn = self.vma_to_pfn(vma) + (start - vma.vm_start >> PAGE_SHIFT)

@@ -1,7 +1,10 @@
 """vfio-pci: mmap of BARs, the memory-enable gate, and everything that closes and opens it.
 
 This is what every design shares; how a design fills a BAR mapping and how it takes it away is in ``designs``. Source:
-drivers/vfio/pci/vfio_pci_core.c and vfio_pci_config.c (vfio_pci.c before 5.15), functions of the same name.
+drivers/vfio/pci/vfio_pci.c (5.10), drivers/vfio/pci/vfio_pci_core.c (from 6.1), drivers/vfio/pci/vfio_pci_config.c,
+drivers/vfio/pci/vfio_pci_rdwr.c, functions of the same name. Of the model's own:
+VfioPciCoreDevice.up_write_memory_lock, VfioPciCoreDevice.memory_became_available, VfioPciCoreDevice.read_hardware,
+open_device and share_dev_set.
 
 The gate is ``memory_lock``: whoever looks at "is memory enabled?" and acts on it holds it for reading, whoever changes
 it for writing. It nests inside mmap_lock, so nothing that can fault may run under it.
@@ -97,7 +100,11 @@ class VfioPciCoreDevice(VmOperations):
 
     # -- the gate ------------------------------------------------------------------------------------------------
     def memory_enabled(self) -> bool:
-        """May a mapping be filled? By ``register_access_enabled``, and not in low power. Holds memory_lock."""
+        """May a mapping be filled? By ``register_access_enabled``, and not in low power. Holds memory_lock.
+
+        Source: drivers/vfio/pci/vfio_pci.c vfio_pci_mmap_fault (5.10),
+        drivers/vfio/pci/vfio_pci_core.c vfio_pci_mmap_fault (6.1), vfio_pci_mmap_huge_fault (from 6.12).
+        """
         enabled = self.register_access_enabled() and not self.state.pm_runtime_engaged
         reached("memory found enabled" if enabled else "memory found disabled")
         return enabled
@@ -111,7 +118,11 @@ class VfioPciCoreDevice(VmOperations):
         return bool(state.current_state < D3HOT and state.vconfig_memory)
 
     def down_write_memory_lock(self, *, zap: bool) -> None:
-        """Close the gate for everybody else; with ``zap``, leave no translation of any BAR anywhere."""
+        """Close the gate for everybody else; with ``zap``, leave no translation of any BAR anywhere.
+
+        Source: drivers/vfio/pci/vfio_pci.c vfio_pci_zap_and_down_write_memory_lock (5.10),
+        drivers/vfio/pci/vfio_pci_core.c vfio_pci_zap_and_down_write_memory_lock (from 6.1).
+        """
         raise NotImplementedError
 
     def up_write_memory_lock(self) -> None:
@@ -120,21 +131,35 @@ class VfioPciCoreDevice(VmOperations):
 
     # Hot reset closes the gates of several devices, in two passes and without waiting for any lock.
     def hot_reset_zap(self) -> bool:
-        """First pass: leave no translation of any BAR, and keep it so; False if a lock was held."""
+        """First pass: leave no translation of any BAR, and keep it so; False if a lock was held.
+
+        Source: drivers/vfio/pci/vfio_pci.c vfio_pci_try_zap_and_vma_lock_cb (5.10),
+        drivers/vfio/pci/vfio_pci_core.c vfio_pci_dev_set_hot_reset (from 6.1).
+        """
         raise NotImplementedError
 
     def hot_reset_lock(self) -> bool:
-        """Second pass: own memory_lock; False if it was held."""
+        """Second pass: own memory_lock; False if it was held.
+
+        Source: drivers/vfio/pci/vfio_pci.c vfio_pci_ioctl (5.10), drivers/vfio/pci/vfio_pci_core.c
+        vfio_pci_dev_set_hot_reset (from 6.1).
+        """
         raise NotImplementedError
 
     def hot_reset_unlock(self) -> None:
-        """Give back whatever of it was taken."""
+        """Give back whatever of it was taken.
+
+        Source: drivers/vfio/pci/vfio_pci.c vfio_pci_ioctl (5.10), drivers/vfio/pci/vfio_pci_core.c
+        vfio_pci_dev_set_hot_reset (from 6.1).
+        """
         raise NotImplementedError
 
     # -- mmap ----------------------------------------------------------------------------------------------------
     def mmap(self, file: File, vma: VmArea) -> int:
-        """vfio_pci_core_mmap(): check and set up; populates nothing. 0 or an errno. Succeeds while memory is
-        disabled.
+        """Check and set up; populates nothing. 0 or an errno. Succeeds while memory is disabled.
+
+        Source: drivers/vfio/pci/vfio_pci.c vfio_pci_mmap (5.10), drivers/vfio/pci/vfio_pci_core.c vfio_pci_core_mmap
+        (from 6.1).
         """
         bar = self.pdev.bars[0]
         if not vma.vm_flags & VM_SHARED:
@@ -153,13 +178,21 @@ class VfioPciCoreDevice(VmOperations):
         return 0
 
     def bar_page_prot(self, prot: int) -> int:
-        """The protection of a BAR mapping."""
+        """The protection of a BAR mapping.
+
+        Source: drivers/vfio/pci/vfio_pci.c vfio_pci_mmap (5.10), drivers/vfio/pci/vfio_pci_core.c vfio_pci_core_mmap
+        (from 6.1).
+        """
         return pgprot_noncached(prot)
 
     def setup_barmap(self) -> int:
-        """vfio_pci_core_setup_barmap(): the kernel maps the BAR itself, once, and reserves it UC-. 0 or an errno.
+        """The kernel maps the BAR itself, once, and reserves it UC-. 0 or an errno.
 
-        It stays so until the device is closed. Two first mmaps at once: the second finds the region requested.
+        It stays so until the device is closed. Two first mmaps at once: the second finds the region requested. 7.3 does
+        it when the device is opened, which is not modelled. Source: drivers/vfio/pci/vfio_pci.c
+        vfio_pci_mmap (5.10), drivers/vfio/pci/vfio_pci_core.c vfio_pci_core_mmap (6.1),
+        drivers/vfio/pci/vfio_pci_rdwr.c vfio_pci_core_setup_barmap (6.12),
+        drivers/vfio/pci/vfio_pci_core.c vfio_pci_core_map_bars (7.3).
         """
         if self.state.barmap is not None:
             return 0
@@ -173,7 +206,11 @@ class VfioPciCoreDevice(VmOperations):
         return 0
 
     def close_device(self) -> None:
-        """vfio_pci_core_disable(): the last reference to the device file is gone, so no VMA is left."""
+        """The last reference to the device file is gone, so no VMA is left.
+
+        Source: drivers/vfio/pci/vfio_pci.c vfio_pci_disable (5.10), drivers/vfio/pci/vfio_pci_core.c
+        vfio_pci_core_disable (from 6.1).
+        """
         barmap = self.state.barmap
         if barmap is not None:
             iounmap(self.machine, barmap)
@@ -181,7 +218,7 @@ class VfioPciCoreDevice(VmOperations):
             self.state.region_requested = False
 
     def vga_read(self, process: Process) -> int:
-        """vfio_pci_vga_rw() of legacy memory: mapped for each access, in the range that PAT does not track. 0."""
+        """vfio_pci_vga_rw(): of legacy memory, mapped for each access, in the range that PAT does not track. 0."""
         mapping = ioremap(self.machine, 0xA0000, 0x20000)
         if mapping is None:
             return -ENOMEM
@@ -190,7 +227,11 @@ class VfioPciCoreDevice(VmOperations):
         return 0
 
     def vma_to_pfn(self, vma: VmArea) -> int:
-        """The frame that the VMA's first page maps."""
+        """The frame that the VMA's first page maps.
+
+        Source: drivers/vfio/pci/vfio_pci.c vfio_pci_mmap (5.10), drivers/vfio/pci/vfio_pci_core.c vfio_pci_core_mmap
+        (6.1), vma_to_pfn (from 6.12).
+        """
         pfn: int = vma.vm_pgoff if self.pgoff_is_pfn else self.pdev.bars[0].pfn + vma.vm_pgoff
         return pfn
 
@@ -198,20 +239,26 @@ class VfioPciCoreDevice(VmOperations):
         raise NotImplementedError
 
     def insert_all(self, vma: VmArea) -> int:
-        """Map every page, stopping in silence at the first that does not work. Always 0."""
+        """Map every page, stopping in silence at the first that does not work. Always 0.
+
+        Source: none; 'vfio/pci: Insert full vma on mmap'd MMIO fault' (d71a989cf5d9), 6.10 and 6.11 only.
+        """
         for address in range(vma.vm_start, vma.vm_end, PAGE_SIZE):
             if self.insert(vma, address) != VM_FAULT_NOPAGE:
                 break
         return 0
 
     def insert(self, vma: VmArea, address: int) -> int:
-        """Map one page; VM_FAULT_NOPAGE when it is mapped afterwards."""
+        """Map one page; VM_FAULT_NOPAGE when it is mapped afterwards.
+
+        Source: drivers/vfio/pci/vfio_pci_core.c vfio_pci_mmap_page_fault (from 6.12); none (to 6.1).
+        """
         pfn = self.vma_to_pfn(vma) + (address - vma.vm_start >> PAGE_SHIFT)
         return vmf_insert_pfn(vma, address, pfn)
 
     # -- what changes the gate ----------------------------------------------------------------------------------
     def write_command(self, *, memory: bool) -> int:
-        """vfio_basic_config_write() of COMMAND: hardware first, then the virtual bit, both under memory_lock W."""
+        """vfio_basic_config_write(): of COMMAND, hardware first, then the virtual bit, both under memory_lock W."""
         self.down_write_memory_lock(zap=not memory)
         self.pdev.power("memory decode off", memory)
         self.state.vconfig_memory = memory
@@ -224,7 +271,7 @@ class VfioPciCoreDevice(VmOperations):
         """A hook for designs that do something when the gate has been opened. Nothing is: pages fault back in."""
 
     def write_pm_state(self, state: int) -> int:
-        """vfio_pci_set_power_state() through the PM capability: D3hot revokes, D0 lets faults refill."""
+        """vfio_pm_config_write(), vfio_pci_set_power_state(): D3hot revokes, D0 lets faults refill."""
         self.down_write_memory_lock(zap=state >= D3HOT)
         self.pdev.power("D3hot", state < D3HOT)
         self.state.current_state = state
@@ -234,7 +281,11 @@ class VfioPciCoreDevice(VmOperations):
         return 0
 
     def low_power_entry(self, *, engage: bool) -> int:
-        """VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY / _EXIT: 0 or an errno."""
+        """VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY / _EXIT: 0 or an errno.
+
+        Source: drivers/vfio/pci/vfio_pci_core.c vfio_pci_runtime_pm_entry, vfio_pci_runtime_pm_exit (from 6.1); none
+        (5.10).
+        """
         self.down_write_memory_lock(zap=engage)
         if engage and self.state.pm_runtime_engaged:
             self.up_write_memory_lock()
@@ -244,7 +295,11 @@ class VfioPciCoreDevice(VmOperations):
         return 0
 
     def reset(self) -> int:
-        """VFIO_DEVICE_RESET: revoke, reset, and leave the command bits as they were. Faults refill."""
+        """VFIO_DEVICE_RESET: revoke, reset, and leave the command bits as they were. Faults refill.
+
+        Source: drivers/vfio/pci/vfio_pci.c vfio_pci_ioctl (5.10), drivers/vfio/pci/vfio_pci_core.c vfio_pci_ioctl_reset
+        (from 6.1).
+        """
         self.down_write_memory_lock(zap=True)
         self.set_d0()
         self.pdev.power("in reset", False)
@@ -254,19 +309,25 @@ class VfioPciCoreDevice(VmOperations):
         return 0
 
     def set_d0(self) -> None:
-        """vfio_pci_set_power_state(D0): what every reset does first. Holds memory_lock W."""
+        """vfio_pci_set_power_state(): to D0, which every reset does first. Holds memory_lock W."""
         if self.state.current_state != D0:
             self.pdev.power("D3hot", True)
             self.state.current_state = D0
 
     def hot_reset(self) -> int:
-        """VFIO_DEVICE_PCI_HOT_RESET of every device in the set: 0, or -EBUSY if one of them is in use."""
+        """VFIO_DEVICE_PCI_HOT_RESET of every device in the set: 0, or -EBUSY if one of them is in use.
+
+        Source: drivers/vfio/pci/vfio_pci.c vfio_pci_ioctl (5.10), drivers/vfio/pci/vfio_pci_core.c
+        vfio_pci_ioctl_pci_hot_reset (from 6.1).
+        """
         return vfio_pci_dev_set_hot_reset(self.dev_set)
 
     # -- register access through read() and write() -------------------------------------------------------------
     def read_register(self, process: Process, page: int) -> int:
         """One register of a BAR by read(2): its value, or -EIO while memory is disabled. Nothing faults under the
         lock.
+
+        Source: drivers/vfio/pci/vfio_pci_rdwr.c vfio_pci_bar_rw.
         """
         if page >= self.pdev.bars[0].pages:
             return -EINVAL
@@ -299,6 +360,8 @@ def vfio_pci_dev_set_hot_reset(dev_set: DevSet) -> int:
     """Take every device's gate without waiting, revoke, reset all, give the gates back in reverse: 0 or -EBUSY.
 
     A device that is busy makes the whole reset fail; what was revoked until then stays revoked, and faults back in.
+    Source: drivers/vfio/pci/vfio_pci.c vfio_pci_ioctl (5.10), drivers/vfio/pci/vfio_pci_core.c
+    vfio_pci_dev_set_hot_reset (from 6.1).
     """
     mutex_lock(dev_set.lock)
     taken = all(vdev.hot_reset_zap() for vdev in dev_set.devices)

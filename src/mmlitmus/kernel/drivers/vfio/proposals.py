@@ -118,7 +118,10 @@ class RemapInMmap(VfioPci612):
         return error
 
     def mmap_disabled(self, vma: VmArea) -> int:
-        """Memory is disabled; the flags are set already. 0 or an errno."""
+        """Memory is disabled; the flags are set already. 0 or an errno.
+
+    Source: none; a proposal.
+    """
         raise NotImplementedError
 
 

@@ -1,0 +1,329 @@
+"""What a task knows, without reading its frames: scoped histories, and values that compare across executions.
+
+Between two events a task computes from what it has seen, and from nothing else. So its local state is a function of its
+*history*: what each of its events let it see, what it read without an event (Guarded fields, ``peek``), and the values
+of its choices. A history is *scoped*: entering a function of the model starts a chain, what is seen is appended to it,
+and returning takes it away and appends what the caller gets: the result, and what can be reached of the arguments and
+may have changed (``Values.canonical``). What cannot be compared (an iterator, say) keeps the callee's chain instead.
+That is always right, only finer. ``loop_point`` replaces the chain of the function that it is called in by the values
+that are live there.
+
+Functions are entered and left through a trampoline that takes the place of their code while E2 searches (``Scopes``).
+Whatever refers to a function (an import, a class, a seam's alternatives) refers to the same function object, so all
+callers come through it, and nothing is slower when another engine runs.
+
+Chains, stacks of chains and states are numbered by looking them up in dicts: no hash value is ever kept, so nothing
+depends on PYTHONHASHSEED and no two histories are taken for one by accident.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from . import runtime as rt
+from .primitives import folio_lock, irq, mutex, rcu, rwsem, task, wait
+from .primitives.base import Primitive
+from .scheduler import Task
+from .state import Cells, Guarded, GuardedList, Model
+
+Item = Hashable
+
+_ATOMS = frozenset((int, str, bool, float, bytes, type(None), range, complex))
+#: a value with more parts than this is not compared
+LARGE = 5_000
+
+
+class Opaque(Exception):
+    """A value that cannot be compared with one of another execution."""
+
+
+class Values:
+    """Values in a form in which they can be compared across executions.
+
+    Declared objects go by their key (``key_of``), the set-up's ``context`` is one thing. Everything else goes by its
+    content, so two of equal content are taken for one: objects that are neither declared nor made by the set-up are
+    values in this sense, and what the set-up made and did not declare does not change (``audit`` looks for it).
+    """
+
+    def __init__(self, key_of: Callable[[Any], Item]) -> None:
+        self.key_of = key_of
+        self.context: Any = None
+        self.seen: dict[int, int] = {}
+        self.parts = 0
+
+    def canonical(self, value: Any) -> Item:
+        """The value's form; Opaque when it has none."""
+        if type(value) in _ATOMS:
+            return value  # type: ignore[no-any-return]
+        self.seen.clear()
+        self.parts = 0
+        return self._of(value)
+
+    def or_token(self, value: Any, token: Item) -> Item:
+        """The value's form, or ``token``."""
+        try:
+            return self.canonical(value)
+        except Opaque:
+            return token
+
+    def _of(self, v: Any) -> Item:
+        t = type(v)
+        if t in _ATOMS:
+            return v  # type: ignore[no-any-return]
+        if isinstance(v, (Model, Primitive, Cells, GuardedList)):
+            return ("@", self.key_of(v))
+        if v is self.context:
+            return ("context",)
+        self.parts += 1
+        if self.parts > LARGE:
+            raise Opaque
+        if isinstance(v, Enum):
+            return (t.__name__, v.name)
+        if isinstance(v, int):
+            return int(v)
+        if isinstance(v, tuple):
+            return ("tuple", *[self._of(x) for x in v])
+        if id(v) in self.seen:
+            return ("again", self.seen[id(v)])
+        self.seen[id(v)] = len(self.seen)
+        return self._content(t, v)
+
+    def _content(self, t: type, v: Any) -> Item:
+        if isinstance(v, (list, bytearray)):
+            return ("list", *[self._of(x) for x in v])
+        if isinstance(v, dict):
+            return ("dict", *[(self._of(k), self._of(x)) for k, x in v.items()])
+        if isinstance(v, (set, frozenset)):
+            return ("set", *sorted((self._of(x) for x in v), key=repr))
+        if isinstance(v, FunctionType):
+            cells = tuple(self._cell(c) for c in v.__closure__ or ())
+            return ("function", v.__module__, v.__qualname__, cells, self._of(v.__defaults__))
+        if isinstance(v, MethodType):
+            return ("method", v.__func__.__qualname__, self._of(v.__self__))
+        if isinstance(v, (type, ModuleType, BuiltinFunctionType)):
+            return (t.__name__, getattr(v, "__qualname__", v.__name__))
+        if isinstance(v, Task):
+            return ("task", v.index)
+        names = list(getattr(v, "__dict__", ()))
+        for cls in t.__mro__:
+            slots = cls.__dict__.get("__slots__", ())
+            names += [slots] if isinstance(slots, str) else slots
+        if v is rt.engine or (not names and t.__module__ == "builtins") or hasattr(v, "__next__"):
+            raise Opaque
+        names = [n for n in names if n not in ("__dict__", "__weakref__")]
+        return (t.__module__, t.__qualname__, *[(n, self._of(getattr(v, n))) for n in names if hasattr(v, n)])
+
+    def _cell(self, cell: CellType) -> Item:
+        try:
+            return (self._of(cell.cell_contents),)
+        except ValueError:  # not assigned yet
+            return ()
+
+
+class Histories:
+    """Stacks of chains, as numbers. The code of the function that a chain belongs to goes with it."""
+
+    def __init__(self) -> None:
+        self.chains: dict[Item, int] = {}
+        self.stacks: dict[tuple[int, int, CodeType | None], int] = {}
+        self.nodes: list[tuple[int, int, CodeType | None]] = []
+
+    def stack(self, chain: int, below: int, code: CodeType | None) -> int:
+        """The stack with ``chain`` on top of the stack ``below`` (-1: the task's own function)."""
+        node = (chain, below, code)
+        n = self.stacks.get(node)
+        if n is None:
+            n = self.stacks[node] = len(self.nodes)
+            self.nodes.append(node)
+        return n
+
+    def chain(self, *items: Item) -> int:
+        """The number of a chain: of (the chain before, what was seen), or of anything else."""
+        chain: int = self.chains.setdefault(items, len(self.chains))
+        return chain
+
+    def append(self, stack: int, item: Item) -> int:
+        """The stack after its function has seen ``item``."""
+        chain, below, code = self.nodes[stack]
+        return self.stack(self.chain(chain, item), below, code)
+
+    def enter(self, stack: int, code: CodeType) -> int:
+        """The stack within a function that is called."""
+        return self.stack(-1, stack, code)
+
+    def leave(self, stack: int, item: Item) -> int:
+        """The stack after the function has returned; ``item`` is what its caller gets."""
+        return self.append(self.nodes[stack][1], item)
+
+    def replace(self, stack: int, item: Item) -> int:
+        """The stack with nothing of its function's chain left but ``item``."""
+        _, below, code = self.nodes[stack]
+        return self.stack(self.chain(item), below, code)
+
+
+# -- functions entered and left ---------------------------------------------------------------------------------------
+#: what an event may be called
+_PRIMITIVES = (Primitive, mutex.Mutex, folio_lock.FolioLock, rwsem.RwSem, wait.WaitQueue, irq.Cpu, rcu.Rcu, task.Thread)
+_NOT_EVENTS = frozenset(("enabled", "waits_for", "object_name", "release", "held", "in_read_section"))
+_EVENTS = frozenset(
+    {n for cls in _PRIMITIVES for n in vars(cls) if not n.startswith("_")} - _NOT_EVENTS
+    | {"point", "look", "touch", "choose", "may_fail", "spawn", "xchg", "cmpxchg", "add_return", "add", "store", "free"}
+)
+#: ... and those that tell nothing to whoever calls them
+_SILENT = frozenset(
+    (
+        "lock", "unlock", "down_read", "up_read", "down_write", "up_write", "downgrade_write", "prepare_to_wait",
+        "schedule", "finish_wait", "wake_up", "read_lock", "read_unlock", "local_irq_disable", "local_irq_enable",
+        "join",
+    )
+)  # fmt: skip
+
+
+def names_in(code: CodeType) -> set[str]:
+    """Every global and attribute that the code names, comprehensions and inner functions included."""
+    names = set(code.co_names)
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            names |= names_in(const)
+    return names
+
+
+def functions_of(modules: Iterable[str]) -> list[FunctionType]:
+    """The functions and methods that the modules (and what is below them, of packages) define, in order."""
+    found: dict[int, FunctionType] = {}
+    wanted = tuple(modules)
+    for name in sorted(sys.modules):
+        module = sys.modules[name]
+        if module is None or not any(name == w or name.startswith(w + ".") for w in wanted):
+            continue
+        todo: list[Any] = list(vars(module).values())
+        while todo:
+            value = todo.pop(0)
+            if isinstance(value, type) and value.__module__ == name:
+                todo += vars(value).values()
+            elif isinstance(value, FunctionType) and value.__module__ == name:
+                found.setdefault(id(value), value)
+    return list(found.values())
+
+
+def _scoped(functions: list[FunctionType]) -> list[FunctionType]:
+    """Those that may see something. For the others, and for those left out, their callers' chains serve."""
+    sights = {*(_EVENTS - _SILENT), "peek"}
+    for cls in _models(Model):
+        sights.update(name for name, field in cls.fields.items() if field.events or isinstance(field, Guarded))
+    names = {f: names_in(f.__code__) for f in functions}
+    left = list(functions)
+    while True:
+        more = [f for f in left if names[f] & sights]
+        if not more:
+            break
+        sights.update(f.__name__ for f in more)
+        left = [f for f in left if f not in more]
+    generator = 0x20 | 0x80 | 0x200
+    return [
+        f
+        for f in functions
+        if f not in left
+        and not f.__code__.co_freevars
+        and not f.__code__.co_flags & generator
+        and not (f.__name__.startswith("__") and f.__name__.endswith("__"))
+        and f.__code__.co_name != "<lambda>"
+    ]
+
+
+def _models(cls: type[Model]) -> Iterator[type[Model]]:
+    for sub in cls.__subclasses__():
+        yield sub
+        yield from _models(sub)
+
+
+class Scopes:
+    """The functions whose entry and return E2 sees. ``with scopes.installed(engine)`` around a search."""
+
+    def __init__(self, modules: Iterable[str]) -> None:
+        self.functions = _scoped(functions_of(modules))
+
+    @contextmanager
+    def installed(self, engine: Any) -> Iterator[None]:
+        """Put the trampolines in place; take them away again."""
+        saved = [(f, f.__code__) for f in self.functions]
+        spaces: dict[int, dict[str, Any]] = {}
+        bodies = []
+        for f, code in saved:
+            body = FunctionType(code, f.__globals__, f.__name__, f.__defaults__, f.__closure__)
+            body.__kwdefaults__ = f.__kwdefaults__
+            bodies.append((body, code))
+            spaces[id(f.__globals__)] = f.__globals__
+
+        def call(n: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            body, code = bodies[n]
+            me = engine.cur
+            current: Any = rt.engine
+            if me < 0 or current is not engine:
+                return body(*args, **kwargs)
+            engine.entered(me, code)
+            try:
+                result = body(*args, **kwargs)
+            except Exception:
+                engine.left(me, (), "raised", keep=True)
+                raise
+            engine.left(me, (*args, *kwargs.values()) if kwargs else args, result)
+            return result
+
+        try:
+            for space in spaces.values():
+                space[_CALL] = call
+            for n, (f, code) in enumerate(saved):
+                f.__code__ = _trampoline(n, code)
+            yield
+        finally:
+            for f, code in saved:
+                f.__code__ = code
+            for space in spaces.values():
+                space.pop(_CALL, None)
+
+
+_CALL = "__mmlitmus_scope__"
+
+
+def _trampoline(n: int, code: CodeType) -> CodeType:
+    space: dict[str, Any] = {}
+    exec(f"def f(*args, **kwargs):\n    return {_CALL}({n}, args, kwargs)", space)
+    made: CodeType = space["f"].__code__
+    return made.replace(co_name=code.co_name, co_filename=code.co_filename, co_firstlineno=code.co_firstlineno)
+
+
+@contextmanager
+def observed(engine: Any) -> Iterator[None]:
+    """While the engine searches: tell it what tasks read without an event."""
+    model: Any = Model
+    guarded: Any = GuardedList
+    peek, check, init = model.peek, guarded._check, guarded.__init__
+
+    def observed_peek(obj: Model, field: str) -> Any:
+        value = peek(obj, field)
+        if engine.recording and engine.cur >= 0:
+            engine.saw(value)
+        return value
+
+    def observed_check(items: GuardedList, modes: tuple[str, ...], what: str) -> None:
+        check(items, modes, what)
+        if engine.recording and engine.cur >= 0:
+            engine.saw_list(items)
+
+    def observed_init(items: GuardedList, *args: Any, **kwargs: Any) -> None:
+        init(items, *args, **kwargs)
+        current: Any = rt.engine
+        if current is engine:
+            engine.lists.append(items)
+
+    model.peek, guarded._check, guarded.__init__ = observed_peek, observed_check, observed_init
+    try:
+        yield
+    finally:
+        model.peek, guarded._check, guarded.__init__ = peek, check, init

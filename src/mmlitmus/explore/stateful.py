@@ -1,0 +1,607 @@
+"""E2: depth-first search over states, for long page loops and for loops that need not end.
+
+A *state* is what decides how things go on:
+
+* each task's local state: its scoped history (``history``), what it holds, its counters, and what it is about to do;
+* the declared state of every object (``state``, the primitives, whatever else has ids), of each object by its name;
+* what data races still to come depend on (``clocks``), as far as there are accesses that can race at all.
+
+A state that was seen before is not gone on from. Greenlets cannot be copied, so a state is come back to by replaying
+the events that led to it. What an event does from a state is an edge of the state graph, with the findings it shows.
+Findings, outcomes and marks are then the same as E1's: a finding is *always* there when no way through the graph from
+the first state to one where everything has ended avoids it.
+
+An object's values are looked at again only when an event has named it, or a Guarded access has touched it; ``checked``
+looks at everything each time and compares (tests do that).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import CodeType
+from typing import Any
+
+from . import ops
+from .clocks import Clocks
+from .findings import Finding
+from .history import Histories, Item, Opaque, Scopes, Values, observed
+from .livelock import livelocks
+from .looppoints import check_loop_points
+from .ops import CHOOSE, DONE, SYNC
+from .primitives.base import Primitive
+from .races import ACCESSES, could_race
+from .runtime import Op
+from .scheduler import Found, Results, Scheduler, Setup, SetupError
+from .state import Atomic, Cells, Const, Counter, GuardedList, Model
+
+#: events that let their task see nothing of the primitive that they are about
+_SILENT = frozenset(
+    (
+        ops.LOCK, ops.UNLOCK, ops.DOWN_READ, ops.UP_READ, ops.DOWN_WRITE, ops.DOWN_WRITE_ACQUIRE, ops.UP_WRITE,
+        ops.DOWNGRADE_WRITE, ops.PREPARE_TO_WAIT, ops.SCHEDULE, ops.FINISH_WAIT, ops.WAKE_UP, ops.RCU_READ_LOCK,
+        ops.RCU_READ_UNLOCK, ops.LOCAL_IRQ_DISABLE, ops.LOCAL_IRQ_ENABLE, ops.SPAWN, ops.TASK_START, ops.JOIN,
+        ops.GP_WAIT, ops.IPI,
+    )
+)  # fmt: skip
+#: ... or of the word that they write, or of the object that they free
+_BLIND = frozenset((ops.WRITE_ONCE, ops.PLAIN_WRITE, ops.COUNTER_ADD, ops.FREE))
+
+#: after so many executions that did not end it is not worth while to go on: each of them has to be replayed
+TRUNCATED = 8
+
+
+class Frame:
+    """A state of the current path: what is left to try, and all that has to be put back when it is come back to."""
+
+    __slots__ = ("clocks", "counters", "lists", "locals", "owners", "projection", "stacks", "state", "todo", "values")
+
+    def __init__(self, engine: Stateful, todo: list[tuple[int, int]]) -> None:
+        self.state = engine.state
+        self.todo = todo
+        self.stacks = engine.stacks[:]
+        self.locals = engine.locals[:]
+        self.values = engine.values[:]
+        self.lists = engine.list_values[:]
+        self.owners = len(engine.keys)
+        self.clocks = engine.clocks
+        self.projection = engine.projection
+        self.counters = engine.counters
+
+
+class Stateful(Scheduler):
+    """Visits every state once."""
+
+    def __init__(self, build: Callable[[], Setup], *, max_executions: int | None = None, checked: bool = False) -> None:
+        super().__init__(build, max_executions=max_executions)
+        self.checked = checked
+        self.modules: dict[str, None] = {}  # whose functions get scopes
+        self.scopes = ExitStack()
+        self.scoped = False
+        self.recording = False
+        self.lists: list[GuardedList] = []
+        self.view = Values(self.key_of)
+        self.contested: set[Item] = set()  # what accesses that may race are about
+        self.accessors: dict[Item, set[tuple[str, int]]] = {}
+        self._start_over()
+
+    def _start_over(self) -> None:
+        counts = self.results.counts
+        self.results = Results()
+        self.results.counts.executions = counts.executions
+        self.results.counts.events, self.results.counts.replayed = counts.events, counts.replayed
+        self.choice.clear()
+        self.value.clear()
+        self.k = 0
+        self.scoped = False
+        self.histories = Histories()
+        self.numbers: dict[Item, int] = {}  # of values, local states, shared states
+        self.states: dict[Item, int] = {}
+        self.frames: list[Frame] = []
+        self.on_path: set[int] = set()
+        self.cyclic = False
+        self.edges: list[list[tuple[int, int, int]]] = []  # by state: (task, value, the state after)
+        self.shown: dict[tuple[int, int, int], list[Finding]] = {}  # by (state, task, value)
+        self.terminals: dict[int, list[Finding]] = {}
+        self.at_once: list[Finding] = []  # before the first event
+        self.loops: dict[int, dict[int, str]] = {}  # by state: the loop that a task has just come round in
+        self.tasks_at: list[tuple[tuple[str, ...], int]] = []  # by state: the tasks' names, and who has ended
+        self.drifts: dict[tuple[int, int, int], list[tuple[str, int]]] = {}  # by edge: what has grown in a turn
+        self.projection = -1  # of a state at a loop's head: all but its counters, and these
+        self.counters: tuple[tuple[str, int], ...] = ()
+        self.keys: list[Item] = []
+        self.bases: list[int] = []
+        self.names: dict[str, int] = {}
+        self.values: list[int] = []
+        self.list_values: list[int] = []
+        self.stacks: list[int] = []
+        self.locals: list[int] = []
+        self.clocks: Clocks | None = None
+        self.state = -1
+        self.edge: tuple[int, int, int] | None = None
+        self.fresh_findings: list[Finding] = []
+        self.dirty: set[int] = set()
+        self.looped: str | None = None
+        self.tokens = 0
+        self.restart = False
+
+    # -- the search ----------------------------------------------------------------------------------------------
+    def _run(self) -> None:
+        with observed(self):
+            done = False
+            while not done:
+                with self.scopes:
+                    done = self._search()
+                if not done:
+                    self._start_over()
+        complete = not self.results.stopped
+        if self.drifts and complete:
+            names = dict.fromkeys(name for grown in self.drifts.values() for name, _ in grown)
+            self.results.stopped = f"{', '.join(names)} grows for ever"
+        self.results.exhausted = not self.results.stopped
+        self.results.states = len(self.states)
+        self._judge()
+        if complete and self.cyclic:
+            self._livelocks()
+
+    def _search(self) -> bool:
+        """One search; False if it has to be made again because an access turned out to be one that may race."""
+        counts = self.results.counts
+        while True:
+            self.execute()
+            if self.restart:
+                return False
+            if counts.truncated == TRUNCATED:
+                break
+            frames = self.frames
+            while frames and not frames[-1].todo:
+                self.on_path.discard(frames.pop().state)
+            if not frames:
+                break
+            if self.max_executions is not None and counts.executions >= self.max_executions:
+                self.results.stopped = f"{self.max_executions} executions"
+                return True
+            if self.limits is not None and (why := self.limits.exceeded()):
+                self.results.stopped = why
+                return True
+            self.k = len(frames) - 1
+            del self.choice[self.k :]
+            del self.value[self.k :]
+        if counts.truncated:
+            self.results.stopped = f"{self.max_events} events in one execution"
+        return True
+
+    def execute(self) -> None:
+        """Build the machine, replay, and go on until a state that was seen before, or the end."""
+        self.recording = False
+        self.lists = []
+        super().execute()
+
+    def _before_tasks(self) -> None:
+        setup = self.setup
+        self.view.context = setup.context
+        self.set_up = len(self.owners)
+        if not self.modules:
+            own = [getattr(f, "__module__", None) or type(f).__module__ for f in setup.tasks.values()]
+            self.modules = dict.fromkeys((*setup.modules, *own))
+        if not self.scoped:
+            self.scoped = True
+            self.scopes.enter_context(Scopes(self.modules).installed(self))
+        if not self.frames:
+            root = self.histories.stack(self.histories.chain("root"), -1, None)
+            self.stacks = [root] * self.n
+            self.locals = [-1] * self.n
+            self.recording = True
+
+    def _pick(self) -> int:
+        if not self.recording:  # the state that is come back to
+            frame = self.frames[-1]
+            self._restore(frame)
+            return self._go(frame)
+        new = self._arrive()
+        if self.restart:
+            self.status = "blocked"
+            return -1
+        if not new:
+            self.cyclic = self.cyclic or self.state in self.on_path
+            self.status = "blocked"
+            return -1
+        enabled = self.enabled()
+        if not enabled:
+            self.status = self._ending()
+            return -1
+        if self.i >= self.max_events:
+            self.status = "truncated"
+            return -1
+        todo = []
+        for t in range(self.n):
+            if enabled >> t & 1:
+                op = self.pending[t]
+                todo += [(t, v) for v in range(op[3] if op[0] == CHOOSE else 1)]
+        todo.sort(key=lambda move: (move[0] != self.cur, move), reverse=True)  # the running task goes first
+        frame = Frame(self, todo)
+        self.frames.append(frame)
+        self.on_path.add(self.state)
+        return self._go(frame)
+
+    def _restore(self, frame: Frame) -> None:
+        self.stacks = frame.stacks[:]
+        self.locals = frame.locals[:]
+        self.values = frame.values[:]
+        self.list_values = frame.lists[:]
+        self.clocks = frame.clocks
+        for key in self.keys[frame.owners :]:
+            self.names[key[0]] -= 1  # type: ignore[index]
+        del self.keys[frame.owners :], self.bases[frame.owners :]
+        self.recording = True
+
+    def _go(self, frame: Frame) -> int:
+        """Let the next thing happen that is left to try at the state."""
+        t, value = frame.todo.pop()
+        op = self.pending[t]
+        self.edge = (frame.state, t, value)
+        self.fresh_findings = []
+        self.dirty = set()
+        self.looped = None
+        self.choice.append(t)
+        self.value.append(value)
+        self.stacks[t] = self.histories.append(self.stacks[t], self._observation(op, value))
+        self.i += 1
+        if op[0] in ACCESSES:
+            self._access(op, t)
+        if self.clocks is not None and (SYNC[op[0]] or op[0] in ACCESSES):
+            self.clocks, races = self.clocks.after(self, t, op)
+            for f in races:
+                self.found(f)
+        return t
+
+    def _observation(self, op: Op, value: int) -> Item:
+        """What the event lets its task see, as far as it may use it; and note what the event names."""
+        kind, own, extra = op[0], op[1], op[2]
+        if kind == CHOOSE:
+            return value
+        seen: list[Item] = []
+        if own >= 0:
+            prim = self.prims[own]
+            at = bisect_right(self.bases, own) - 1
+            self.dirty.add(at)
+            if kind in _BLIND:
+                pass
+            elif prim is None:
+                seen.append(self._value_at(at, own))
+            elif kind == ops.TRYLOCK:
+                seen.append(prim.state is None)
+            elif kind == ops.DOWN_READ_TRYLOCK:
+                seen.append(not prim.state[0])
+            elif kind == ops.DOWN_WRITE_TRYLOCK:
+                seen.append(prim.state == ((), ()))
+            elif kind not in _SILENT:
+                seen.append(self.view.canonical(prim.state))
+        for x in extra:
+            o = x >> 1
+            at = bisect_right(self.bases, o) - 1
+            self.dirty.add(at)
+            if self.prims[o] is None:
+                if kind != ops.FREE:
+                    seen.append(self._value_at(at, o))
+            elif kind not in _SILENT:
+                seen.append(self.view.canonical(self.prims[o].state))
+        return tuple(seen)
+
+    def _access(self, op: Op, t: int) -> None:
+        """Note who accesses what; an access that may race turns up only now and then, and is then always watched."""
+        what = self.key_of_id(op[1])
+        if what in self.contested:
+            return
+        accessors = self.accessors.setdefault(what, set())
+        who = (self.tasks[t].name, op[0])
+        if who not in accessors:
+            accessors.add(who)
+            if any(other != who[0] and could_race(kind, op[0]) for other, kind in accessors):
+                self.contested.add(what)
+                self.restart = True
+
+    # -- what tasks see, beside their events ---------------------------------------------------------------------
+    def entered(self, me: int, code: CodeType) -> None:
+        """The task enters a function."""
+        if self.recording:
+            self.stacks[me] = self.histories.enter(self.stacks[me], code)
+
+    def left(self, me: int, args: tuple[Any, ...], result: Any, *, keep: bool = False) -> None:
+        """The task leaves a function; ``keep``: with all that it has seen there."""
+        if not self.recording:
+            return
+        stack = self.stacks[me]
+        item: Item
+        try:
+            if keep:
+                raise Opaque
+            changed = [self.view.canonical(a) for a in args if not isinstance(a, (int, str, Model, Primitive))]
+            item = (self.view.canonical(result), *changed)
+        except Opaque:
+            item = ("history", self.histories.nodes[stack][0])
+        self.stacks[me] = self.histories.leave(stack, item)
+
+    def saw(self, value: Any) -> None:
+        """The running task has read a value without an event."""
+        me = self.cur
+        self.stacks[me] = self.histories.append(self.stacks[me], self._form(value))
+
+    def saw_list(self, items: GuardedList) -> None:
+        """The running task looks at, or changes, a guarded list."""
+        self.saw(items.items)
+        self.dirty.add(-1)
+
+    def accessed(self, obj: Any, field: str, written: bool) -> None:
+        if self.recording:
+            self.dirty.add(bisect_right(self.bases, obj.id) - 1)
+            if not written:
+                self.saw(obj._values[obj.fields[field].at])
+
+    def loop_point(self, code: CodeType, module: str, line: int, live: tuple[Any, ...]) -> None:
+        if not self.recording:
+            return
+        me = self.cur
+        check_loop_points(code)
+        _, below, scope = self.histories.nodes[self.stacks[me]]
+        fn: Any = None
+        if below < 0:
+            fn = self.fns[me]
+            scope = getattr(fn if hasattr(fn, "__code__") else type(fn).__call__, "__code__", None)
+        if scope is not code and not self.restart:
+            self._needs_scope(code, module, line)
+        if self.restart:
+            return
+        self.looped = f"{code.co_name}:{line}"
+        try:
+            item = ("loop", code.co_name, line, self.view.canonical(live), self.view.canonical(fn))
+        except Opaque:
+            return
+        self.stacks[me] = self.histories.replace(self.stacks[me], item)
+
+    def _needs_scope(self, code: CodeType, module: str, line: int) -> None:
+        """A loop_point in a function that is not seen entered: look at its module too, from the beginning."""
+        if module in self.modules:
+            raise SetupError(
+                f"{code.co_filename}:{line}: a loop_point must stand in a task's own function, or in one that is "
+                f"neither a generator nor inside another, and {code.co_name} is"
+            )
+        self.modules[module] = None
+        self.restart = True
+
+    def found(self, finding: Finding) -> None:
+        super().found(finding)
+        if self.recording:
+            self.fresh_findings.append(finding)
+
+    # -- states --------------------------------------------------------------------------------------------------
+    def _arrive(self) -> bool:
+        """Work out the state that the last event has led to; is it a new one?"""
+        moved = self.cur
+        self._adopt()
+        self._look_again()
+        for t in range(self.n):
+            if t == moved or self.locals[t] < 0 or (self.edge is None) or self._is_new_slot(t):
+                self.locals[t] = self._local(t)
+        key = (
+            tuple(self.locals),
+            self._shared(),
+            self.clocks.form(self) if self.clocks is not None else self._no_clocks(),
+        )
+        known = self.states.get(key)
+        self.projection = -1
+        if known is None and self.looped is not None:
+            known = self._drifting()
+        self.state = len(self.states) if known is None else known
+        if known is None:
+            self.states[key] = self.state
+            self.edges.append([])
+            ended = sum(1 << t for t in range(self.nlive) if self.pending[t] is DONE)
+            self.tasks_at.append((tuple(task.name for task in self.tasks[: self.nlive]), ended))
+        if self.edge is None:
+            self.at_once = self.fresh_findings
+        else:
+            source, t, value = self.edge
+            self.edges[source].append((t, value, self.state))
+            if self.fresh_findings:
+                self.shown[self.edge] = self.fresh_findings
+            if self.looped is not None:
+                self.loops.setdefault(self.state, {})[t] = self.looped
+        self.fresh_findings = []
+        return known is None
+
+    def _drifting(self) -> int | None:
+        """The state at the head of the same loop that differs from this one in its counters only, if they have grown
+        by the same for two turns."""
+        found: list[Frame] = []
+        self.projection, self.counters = self._projected()
+        for frame in reversed(self.frames):
+            if frame.projection == self.projection:
+                found.append(frame)
+                if len(found) == 2:
+                    break
+        else:
+            return None
+        turns = [self.counters, found[0].counters, found[1].counters]
+        grown = [
+            [(name, b - a) for (name, a), (_, b) in zip(before, after, strict=True) if a != b]
+            for after, before in zip(turns, turns[1:], strict=False)
+        ]
+        if grown[0] != grown[1] or self.edge is None:
+            return None
+        self.drifts[self.edge] = grown[0]
+        return found[0].state
+
+    def _projected(self) -> tuple[int, tuple[tuple[str, int], ...]]:
+        """The state without the values of its counters; and these."""
+        values = list(self.values)
+        counters: list[tuple[str, int]] = []
+        for at, (_, owner) in enumerate(self.owners):
+            if isinstance(owner, Model):
+                rest: list[Item] = []
+                for (name, field), v in zip(owner.fields.items(), owner._values, strict=True):
+                    if isinstance(field, (Atomic, Counter)) and type(v) is int:
+                        counters.append((f"{owner.name}.{name}", v))
+                    else:
+                        rest.append(self._form(v))
+                if len(rest) < len(owner._values):
+                    values[at] = self._number(("but for counters", *rest))
+        return self._number((*self.locals, *values, *self.list_values)), tuple(counters)
+
+    def _livelocks(self) -> None:
+        self.results.livelocks = livelocks(self)
+        for live in self.results.livelocks:
+            self.results.found[live.finding] = Found(live.finding, live.choices)
+
+    def _no_clocks(self) -> Item:
+        if self.contested and self.edge is None:
+            self.clocks = Clocks.at_the_start(self.n)
+        return ()
+
+    def _is_new_slot(self, t: int) -> bool:
+        """Has the task been created by the last event? Its history begins with what it was created with."""
+        frame = self.frames[-1] if self.frames else None
+        if frame is None or self.pending[t] is DONE or self.locals[t] != self.empty:
+            return False
+        chain = self.histories.chain("root", self._form(self.fns[t]))
+        self.stacks[t] = self.histories.stack(chain, -1, None)
+        return True
+
+    @property
+    def empty(self) -> int:
+        """The local state of a task slot that nobody is in."""
+        return self._number(("empty",))
+
+    def _local(self, t: int) -> int:
+        op = self.pending[t]
+        task = self.tasks[t]
+        held = tuple((self.key_of(prim), mode) for prim, mode, _ in task.held)
+        if op is DONE:
+            if t >= self.nlive:
+                return self.empty
+            rest = self.view.or_token(self.fns[t], self.stacks[t])  # what checks may ask of it
+            return self._number(("done", task.name, task.dead, held, rest, self._form(task.data)))
+        about = (op[0], self.key_of_id(op[1]), *[(self.key_of_id(x >> 1), x & 1) for x in op[2]], *op[3:])
+        counters = tuple(sorted(task.counters.items()))
+        return self._number((self.stacks[t], task.name, held, counters, self._form(task.data), about))
+
+    def _shared(self) -> int:
+        n = self.set_up
+        values = self.values
+        nothing = self._number(None)
+        made = frozenset((key, v) for key, v in zip(self.keys[n:], values[n:], strict=True) if v != nothing)
+        return self._number((tuple(values[:n]), made, tuple(self.list_values)))
+
+    def _adopt(self) -> None:
+        """Give objects that are new their keys: unique names, the same in every execution that makes them."""
+        for base, owner in self.owners[len(self.keys) :]:
+            name = owner.name if hasattr(owner, "name") else owner.object_name(0)
+            count = self.names[name] = self.names.get(name, 0) + 1
+            self.keys.append((name, count))
+            self.bases.append(base)
+
+    def _look_again(self) -> None:
+        values = self.values
+        for at in range(len(values), len(self.keys)):
+            values.append(-1)
+            self.dirty.add(at)
+        for at in self.dirty:
+            if at >= 0:
+                values[at] = self._number(self._value(at))
+        if -1 in self.dirty or len(self.list_values) != len(self.lists):
+            self.list_values = [self._number(self._form(items.items)) for items in self.lists]
+        if self.checked:
+            for at in range(len(values)):
+                if self._number(self._value(at)) != values[at]:
+                    raise SetupError(f"{self.keys[at]} changes outside events that name it")
+        self.dirty = set()
+
+    def _value(self, at: int) -> Item:
+        """The declared value of the owner ``at``."""
+        base, owner = self.owners[at]
+        if isinstance(owner, Model):
+            fields = owner.fields.values()
+            constant = at < self.set_up
+            return (
+                owner._freed,
+                *[
+                    self._form(v)
+                    for v, f in zip(owner._values, fields, strict=True)
+                    if not (constant and type(f) is Const)
+                ],
+            )
+        if isinstance(owner, Primitive) and owner.id == base:
+            return self._form(owner.state)
+        if isinstance(owner, Cells):
+            return self._form(owner.values)
+        return self._value_at(at, base)
+
+    def _value_at(self, at: int, o: int) -> Item:
+        """The value of the data object ``o``, which is one of the owner ``at``."""
+        if at >= len(self.keys):
+            self._adopt()
+        base, owner = self.owners[at]
+        if isinstance(owner, Model):
+            if o == base:
+                return owner._freed
+            return self._form(owner._values[owner.fields[owner._layout[o - base]].at])
+        if isinstance(owner, Cells):
+            return self._form(owner.values[o - base])
+        for name, where in getattr(type(owner), "declared_as", {}).items():
+            if getattr(owner, where) == base:
+                return self._form(getattr(owner, name))
+        if hasattr(owner, "object_value"):
+            return self._form(owner.object_value(o - base))
+        raise SetupError(f"{type(owner).__name__} has footprint objects but no object_value()")
+
+    def _form(self, value: Any) -> Item:
+        try:
+            return self.view.canonical(value)
+        except Opaque:  # like nothing else
+            self.tokens += 1
+            return ("token", self.tokens)
+
+    def _number(self, item: Item) -> int:
+        return self.numbers.setdefault(item, len(self.numbers))
+
+    def key_of(self, obj: Any) -> Item:
+        """What a declared object is called in states."""
+        if isinstance(obj, GuardedList):
+            return obj.name
+        return self.key_of_id(obj.id)
+
+    def key_of_id(self, o: int) -> Item:
+        """What a footprint object is called in states."""
+        if o < 0:
+            return None
+        if len(self.keys) < len(self.owners):
+            self._adopt()
+        at = bisect_right(self.bases, o) - 1
+        return (self.keys[at], o - self.bases[at])
+
+    # -- what it all says ----------------------------------------------------------------------------------------
+    def _ended(self, setup: Setup) -> None:
+        self.fresh_findings = []
+        super()._ended(setup)
+        self.recording = False
+        if self.status in ("complete", "deadlock") and not self.restart:
+            self.terminals[self.state] = self.fresh_findings
+
+    def _judge(self) -> None:
+        """How many of the states in which all has ended can be come to only by way of each finding?"""
+        at_once = set(self.at_once)
+        for finding, found in self.results.found.items():
+            found.executions = len(self.terminals) - (0 if finding in at_once else self._avoiding(finding))
+
+    def _avoiding(self, finding: Finding) -> int:
+        showing = {edge for edge, shown in self.shown.items() if finding in shown}
+        seen = {0}
+        todo = [0]
+        while todo:
+            state = todo.pop()
+            for t, value, to in self.edges[state]:
+                if to not in seen and (state, t, value) not in showing:
+                    seen.add(to)
+                    todo.append(to)
+        return sum(1 for state, shown in self.terminals.items() if state in seen and finding not in shown)

@@ -1,0 +1,79 @@
+"""Page tables where they are missing, and address ranges cut at their boundaries.
+
+Source: mm/memory.c, include/linux/mm.h, functions of the same name; where a docstring does not say otherwise. Of the
+model's own: pte_batches, pmd_chunks, pud_chunks.
+"""
+
+from __future__ import annotations
+
+from mmlitmus.explore.primitives.choice import may_fail
+from mmlitmus.kernel.arch.x86.pgtable import (
+    NONE,
+    PAGE_SHIFT,
+    PMD_SIZE,
+    PUD_SIZE,
+    TABLE,
+    PteTable,
+    PudEntry,
+    pud_offset,
+)
+from mmlitmus.kernel.errno import ENOMEM
+from mmlitmus.kernel.mm.mm_types import MmStruct
+from mmlitmus.kernel.sync.might import might_alloc
+from mmlitmus.kernel.sync.spinlock import spin_lock, spin_unlock
+
+
+def pte_alloc(mm: MmStruct, table: PteTable) -> int:
+    """Make sure that there is a PTE table under the PMD entry: 0, or -ENOMEM. Sleeps."""
+    pud = pud_offset(mm, table.address)
+    if pud is not None:
+        pmd_alloc(pud)
+    if table.entry != NONE:
+        return 0
+    might_alloc(mm.machine)
+    if may_fail("pte_alloc_one", mm.machine.failures):
+        return -ENOMEM
+    spin_lock(table.pmd_lock)
+    if table.entry == NONE:
+        table.entry = TABLE
+    spin_unlock(table.pmd_lock)
+    return 0
+
+
+def pte_prealloc(mm: MmStruct, table: PteTable) -> int:
+    """Have memory at hand for a PTE table before a driver is asked: 0, or -ENOMEM. Sleeps.
+
+    Only a driver that returns a page has it put in place; one that says no leaves the PMD entry as it was. Source:
+    mm/memory.c __do_fault.
+    """
+    if table.entry != NONE:
+        return 0
+    might_alloc(mm.machine)
+    return -ENOMEM if may_fail("pte_alloc_one", mm.machine.failures) else 0
+
+
+def pmd_alloc(pud: PudEntry) -> None:
+    """Make sure that there is a PMD table under the PUD entry, if it holds no leaf. Memory is never short for it."""
+    if pud.entry != NONE:
+        return
+    spin_lock(pud.pud_lock)
+    if pud.entry == NONE:
+        pud.entry = TABLE
+    spin_unlock(pud.pud_lock)
+
+
+def pte_batches(start: int, end: int, nr: int) -> list[tuple[int, int]]:
+    """[start, end) bytes as (address, pages) runs of at most ``nr`` pages."""
+    return [(a, min(nr, end - a >> PAGE_SHIFT)) for a in range(start, end, nr << PAGE_SHIFT)]
+
+
+def pmd_chunks(start: int, end: int) -> list[tuple[int, int]]:
+    """[start, end) bytes cut at PMD boundaries, as (start, end) pairs."""
+    blocks = range(start & ~(PMD_SIZE - 1), end, PMD_SIZE)
+    return [(max(start, block), min(end, block + PMD_SIZE)) for block in blocks]
+
+
+def pud_chunks(start: int, end: int) -> list[tuple[int, int]]:
+    """[start, end) bytes cut at PUD boundaries, as (start, end) pairs."""
+    blocks = range(start & ~(PUD_SIZE - 1), end, PUD_SIZE)
+    return [(max(start, block), min(end, block + PUD_SIZE)) for block in blocks]

@@ -1,0 +1,637 @@
+"""E2 against E1: on random programs, on every shipped case, and with one rule of E2 taken away at a time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmlitmus.checker.load import select
+from mmlitmus.checker.many import Job, jobs_for
+from mmlitmus.checker.run import Builder, How
+from mmlitmus.explore import clocks, history, ops, stateful
+from mmlitmus.explore.dpor import Dpor
+from mmlitmus.explore.history import Scopes, functions_of
+from mmlitmus.explore.primitives.choice import choose
+from mmlitmus.explore.primitives.mutex import Mutex
+from mmlitmus.explore.primitives.task import spawn
+from mmlitmus.explore.runtime import current, loop_point
+from mmlitmus.explore.scheduler import Results, Scheduler, Setup, SetupError
+from mmlitmus.explore.state import Guarded, Model, Once, touch
+from mmlitmus.explore.stateful import Stateful
+from mmlitmus.explore.verdict import completeness, mode
+
+from .oracle import compare_states, explain, sweep_states
+from .pinned import PROGRAMS
+from .programs import FAMILIES, MIXED, Program, build, generate
+from .semantics import code
+
+ALL = [*FAMILIES, MIXED]
+#: random programs a family in the default suite
+PROGRAMS_A_FAMILY = 20
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program(name: str) -> None:
+    assert compare_states(PROGRAMS[name]).problems == []
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_family(family: str) -> None:
+    summary = sweep_states(family, range(500, 500 + PROGRAMS_A_FAMILY))
+    assert not summary.mismatches, explain(summary, compare_states)
+    assert summary.skipped <= 2, summary
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("family", ALL)
+def test_fuzz(family: str, fuzz_runs: int, capfd: pytest.CaptureFixture[str]) -> None:
+    runs = int(os.environ.get("MMLITMUS_FUZZ_N", fuzz_runs))
+    first = int(os.environ.get("MMLITMUS_FUZZ_SEED", 1_000_000))
+    summary = sweep_states(family, range(first, first + runs))
+    report = explain(summary, compare_states)
+    with capfd.disabled():
+        print(f"\nby states: {report}", file=sys.stderr, flush=True)
+    assert not summary.mismatches, report
+
+
+# -- cases ------------------------------------------------------------------------------------------------------------
+def _answers(results: Results) -> tuple[object, ...]:
+    found = {(f.kind, f.name, mode(one, results)) for f, one in results.found.items()}
+    return results.exhausted, found, results.reached
+
+
+def _edges(engine: Scheduler) -> set[tuple[str, str]]:
+    return set(engine.lockdep.edges)
+
+
+def _jobs(patterns: list[str], kernels: list[str]) -> Iterator[Job]:
+    for job in jobs_for(select(patterns).cases, kernels, How()):
+        expected = job.case.expected(job.spec)
+        if expected is None or expected.reason is None:
+            yield job
+
+
+def _compare_case(job: Job, limit: int | None = None) -> bool:
+    """Do both engines say the same? False where E1 takes more executions than ``limit``."""
+    builder = Builder(job.case, job.spec)
+    try:
+        reference = Dpor(builder, max_executions=limit)
+        want = reference.run()
+    except builder.not_applicable:
+        return False
+    if not want.exhausted:
+        return False
+    engine = Stateful(builder)
+    got = engine.run()
+    assert _answers(got) == _answers(want), f"{job.case.id} on {job.spec}"
+    assert _edges(engine) == _edges(reference), f"{job.case.id} on {job.spec}"
+    return True
+
+
+def test_some_cases() -> None:
+    jobs = [*_jobs([], ["v6.12"]), *_jobs(["vfio/populate-in-mmap"], ["v6.12 +populate-in-mmap"])]
+    assert sum(_compare_case(job, limit=4) for job in jobs) > 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["v5.10", "v6.1", "v6.6", "v6.9", "v6.12", "v6.18", "v7.3"])
+def test_every_case(kernel: str) -> None:
+    assert sum(_compare_case(job) for job in _jobs([], [kernel])) > 60
+
+
+@pytest.mark.slow
+def test_every_case_with_its_patches() -> None:
+    jobs = [job for job in _jobs([], []) if "+" in job.spec or " " in job.spec]
+    assert sum(_compare_case(job, limit=200) for job in jobs) > 60
+
+
+# -- the same on every Python -----------------------------------------------------------------------------------------
+#: states of the first dozen programs of each family
+STATES = {
+    "data": 436, "spinlock": 519, "mutex": 420, "folio": 348, "rwsem": 693, "wait": 524, "rcu": 458, "irq": 496,
+    "choice": 459, "ghost": 631, "lifetime": 188, "spawn": 642, "mixed": 438,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", STATES)
+def test_the_number_of_states(family: str) -> None:
+    assert sum(Stateful(build(generate(family, seed))).run().states for seed in range(12)) == STATES[family]
+
+
+def test_the_number_of_states_is_the_same_for_other_hash_seeds() -> None:
+    program = "import sys; sys.path[:0] = sys.argv[1:]; " + (
+        "from tests.explore.programs import build, generate; from mmlitmus.explore.stateful import Stateful; "
+        "print([Stateful(build(generate(f, 7))).run().states for f in ('rcu', 'spawn', 'mixed')])"
+    )
+    root = Path(__file__).resolve().parents[2]
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", program, str(root), str(root / "src")],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(said) == 1
+
+
+# -- histories --------------------------------------------------------------------------------------------------------
+class Page(Model):
+    """A page-table entry."""
+
+    __slots__ = ()
+    entry = Once()
+
+
+def visit(page: Page) -> int:
+    """Look twice; what is seen in between is forgotten on return."""
+    found = 0
+    if page.entry:
+        found = 1
+    page.entry = 1
+    return found * 0
+
+
+def pages(n: int, tasks: int, walk: Callable[[list[Page]], Any]) -> Callable[[], Setup]:
+    def setup() -> Setup:
+        table = [Page(f"page#{i}", entry=0) for i in range(n)]
+        return Setup({f"t{t}": lambda: walk(table) for t in range(tasks)}, context=table)
+
+    return setup
+
+
+def each(table: list[Page]) -> None:
+    for page in table:
+        visit(page)
+
+
+def each_inline(table: list[Page]) -> None:
+    for page in table:
+        if page.entry:
+            pass
+        page.entry = 1
+
+
+def each_with_a_loop_point(table: list[Page]) -> None:
+    for n, page in enumerate(table):
+        loop_point(table, n, page)
+        if page.entry:
+            pass
+        page.entry = 1
+
+
+def test_what_a_function_saw_is_forgotten_when_it_returns() -> None:
+    growth = [Stateful(pages(n, 2, each)).run().states for n in (3, 6)]
+    assert growth[1] < 5 * growth[0]  # states grow as the square of the pages ...
+    inline = [Stateful(pages(n, 2, each_inline)).run().states for n in (3, 6)]
+    assert inline[1] > 8 * inline[0]  # ... and exponentially, if what was seen of each stays
+
+
+def test_a_loop_point_forgets_as_well() -> None:
+    growth = [Stateful(pages(n, 2, each_with_a_loop_point)).run().states for n in (3, 6)]
+    assert growth[1] < 5 * growth[0]
+
+
+def leaves_it_in_a_list(page: Page, seen: list[int]) -> None:
+    seen.append(page.entry)
+
+
+def test_what_a_function_leaves_in_its_arguments_counts() -> None:
+    ends: set[tuple[int, ...]] = set()
+
+    def reader(table: list[Page]) -> None:
+        seen: list[int] = []
+        leaves_it_in_a_list(table[0], seen)
+        leaves_it_in_a_list(table[0], seen)
+        touch(table[1].oid("entry"))
+        ends.add(tuple(seen))
+
+    def setup() -> Setup:
+        table = [Page("a", entry=0), Page("b", entry=0)]
+
+        def writer() -> None:
+            table[0].entry = 1
+
+        return Setup({"r": lambda: reader(table), "w": writer}, context=table)
+
+    Stateful(setup).run()
+    assert ends == {(0, 0), (0, 1), (1, 1)}
+
+
+def test_functions_are_themselves_again_afterwards() -> None:
+    before = visit.__code__
+    Stateful(pages(2, 2, each)).run()
+    assert visit.__code__ is before
+    assert not [name for name in globals() if name.startswith("__mmlitmus")]
+
+
+def test_only_functions_that_see_something_get_a_scope() -> None:
+    import_module("mmlitmus.kernel.machine")
+    names = {f.__name__ for f in Scopes(["mmlitmus.kernel"]).functions}
+    assert {"vmf_insert_pfn", "zap_pte_range", "ptep_get", "vma_lookup"} <= names
+    assert not names & {"mk_pte", "pte_pfn", "spin_lock", "__init__"}
+    assert len(functions_of(["mmlitmus.kernel"])) > len(names)
+
+
+def test_a_change_that_no_event_names_is_refused_when_checked() -> None:
+    def setup() -> Setup:
+        a, b = Page("a", entry=0), Page("b", entry=0)
+
+        def sneaky() -> None:
+            touch(a.oid("entry"))
+            b._values[0] = 7
+            touch(a.oid("entry"))
+
+        return Setup({"sneaky": sneaky}, context=(a, b))
+
+    with pytest.raises(SetupError, match="changes outside events that name it"):
+        Stateful(setup, checked=True).run()
+
+
+def test_a_limit_makes_it_bounded() -> None:
+    results = Stateful(build(generate("rwsem", 3)), max_executions=2).run()
+    assert not results.exhausted
+    assert completeness(results) == "bounded(2 executions)"
+
+
+# -- small programs, each of which needs one rule ---------------------------------------------------------------------
+class Words(Model):
+    """Marked words, and one under a lock."""
+
+    __slots__ = ("lock",)
+    x = Once()
+    y = Once()
+    z = Once()
+    guarded = Guarded("lock")
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, x=0, y=0, z=0, guarded=0)
+        self.lock = Mutex(f"{name}.lock")
+
+
+def a_choice_is_remembered(w: Words) -> None:
+    v = choose("which", ("a", "b"))
+    w.z = 0
+    w.y = int(v == "b")
+
+
+def a_value_read_is_remembered(w: Words) -> None:
+    v = w.x
+    w.z = 0
+    w.y = v
+
+
+def x_of(w: Words) -> int:
+    return int(w.x)
+
+
+def a_result_is_remembered(w: Words) -> None:
+    v = x_of(w)
+    w.z = 0
+    w.y = v
+
+
+def one_of(w: Words, v: Words) -> Words:
+    return v if w.x else w
+
+
+def an_object_returned_is_remembered(w: Words) -> None:
+    which = one_of(w, SECOND[0])
+    w.z = 0
+    which.y = 1
+
+
+def a_trylock_is_remembered(w: Words) -> None:
+    got = w.lock.trylock()
+    if got:
+        w.lock.unlock()
+    else:
+        w.lock.lock()
+        w.lock.unlock()
+    w.z = 0
+    w.y = int(got)
+
+
+def a_guarded_read_is_remembered(w: Words) -> None:
+    w.lock.lock()
+    v = w.guarded
+    w.lock.unlock()
+    w.z = 0
+    w.y = v
+
+
+def a_guarded_write_counts(w: Words) -> None:
+    v = choose("which", ("a", "b"))
+    w.lock.lock()
+    w.guarded = int(v == "b") * 2
+    w.lock.unlock()
+
+
+def put(w: Words, v: int) -> None:
+    w.y = v
+
+
+def a_created_task_knows_why(w: Words) -> None:
+    v = int(choose("which", ("a", "b")) == "b")
+    spawn("child", lambda: put(w, v))
+
+
+def an_object_that_was_made_counts(w: Words) -> None:
+    v = int(choose("which", ("a", "b")) == "b")
+    made = Words(f"made.{current().name}")
+    made.x = v
+    SECOND[1:] = [made]
+
+
+#: the second object of a machine, and what was made on the way
+SECOND: list[Words] = []
+
+LOCALS = {
+    f.__name__: f
+    for f in (
+        a_choice_is_remembered,
+        a_value_read_is_remembered,
+        a_result_is_remembered,
+        an_object_returned_is_remembered,
+        a_trylock_is_remembered,
+        a_guarded_read_is_remembered,
+        a_guarded_write_counts,
+        a_created_task_knows_why,
+        an_object_that_was_made_counts,
+    )
+}
+
+
+def small(task: Callable[[Words], None]) -> Callable[[], Setup]:
+    """The task beside one that changes what it looks at."""
+
+    def setup() -> Setup:
+        w = Words("w")
+        SECOND[:] = [Words("v")]
+
+        def other() -> None:
+            w.lock.lock()
+            w.guarded = 1
+            w.x = 1
+            w.lock.unlock()
+
+        def outcome() -> object:
+            return tuple((o.name, o.peek("y"), o.peek("guarded"), o.peek("x")) for o in (w, *SECOND))
+
+        return Setup({"t": lambda: task(w), "other": other}, outcome=outcome, spawn_slots=1, context=w)
+
+    return setup
+
+
+def what_a_task_leaves_in_a_list() -> Setup:
+    w = Words("w")
+    seen: list[int] = []
+    return Setup(
+        {"t": lambda: seen.append(w.x), "other": lambda: setattr(w, "x", 1)}, outcome=lambda: tuple(seen), context=w
+    )
+
+
+def _same(setup: Callable[[], Setup]) -> bool:
+    want, got = Dpor(setup).run(), Stateful(setup).run()
+    return want.outcomes == got.outcomes and _answers(want) == _answers(got)
+
+
+@pytest.mark.parametrize("name", LOCALS)
+def test_both_see_the_same(name: str) -> None:
+    assert _same(small(LOCALS[name]))
+
+
+def test_what_is_left_in_a_list_is_part_of_the_end() -> None:
+    assert _same(what_a_task_leaves_in_a_list)
+
+
+#: races that depend on what came first, though the state is the same
+RACES = {
+    "the order of two critical sections": Program(
+        "pinned", 0, (code("w p0 1; lock 0; unlock 0; w o0 1"), code("lock 0; unlock 0; r o0; skip 0 1; r p0"))
+    ),
+    "whether a lock was taken at all": Program(
+        "pinned",
+        0,
+        (
+            code("w p0 1; choose 2; skip 1 2; lock 0; unlock 0; r o1; w o0 1"),
+            code("r o0; skip 0 3; lock 0; unlock 0; r p0"),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RACES)
+def test_race(name: str) -> None:
+    assert compare_states(RACES[name]).problems == []
+
+
+# -- take one rule away -----------------------------------------------------------------------------------------------
+MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {}
+Patch = pytest.MonkeyPatch
+
+
+def mutant(f: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    MUTANTS[f.__name__] = f
+    return f
+
+
+@mutant
+def what_an_event_shows_is_forgotten(patch: Patch) -> None:
+    original = Stateful._observation
+
+    def observation(self: Stateful, op: Any, value: int) -> Any:
+        seen = original(self, op, value)
+        return value if op[0] == ops.CHOOSE else seen and ()
+
+    patch.setattr(Stateful, "_observation", observation)
+
+
+@mutant
+def the_value_of_a_choice_is_forgotten(patch: Patch) -> None:
+    original = Stateful._observation
+    patch.setattr(Stateful, "_observation", lambda self, op, v: 0 if op[0] == ops.CHOOSE else original(self, op, v))
+
+
+@mutant
+def a_trylock_shows_nothing(patch: Patch) -> None:
+    more = {ops.TRYLOCK, ops.DOWN_READ_TRYLOCK, ops.DOWN_WRITE_TRYLOCK}
+    original = Stateful._observation
+
+    def observation(self: Stateful, op: Any, value: int) -> Any:
+        seen = original(self, op, value)
+        return () if op[0] in more else seen
+
+    patch.setattr(Stateful, "_observation", observation)
+    patch.setattr(stateful.Stateful, "_local", _without(1, 2))
+
+
+def _without(*parts: int) -> Any:
+    """Local states without what the task holds or is about to do."""
+
+    def local(self: Stateful, t: int) -> int:
+        if self.pending[t] is ops.DONE:
+            return _local(self, t)
+        return self._number((self.stacks[t], self.tasks[t].name))
+
+    return local
+
+
+_local = Stateful._local
+
+
+@mutant
+def results_are_forgotten(patch: Patch) -> None:
+    original = Stateful.left
+    patch.setattr(
+        Stateful, "left", lambda self, me, args, result, keep=False: original(self, me, args, None, keep=keep)
+    )
+
+
+@mutant
+def what_changes_in_arguments_is_forgotten(patch: Patch) -> None:
+    original = Stateful.left
+    patch.setattr(
+        Stateful, "left", lambda self, me, args, result, keep=False: original(self, me, (), result, keep=keep)
+    )
+
+
+@mutant
+def guarded_reads_are_forgotten(patch: Patch) -> None:
+    patch.setattr(Stateful, "saw", lambda self, value: None)
+
+
+@mutant
+def guarded_writes_are_not_looked_at(patch: Patch) -> None:
+    patch.setattr(Stateful, "accessed", lambda *args: None)
+
+
+@mutant
+def only_an_events_own_object_is_looked_at(patch: Patch) -> None:
+    original = Stateful._observation
+    patch.setattr(Stateful, "_observation", lambda self, op, v: original(self, (op[0], op[1], (), *op[3:]), v))
+
+
+@mutant
+def shared_state_does_not_count(patch: Patch) -> None:
+    patch.setattr(Stateful, "_shared", lambda self: 0)
+
+
+@mutant
+def objects_made_on_the_way_do_not_count(patch: Patch) -> None:
+    patch.setattr(Stateful, "_shared", lambda self: self._number(tuple(self.values[: self.set_up])))
+
+
+@mutant
+def clocks_do_not_count(patch: Patch) -> None:
+    patch.setattr(clocks.Clocks, "form", lambda self, engine: ())
+
+
+@mutant
+def what_locks_know_does_not_count(patch: Patch) -> None:
+    original = clocks.Clocks.form
+
+    def form(self: clocks.Clocks, engine: Stateful) -> Any:
+        return original(clocks.Clocks(self.now, {}, self.accesses), engine)
+
+    patch.setattr(clocks.Clocks, "form", form)
+
+
+@mutant
+def the_first_run_will_do_for_races(patch: Patch) -> None:
+    original = Stateful._access
+
+    def access(self: Stateful, op: Any, t: int) -> None:
+        original(self, op, t)
+        self.restart = False
+
+    patch.setattr(Stateful, "_access", access)
+
+
+@mutant
+def a_choice_has_one_value(patch: Patch) -> None:
+    patch.setattr(stateful, "CHOOSE", -2)
+
+
+@mutant
+def a_created_task_begins_like_any_other(patch: Patch) -> None:
+    patch.setattr(
+        Stateful, "_is_new_slot", lambda self, t: self.pending[t] is not ops.DONE and self.locals[t] == self.empty
+    )
+
+
+@mutant
+def who_has_ended_has_nothing_to_say(patch: Patch) -> None:
+    def local(self: Stateful, t: int) -> int:
+        return self._number(("done",)) if self.pending[t] is ops.DONE else _local(self, t)
+
+    patch.setattr(Stateful, "_local", local)
+
+
+@mutant
+def every_finding_can_be_avoided(patch: Patch) -> None:
+    patch.setattr(Stateful, "_avoiding", lambda self, finding: len(self.terminals))
+
+
+@mutant
+def no_finding_can_be_avoided(patch: Patch) -> None:
+    patch.setattr(Stateful, "_avoiding", lambda self, finding: 0)
+
+
+@mutant
+def all_objects_have_one_name(patch: Patch) -> None:
+    patch.setattr(history.Values, "_of", _one_name(history.Values._of))
+
+
+def _one_name(original: Any) -> Any:
+    def of(self: history.Values, v: Any) -> Any:
+        return "@" if isinstance(v, Model) else original(self, v)
+
+    return of
+
+
+def first_problem() -> str | None:
+    """One thing wrong with E2, or None; the cheap questions first."""
+    for name, task in LOCALS.items():
+        if not _same(small(task)):
+            return name
+    if not _same(what_a_task_leaves_in_a_list):
+        return "what a task leaves in a list"
+    for check in (
+        test_what_a_function_leaves_in_its_arguments_counts,
+        test_what_a_function_saw_is_forgotten_when_it_returns,
+    ):
+        try:
+            check()
+        except AssertionError as e:
+            return f"{check.__name__} {e}"
+    for name, program in {**RACES, **PROGRAMS}.items():
+        try:
+            problems = compare_states(program).problems
+        except Exception as e:
+            problems = [f"{type(e).__name__} {e}"]
+        if problems:
+            return f"{name}: {problems}"
+    for family in ALL:
+        try:
+            summary = sweep_states(family, range(20), stop_after=1)
+        except Exception as e:
+            return f"{family}: {type(e).__name__} {e}"
+        if summary.mismatches:
+            return str(summary.mismatches[0][1])
+    return None
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_suite_notices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    MUTANTS[name](monkeypatch)
+    assert first_problem() is not None

@@ -321,6 +321,10 @@ def test_half_a_page_that_is_refused(kernel: str) -> None:
 
     def body(w: World) -> None:
         w.char.on_mmap = lambda vma: remap_pfn_range(vma, vma.vm_start, DEVICE, PAGE // 2, vma.vm_page_prot)
-        assert w.p.mmap(w.char.file, 2, flags=MAP_PRIVATE) == -EINVAL
+        assert w.p.mmap(w.char.file, 2, at="b", flags=MAP_PRIVATE) == -EINVAL, "there is no page table to run over"
+        w.char.on_mmap = lambda vma: remap_pfn_range(vma, vma.vm_start, DEVICE, 3 * PAGE, vma.vm_page_prot)
+        assert w.p.mmap(w.char.file, 3) == w(0)
+        w.char.on_mmap = lambda vma: remap_pfn_range(vma, vma.vm_start, DEVICE, PAGE // 2, vma.vm_page_prot)
+        assert w.p.mmap(w.char.file, 2, at=w(3), flags=MAP_PRIVATE) == -EINVAL
 
     run(body, kernel, finds=[] if kernel == "v6.16" else ["zap-past-the-end"])

@@ -255,8 +255,10 @@ def mixed_into_pfnmap(w: World) -> Any:
 
 def half_a_page_that_fails(w: World) -> Any:
     """A private mapping of which half a page is remapped: the kernel may not survive that it is refused."""
+    w.char.on_mmap = lambda vma: remap_pfn_range(vma, vma.vm_start, 0xFD000, 3 * PAGE, vma.vm_page_prot)
+    w.p.mmap(w.char.file, 3)
     w.char.on_mmap = lambda vma: remap_pfn_range(vma, vma.vm_start, 0xFD000, PAGE // 2, vma.vm_page_prot)
-    return w.p.mmap(w.char.file, 2, flags=MAP_PRIVATE)
+    return w.p.mmap(w.char.file, 2, at=w(3), flags=MAP_PRIVATE)
 
 
 class Untouched(VmOperations):

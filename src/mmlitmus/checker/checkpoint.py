@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .many import Job
     from .run import Parts
 
-VERSION = 1
+LAYOUT = 1
 FORMAT = "mmlitmus checkpoint"
 #: seconds between two writings of the file
 EVERY = 30.0
@@ -71,8 +71,9 @@ class Checkpoint:
             raise CheckpointError(f"{path}: not a checkpoint") from e
         if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("rows"), dict):
             raise CheckpointError(f"{path}: not a checkpoint")
-        if data.get("version") != VERSION:
-            raise CheckpointError(f"{path}: a checkpoint of version {data.get('version')}; this one reads {VERSION}")
+        written = data.get("version")
+        if written != LAYOUT:
+            raise CheckpointError(f"{path}: a checkpoint of version {written}; this one reads {LAYOUT}")
         if data.get("sources") != sources():
             raise CheckpointError(f"{path}: made by other sources of mmlitmus, whose searches these cannot go on with")
         made = cls(path, every)
@@ -120,7 +121,7 @@ class Checkpoint:
         """Write the file. It is replaced at once: a run that is killed meanwhile leaves the last one."""
         for job, parts in self.live.values():
             self._put(job, parts)
-        data = {"format": FORMAT, "version": VERSION, "sources": sources(), "rows": self.rows}
+        data = {"format": FORMAT, "version": LAYOUT, "sources": sources(), "rows": self.rows}
         beside = f"{self.path}.{os.getpid()}.new"
         try:
             Path(beside).write_text(json.dumps(data, separators=(",", ":")), encoding="utf-8")

@@ -215,6 +215,8 @@ def _seam(*seams: str) -> Callable[[Flip, Mapping[str, str], bool], bool]:
     return lambda flip, own, probe: flip.seam in seams
 
 
+#: the designs with a list of VMAs, which differ in how they lock it
+_LISTS = {"v5.8", "v5.14"}
 #: VFIO designs that differ from a merged one in what they lock, or in what they do when two come at once
 _LOCKS = (
     "write-lock-in-fault", "write-lock-in-fault-revalidate", "blocking-hot-reset", "blocking-hot-reset-vma-list",
@@ -292,7 +294,7 @@ RULES = (
         "the designs differ in what they lock, and in what becomes of two faults at once",
         lambda flip, own, probe: (
             flip.seam == "vfio_pci"
-            and (flip.alternative in _LOCKS or {flip.alternative, own["vfio_pci"]} == {"v5.8", "v5.14"})
+            and (flip.alternative in _LOCKS or {flip.alternative, own["vfio_pci"]} == _LISTS)
         ),
     ),
     Rule(

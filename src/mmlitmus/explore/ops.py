@@ -78,6 +78,18 @@ BLOCKS = tuple(k[2] for k in _KINDS)
 SYNC = tuple(i >= FIRST_SYNC for i in range(len(_KINDS)))
 PLAIN = tuple(i in (PLAIN_READ, PLAIN_WRITE) for i in range(len(_KINDS)))
 
+#: kinds of event that let their task see nothing of the primitive that they are about
+SILENT = frozenset(
+    (
+        LOCK, UNLOCK, DOWN_READ, UP_READ, DOWN_WRITE, DOWN_WRITE_ACQUIRE, UP_WRITE,
+        DOWNGRADE_WRITE, PREPARE_TO_WAIT, SCHEDULE, FINISH_WAIT, WAKE_UP, RCU_READ_LOCK,
+        RCU_READ_UNLOCK, LOCAL_IRQ_DISABLE, LOCAL_IRQ_ENABLE, SPAWN, TASK_START, JOIN,
+        GP_WAIT, IPI,
+    )
+)  # fmt: skip
+#: ... or of the word that they write, or of the object that they free
+BLIND = frozenset((WRITE_ONCE, PLAIN_WRITE, COUNTER_ADD, FREE))
+
 #: what a task that has ended announces
 DONE: Op = (-1, NONE, ())
 

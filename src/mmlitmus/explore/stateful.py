@@ -29,24 +29,12 @@ from .findings import Finding
 from .history import Histories, Item, Opaque, Scopes, Values, observed
 from .livelock import livelocks
 from .looppoints import check_loop_points
-from .ops import CHOOSE, DONE, SYNC
+from .ops import BLIND, CHOOSE, DONE, SILENT, SYNC
 from .primitives.base import Primitive
 from .races import ACCESSES, could_race
 from .runtime import Op
 from .scheduler import Found, Results, Scheduler, Setup, SetupError
 from .state import Atomic, Cells, Const, Counter, GuardedList, Model
-
-#: events that let their task see nothing of the primitive that they are about
-_SILENT = frozenset(
-    (
-        ops.LOCK, ops.UNLOCK, ops.DOWN_READ, ops.UP_READ, ops.DOWN_WRITE, ops.DOWN_WRITE_ACQUIRE, ops.UP_WRITE,
-        ops.DOWNGRADE_WRITE, ops.PREPARE_TO_WAIT, ops.SCHEDULE, ops.FINISH_WAIT, ops.WAKE_UP, ops.RCU_READ_LOCK,
-        ops.RCU_READ_UNLOCK, ops.LOCAL_IRQ_DISABLE, ops.LOCAL_IRQ_ENABLE, ops.SPAWN, ops.TASK_START, ops.JOIN,
-        ops.GP_WAIT, ops.IPI,
-    )
-)  # fmt: skip
-#: ... or of the word that they write, or of the object that they free
-_BLIND = frozenset((ops.WRITE_ONCE, ops.PLAIN_WRITE, ops.COUNTER_ADD, ops.FREE))
 
 #: after so many executions that did not end it is not worth while to go on: each of them has to be replayed
 TRUNCATED = 8
@@ -266,7 +254,7 @@ class Stateful(Scheduler):
             prim = self.prims[own]
             at = bisect_right(self.bases, own) - 1
             self.dirty.add(at)
-            if kind in _BLIND:
+            if kind in BLIND:
                 pass
             elif prim is None:
                 seen.append(self._value_at(at, own))
@@ -276,7 +264,7 @@ class Stateful(Scheduler):
                 seen.append(not prim.state[0])
             elif kind == ops.DOWN_WRITE_TRYLOCK:
                 seen.append(prim.state == ((), ()))
-            elif kind not in _SILENT:
+            elif kind not in SILENT:
                 seen.append(self.view.canonical(prim.state))
         for x in extra:
             o = x >> 1
@@ -285,7 +273,7 @@ class Stateful(Scheduler):
             if self.prims[o] is None:
                 if kind != ops.FREE:
                     seen.append(self._value_at(at, o))
-            elif kind not in _SILENT:
+            elif kind not in SILENT:
                 seen.append(self.view.canonical(self.prims[o].state))
         return tuple(seen)
 

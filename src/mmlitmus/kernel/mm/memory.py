@@ -392,10 +392,11 @@ def leave_what_is_mapped(vma: VmArea, addr: int, size: int) -> None:
 def zap_what_is_mapped(vma: VmArea, addr: int, size: int) -> None:
     """They go at once: nothing keeps the frames from being used for something else after the error.
 
-    The size is the caller's, whole pages or not. The zap's loops end where they meet its end exactly, so with half a
-    page they do not: what follows in memory is taken for page tables. It prints Bad page map, and oopses.
+    The size is the caller's, whole pages or not. The loop over a page table, if there is one, ends where it meets the
+    zap's end exactly, so with half a page it does not: what follows in memory is taken for page tables. It prints Bad
+    page map, and oopses.
     """
-    if size & PAGE_SIZE - 1:
+    if size & PAGE_SIZE - 1 and pmd_offset(vma.vm_mm, addr + size).entry != NONE:
         bug("zap-past-the-end", f"remap_pfn_range of {size:#x} bytes fails, and its zap runs past its end")
     zap_page_range_single(vma, addr, size)
 

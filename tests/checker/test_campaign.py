@@ -101,9 +101,24 @@ def test_a_worker_that_always_dies_is_an_error_of_its_row(tmp_path: Path) -> Non
 
 
 def test_a_cluster_of_which_half_is_killed(tmp_path: Path) -> None:
-    distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed (the extra `cluster`)")
+    pytest.importorskip("distributed", reason="dask.distributed is not installed (the extra `cluster`)")
     install = tmp_path / "toy_kernels.py"  # the cluster's workers need the toy kernels as well
     install.write_text(f"import sys\nsys.path[:0] = {[str(SOURCE), str(HERE)]}\nimport toy\ntoy.install()\n")
+    # In a process of its own: it leaves threads behind.
+    theirs = python(
+        """
+    import distributed
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, preload=[sys.argv[1]]
+    ) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        print(next(iter(cluster.workers.values())).pid, flush=True)
+        sys.stdin.readline()
+    """,
+        tmp_path,
+        str(install),
+    )
+    assert theirs.stdout is not None
     code = """
     from mmlitmus.checker.cluster import Cluster
     want, _ = rows()
@@ -125,15 +140,14 @@ def test_a_cluster_of_which_half_is_killed(tmp_path: Path) -> None:
     assert len(set(taken)) == len(taken) > 3
     assert told and all(text.endswith("is gone; what it was at is done again") for text in told), told
     """
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, preload=[str(install)]
-    ) as cluster:
-        p = python(code, tmp_path, cluster.scheduler_address)
-        assert p.stdout is not None
-        if p.stdout.readline() == "three\n":
-            os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
-        _, err = p.communicate("\n", timeout=300)
-        assert p.returncode == 0, err
+    p = python(code, tmp_path, address := theirs.stdout.readline().strip())
+    assert p.stdout is not None
+    assert address.startswith("tcp://")
+    if p.stdout.readline() == "three\n":
+        os.kill(int(theirs.stdout.readline()), signal.SIGKILL)
+    _, err = p.communicate("\n", timeout=300)
+    theirs.communicate("\n", timeout=60)
+    assert p.returncode == 0, err
 
 
 def test_without_the_extra_it_says_so(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from mmlitmus.kernel.arch.x86.pgtable import NONE, pmd_offset
 from mmlitmus.kernel.errno import ENOMEM
+from mmlitmus.kernel.mm.madvise import MADV_DONTFORK
 from mmlitmus.kernel.mm.memory import remap_pfn_range
 from mmlitmus.kernel.mm.mm_types import VM_LOCKED
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, mmget_not_zero, mmput
@@ -100,6 +102,21 @@ def test_absent_pages_stay_absent(kernel: str) -> None:
         child = w.p.fork("child")
         assert w.populated(child) == "a1"
         assert w.layout(child) == "a0-a4@0"
+
+    run(body, kernel)
+
+
+@everywhere
+def test_what_faults_can_fill_gets_no_page_table(kernel: str) -> None:
+    def body(w: World) -> None:
+        w.p.mmap(w.dev.file, 1)  # its page table is there for what follows, too
+        assert not w.p.read(w(0))
+        assert not w.p.madvise(w(0), 1, MADV_DONTFORK)
+        w.char.flags = 0
+        w.p.mmap(w.char.file, 2, at=w(1))
+        child = w.p.fork("child")
+        assert w.layout(child) == "a1-a3@0"
+        assert pmd_offset(child.mm, w(1)).entry == NONE != pmd_offset(w.p.mm, w(1)).entry
 
     run(body, kernel)
 

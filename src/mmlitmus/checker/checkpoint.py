@@ -215,9 +215,7 @@ def loaded(parts: Parts, data: dict[str, Any]) -> None:
 def _results(results: Results) -> dict[str, Any]:
     return {
         "counts": asdict(results.counts),
-        "found": [
-            [f.kind, f.name, f.message, found.choices, found.executions] for f, found in results.found.items()
-        ],
+        "found": [[f.kind, f.name, f.message, found.choices, found.executions] for f, found in results.found.items()],
         "outcomes": sorted(map(_written, results.outcomes), key=json.dumps),
         "deadlocks": sorted(map(_written, results.deadlocks), key=json.dumps),
         "reached": sorted(results.reached),
@@ -261,6 +259,6 @@ def _written(value: Any) -> Any:
 
 def _read(data: Any) -> Any:
     if isinstance(data, dict):
-        (how, values), = data.items()
+        ((how, values),) = data.items()
         return (tuple if how == "tuple" else frozenset)(map(_read, values))
     return data

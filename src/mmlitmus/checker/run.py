@@ -105,9 +105,7 @@ def run(case: Case, spec: str, how: How | None = None) -> Row:
     return ask(case, spec, how, parts_for(how) if in_parts else None, go_on)  # type: ignore[return-value]
 
 
-def ask(
-    case: Case, spec: str, how: How, parts: Parts | None, go_on: Callable[[Parts], bool]
-) -> Row | Parts:
+def ask(case: Case, spec: str, how: How, parts: Parts | None, go_on: Callable[[Parts], bool]) -> Row | Parts:
     """The same by a search in ``parts``, as far as it has come (None: in one). After each part, ``go_on`` is asked; if
     it says no, the parts are returned."""
     started = time.perf_counter()
@@ -266,9 +264,7 @@ def limits_of(how: How) -> Limits | None:
     return Limits(how.max_seconds, how.max_memory)
 
 
-def _judge(
-    row: Row, case: Case, builder: Builder, how: How, expectation: Expectation | None, results: Results
-) -> None:
+def _judge(row: Row, case: Case, builder: Builder, how: How, expectation: Expectation | None, results: Results) -> None:
     counts = results.counts
     row.search = completeness(results)
     row.executions, row.events = counts.executions, counts.events

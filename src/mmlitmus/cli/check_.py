@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print rows as JSON (docs/json.md).")
 @click.option("--ktap", "as_ktap", is_flag=True, help="Print KTAP, as the kernel's selftests do.")
 @click.option("--timing", is_flag=True, help="Say how long each row took.")
-@click.option(
-    "--rows", is_flag=True, help="Print every row, also where releases in a row say the same."
-)
+@click.option("--rows", is_flag=True, help="Print every row, also where releases in a row say the same.")
 @click.option("-v", "--verbose", is_flag=True, help="Print bounds, evidence and every finding under each row.")
 @click.option("-j", "processes", type=click.IntRange(1), default=1, metavar="N", help="Run on N processes.")
 @debug_option

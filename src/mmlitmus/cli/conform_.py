@@ -348,9 +348,7 @@ class Run:
         else:
             complain(f"{why}; only programs of devices (q35) are run")
 
-    def _boot(
-        self, stack: ExitStack, name: str, machine: str, memory_mb: int, again: bool
-    ) -> tuple[Kernel, Session]:
+    def _boot(self, stack: ExitStack, name: str, machine: str, memory_mb: int, again: bool) -> tuple[Kernel, Session]:
         from mmlitmus.conform.batch import BatchAnswers
         from mmlitmus.conform.campaign import Answers, Kernel, answers_at
         from mmlitmus.conform.execute import NotModelledError, model_of

@@ -293,8 +293,7 @@ RULES = (
         OTHERS,
         "the designs differ in what they lock, and in what becomes of two faults at once",
         lambda flip, own, probe: (
-            flip.seam == "vfio_pci"
-            and (flip.alternative in _LOCKS or {flip.alternative, own["vfio_pci"]} == _LISTS)
+            flip.seam == "vfio_pci" and (flip.alternative in _LOCKS or {flip.alternative, own["vfio_pci"]} == _LISTS)
         ),
     ),
     Rule(

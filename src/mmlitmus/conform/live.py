@@ -133,9 +133,9 @@ def header_of(ready: Mapping[str, Any], identity: Mapping[str, str], machine: st
 
 
 def _device(said: dict[str, Any]) -> DeviceKey | None:
-    """A device that the model is held to: one whose BAR 0 is the only one to map."""
+    """A device that the model is held to: one with one BAR to map."""
     bars = tuple(decode(BarKey, bar, "ready.devices.bars") for bar in said.get("bars") or ())
-    return DeviceKey(name=said["name"], pci=said.get("pci"), bars=bars) if [b.bar for b in bars] == [0] else None
+    return DeviceKey(name=said["name"], pci=said.get("pci"), bars=bars) if len(bars) == 1 else None
 
 
 # -- from the agent ---------------------------------------------------------------------------------------------------

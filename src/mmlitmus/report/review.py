@@ -55,9 +55,7 @@ def _one_patch(made: Sequence[Change], releases: Sequence[str], width: int, ever
     return _columns(rows, width, ("  kernel", "before", "after", "")) if rows else []
 
 
-def _patches(
-    plan: Plan, made: Sequence[Change], releases: Sequence[str], width: int, everything: bool
-) -> list[str]:
+def _patches(plan: Plan, made: Sequence[Change], releases: Sequence[str], width: int, everything: bool) -> list[str]:
     """Under each case and kernel, one line for each patch alone, then one for all together. Kernels on which all these
     are equal share them."""
     groups: dict[tuple[str, str, str], list[Change]] = {}

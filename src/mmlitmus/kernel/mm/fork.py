@@ -30,6 +30,7 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_LOCKED,
     VM_LOCKONFAULT,
     VM_MAYWRITE,
+    VM_MIXEDMAP,
     VM_PFNMAP,
     VM_SHARED,
     MmStruct,
@@ -138,7 +139,13 @@ def open_link_before_copy(tmp: VmArea, mpnt: VmArea) -> int:
 
 
 def copy_page_range(dst_vma: VmArea, src_vma: VmArea) -> int:
-    """Copy every translation of a PFNMAP VMA, eagerly: nothing would fill the child's later. 0 or an errno."""
+    """Copy every translation of a PFNMAP or MIXEDMAP VMA, eagerly: nothing would fill the child's later. 0 or an errno.
+
+    Other VMAs are left to the child's faults, and get no page table (the kernel copies those with an anon_vma too; here
+    only private device memory has one). Source: mm/memory.c copy_page_range (5.10), vma_needs_copy (from 6.1).
+    """
+    if not src_vma.has(VM_PFNMAP | VM_MIXEDMAP):
+        return 0
     pfn = 0
     if src_vma.has(VM_PFNMAP):
         error, pfn = tracking().copy(dst_vma, src_vma)

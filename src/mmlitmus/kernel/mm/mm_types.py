@@ -149,9 +149,9 @@ class VmArea(Model):
     def attach(self) -> None:
         """Others can reach the VMA from now on.
 
-    Source: include/linux/mm.h vma_mark_detached (6.12), include/linux/mmap_lock.h vma_mark_attached (7.3); none (to
-    6.1).
-    """
+        Source: include/linux/mm.h vma_mark_detached (6.12), include/linux/mmap_lock.h vma_mark_attached (7.3); none (to
+        6.1).
+        """
         touch(self.oid("detached"), (self.oid("private"),))
         self._values[self.fields["detached"].at] = False
         self.private = False
@@ -176,14 +176,14 @@ class VmOperations:
     def open(self, vma: VmArea) -> None:
         """A VMA was copied: by a split, by mremap, by fork.
 
-    Source: include/linux/mm.h vm_operations_struct.
-    """
+        Source: include/linux/mm.h vm_operations_struct.
+        """
 
     def close(self, vma: VmArea) -> None:
         """A VMA is about to be freed.
 
-    Source: include/linux/mm.h vm_operations_struct.
-    """
+        Source: include/linux/mm.h vm_operations_struct.
+        """
 
 
 def is_cow_mapping(flags: int) -> bool:

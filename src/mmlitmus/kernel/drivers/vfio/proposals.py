@@ -120,8 +120,8 @@ class RemapInMmap(VfioPci612):
     def mmap_disabled(self, vma: VmArea) -> int:
         """Memory is disabled; the flags are set already. 0 or an errno.
 
-    Source: none; a proposal.
-    """
+        Source: none; a proposal.
+        """
         raise NotImplementedError
 
 

@@ -110,7 +110,7 @@ def test_absent_pages_stay_absent(kernel: str) -> None:
 def test_what_faults_can_fill_gets_no_page_table(kernel: str) -> None:
     def body(w: World) -> None:
         w.p.mmap(w.dev.file, 1)  # its page table is there for what follows, too
-        assert not w.p.read(w(0))
+        w.p.read(w(0))
         assert not w.p.madvise(w(0), 1, MADV_DONTFORK)
         w.char.flags = 0
         w.p.mmap(w.char.file, 2, at=w(1))

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from mmlitmus.conform import kill
 from mmlitmus.conform.campaign import Campaign, Compared, run
-from mmlitmus.conform.compare import Field
+from mmlitmus.conform.compare import Field, compare_program
+from mmlitmus.conform.execute import execute
 from mmlitmus.conform.generate import programs
 from mmlitmus.conform.kill import (
     KILLED,
@@ -35,7 +36,6 @@ from mmlitmus.conform.kill import (
     named,
     recorded,
     survivor,
-    warned,
 )
 from mmlitmus.conform.shrink import shrink, signature
 from mmlitmus.kernel import eras
@@ -119,10 +119,15 @@ def test_a_program_kills_a_flip_that_it_sees_and_no_other() -> None:
 
 
 def test_a_warning_of_the_kernels_is_compared() -> None:
-    found = [one for one in generated() if warned(one)]
+    found = [one for one in generated() if one.program.warned]
     assert found, "6.12 warns of a remap_pfn_range in ->fault"
-    assert kills(found[0], Flip(MODEL, "vma_flags_write", "unchecked")) == "warning"
-    assert warned(next(one for one in of_kernel(MODEL) if one.program.log is None)) is None
+    assert kills(found[0], Flip(MODEL, "vma_flags_write", "unchecked")).endswith(": warned")
+    quiet = next(one for one in generated() if not one.program.warned and one.program.log is not None)
+    assert not quiet.program.warned
+    unlogged = next(one for one in of_kernel(MODEL) if one.program.log is None)
+    for one, names in ((quiet, {"warned"}), (unlogged, set())):
+        fields = compare_program(one.program, execute(one.program, one.header, MODEL), one.layout)
+        assert {f.name for f in fields if f.name == "warned"} == names
 
 
 def test_a_program_by_name() -> None:

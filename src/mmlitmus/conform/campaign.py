@@ -145,15 +145,7 @@ class Compared:
     @property
     def different(self) -> list[Field]:
         """The fields that differ."""
-        return [f for f in self.fields if f.verdict == DISAGREED and not _died_alike(self, f)]
-
-
-def _died_alike(one: Compared, found: Field) -> bool:
-    """Did the model stop with a BUG at the step that the guest did not survive?"""
-    if found.name != "outcome" or one.heard is None or one.execution is None:
-        return False
-    stopped = one.execution.stopped != "" and found.index == len(one.execution.steps)
-    return stopped and one.heard.died in ("oops", "panic", "died")
+        return [f for f in self.fields if f.verdict == DISAGREED]
 
 
 @dataclass
@@ -242,24 +234,16 @@ class Twice:
         return replace(one, boots=(other.header.key,), fields=one.fields + differ)
 
 
-def both(first: Kernel, second: Kernel, programs: Iterable[Program]) -> Iterator[tuple[Compared, list[Field]]]:
-    """Programs in two boots: each one's answer in the first, and the fields that the second answers otherwise."""
-    twice = Twice(first, second)
-    for program in programs:
-        one = twice.compare(program)
-        yield one, [f for f in one.fields if f.name.endswith(SECOND_BOOT)]
-
-
 def recordings(done: Iterable[Compared]) -> list[Recording]:
     """What was answered, as recordings: one for every boot whose answers they are.
 
-    Programs that died are left out, and those that a second boot answered otherwise.
+    Those that a second boot answered otherwise are left out. One that the guest did not survive ends there.
     """
     headers: dict[str, Header] = {}
     keys: dict[str, dict[str, Key]] = {}
     kept: dict[str, list[Program]] = {}
     for one in done:
-        if one.header is None or one.heard is None or one.heard.died or one.refused:
+        if one.header is None or one.heard is None or one.refused:
             continue
         if any(f.name.endswith(SECOND_BOOT) for f in one.fields):
             continue
@@ -309,15 +293,12 @@ class Campaign:
         for step in one.heard.program.steps:
             if step.op not in ("observe", "switch"):
                 self.operations.setdefault(step.op, Tally()).operations += 1
-        different = {id(f): f for f in one.different}
         left = []
         for each in one.fields:
             verdict = each.verdict
             if each.name.endswith(SECOND_BOOT):
                 self.unstable.add(one.program.id)
-            if verdict == DISAGREED and id(each) not in different:
-                verdict = AGREED
-            elif verdict == DISAGREED:
+            if verdict == DISAGREED:
                 reason = explain(self.model, each)
                 verdict = "unexplained" if reason is None else "explained"
                 if reason is None:
@@ -347,8 +328,8 @@ class Campaign:
         }
 
     def over_cap(self) -> list[Explained]:
-        """The explanations that cover more programs than they may."""
-        most = {one.name: one.cap * self.programs / 100 for one in EXPLAINED}
+        """The explanations that cover more programs than they may: one is always allowed."""
+        most = {one.name: max(1, one.cap * self.programs / 100) for one in EXPLAINED}
         return [one for one in EXPLAINED if len(self.explained.get(one.name, ())) > most[one.name]]
 
     @property

@@ -9,24 +9,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from .execute import Execution, Seen, execute_all, model_of
 from .layout import Layout, Pairs
-from .schema import Observed, Program, Recording, Step
+from .schema import Observed, Program, Recording, Result, Step
 
 AGREED, DISAGREED, EXCLUDED, UNOBSERVED = "agreed", "disagreed", "excluded", "unobserved"
 VERDICTS = (AGREED, EXCLUDED, UNOBSERVED, DISAGREED)
-
-NOT_SEEN = Seen()
 
 
 @dataclass(frozen=True)
 class Field:
     """One thing to compare: at ``step`` of ``program``, what was ``recorded`` (None: not observed) and the ``model``'s.
 
-    ``name``: outcome, value, si_code, entry, vm_flags, memtypes, pagemap, locked, frame, events; log and held (of the
-    whole program: at its last step); or the name of a field that this version does not know.
+    ``name``: outcome, value, si_code, entry, vm_flags, memtypes, pagemap, locked, frame, events; log, warned and held
+    (of the whole program: at its last step); or the name of a field that this version does not know.
     """
 
     program: str
@@ -38,12 +35,15 @@ class Field:
     model: str | None
     seen: Seen
 
-    @cached_property
+    @property
     def rule(self) -> str | None:
         """The first rule that excludes the field, by name."""
-        return next((r.name for r in RULES if r.excludes(self)), None)
+        for rule in RULES:
+            if rule.excludes(self):
+                return rule.name
+        return None
 
-    @cached_property
+    @property
     def verdict(self) -> str:
         """agreed, disagreed, excluded or unobserved."""
         if self.recorded is None:
@@ -120,10 +120,18 @@ def boots_differ(first: Iterable[Field], second: Iterable[Field]) -> list[Field]
 def _second_boot(field: Field, first: str | None, second: str | None) -> list[Field]:
     if first == second or any(r.boots and r.excludes(field) for r in RULES):
         return []
-    if field.name == "outcome" and all(said is not None and said.startswith("died") for said in (first, second)):
-        return []  # by what a kernel notices that it has run over its own memory is chance
     said = f"{second or 'nothing'} in the second boot"  # whoever reads the field alone would take it for the model's
     return [replace(field, name=field.name + SECOND_BOOT, recorded=first or "nothing", model=said)]
+
+
+#: how a guest ends that has noticed that its kernel ran over its own memory, or would: in which way is chance
+CRASHES = frozenset({"oops", "panic", "died"})
+
+
+def _outcome(result: Result | None) -> str | None:
+    if result is not None and result.died in CRASHES:
+        return "died"
+    return None if result is None else result.outcome
 
 
 def fields_of(
@@ -135,7 +143,7 @@ def fields_of(
     if observed.entries:
         names.step(layout.ram_frames(observed.entries), layout.ram_frames(seen.entries))
     if step.has_result:
-        yield "outcome", "", result.outcome if result else None, seen.outcome
+        yield "outcome", "", _outcome(result), seen.outcome
     if result is not None:
         if result.value is not None:
             yield "value", "", hex(result.value), None if seen.value is None else hex(seen.value)
@@ -164,20 +172,34 @@ def fields_of(
 
 
 def compare_program(program: Program, execution: Execution, layout: Layout) -> list[Field]:
-    """Every field of one program. Steps that the model did not get to have nothing on its side."""
+    """Every field of one program. Steps that the model did not get to have nothing on its side.
+
+    At the step that a BUG of the model's ended it has died, as a guest that crashes has.
+    """
     fields = []
     names = Pairs()
+    after = Seen(dead=execution.died)
     for n, step in enumerate(program.steps):
-        seen = execution.steps[n] if n < len(execution.steps) else NOT_SEEN
+        seen = execution.steps[n] if n < len(execution.steps) else after
+        if n == len(execution.steps) and execution.died:
+            seen = replace(after, outcome="died")
         fields += [Field(program.id, n, step, *f, seen) for f in fields_of(step, seen, layout, names)]
     last = len(program.steps) - 1
+    whole: list[tuple[str, str | None, str | None]] = []
     if program.log is not None and program.steps:
-        log = None if execution.stopped else layout.log(execution.log)
-        fields.append(Field(program.id, last, program.steps[last], "log", "", layout.log(program.log), log, NOT_SEEN))
+        ran = not execution.stopped
+        whole.append(("log", layout.log(program.log), layout.log(execution.log) if ran else None))
+        if layout.whole_log:
+            whole.append(("warned", _yes(program.warned), _yes(execution.warned) if ran else None))
     if program.held is not None and program.steps:
-        said, held = layout.held(program.held), layout.held(execution.held)
-        fields.append(Field(program.id, last, program.steps[last], "held", "", said, held, NOT_SEEN))
+        whole.append(("held", layout.held(program.held), layout.held(execution.held)))
+    for name, said, model in whole:
+        fields.append(Field(program.id, last, program.steps[last], name, "", said, model, after))
     return fields
+
+
+def _yes(it: bool) -> str:
+    return "yes" if it else "no"
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from mmlitmus.explore.findings import Finding
-from mmlitmus.explore.naive import Naive
+from mmlitmus.explore.once import Once
 from mmlitmus.explore.scheduler import Setup, SetupError
 from mmlitmus.kernel import eras
 from mmlitmus.kernel.arch.x86.pat import cattr_name
@@ -81,14 +82,15 @@ class Seen:
     """What the model did at a step: its outcome in the words of ``schema.Result.outcome``, None if it has none.
 
     ``value``: what a read returned. ``code``: a signal's si_code. ``off``: the access arrived at a device that does
-    not answer. The rest is ``schema.Observed``'s, at the places that the recording names and where it has them. RAM
-    frames have numbers of the model's (``layout.MODEL_RAM``).
+    not answer. ``dead``: the BUG that ended the model here, or before. The rest is ``schema.Observed``'s, at the places
+    that the recording names and where it has them. RAM frames have numbers of the model's (``layout.MODEL_RAM``).
     """
 
     outcome: str | None = None
     value: int | None = None
     code: int | None = None
     off: bool = False
+    dead: str = ""
     entries: dict[str, Entry] = field(default_factory=dict)
     vm_flags: dict[str, str] = field(default_factory=dict)
     memtypes: tuple[Memtype, ...] | None = None
@@ -111,6 +113,16 @@ class Execution:
     log: tuple[Message | str, ...] = ()
     held: tuple[Frame, ...] | None = None
 
+    @property
+    def died(self) -> str:
+        """The BUG that stopped it; empty if none did."""
+        return next((f.name for f in self.findings if f.kind == "BUG"), "") if self.stopped else ""
+
+    @property
+    def warned(self) -> bool:
+        """Did the kernel print a WARNING?"""
+        return any(f.kind == "WARN" for f in self.findings)
+
 
 def model_of(key: KernelKey) -> str:
     """The kernel spec of the model for a recorded kernel. NotModelledError when there is none."""
@@ -128,7 +140,7 @@ def execute(program: Program, header: Header, spec: str) -> Execution:
     """
     kernel = eras.kernel(spec)
     run = Run(program, header)
-    engine = Naive(lambda: run.build(Machine(kernel)), max_executions=1)
+    engine = Once(lambda: run.build(Machine(kernel)))
     engine.max_events = EVENTS_A_STEP * (len(program.steps) + 1)
     try:
         results = engine.run()
@@ -165,6 +177,12 @@ class Anonymous(VmOperations):
 
     def fault(self, vmf: Any) -> int:
         raise NotModelledError("anonymous memory is not modelled beyond its address range")
+
+
+@cache
+def _parsed(place: str) -> tuple[int, str, int]:
+    number, slot, page = re.fullmatch(r"(\d+):([a-z])(\d+)", place).groups()  # type: ignore[union-attr]
+    return int(number), slot, int(page)
 
 
 class Run:
@@ -347,9 +365,9 @@ class Run:
         return seen if step.observed.memtypes is None else replace(seen, memtypes=self.memtypes())
 
     def _place(self, place: str) -> tuple[Process, int] | None:
-        number, slot, page = re.fullmatch(r"(\d+):([a-z])(\d+)", place).groups()  # type: ignore[union-attr]
-        process = self.processes.get(int(number))
-        return None if process is None else (process, self.address(slot, int(page)))
+        number, slot, page = _parsed(place)
+        process = self.processes.get(number)
+        return None if process is None else (process, self.address(slot, page))
 
     def entry(self, process: Process, address: int) -> Entry:
         """The raw entry, no event. The model has no tables above the PMD, so a walk ends there at the earliest.

@@ -25,7 +25,15 @@ class Explained:
     applies: Callable[[str, Field], bool]
 
 
-EXPLAINED: tuple[Explained, ...] = ()
+EXPLAINED: tuple[Explained, ...] = (
+    Explained(
+        "ran-over-memory",
+        "from where the kernel reads or writes past a table's end, it depends on what is there in memory whether it "
+        "notices: one boot in a few lives on",
+        0.5,
+        lambda kernel, field: field.seen.dead == "zap-past-the-end",
+    ),
+)
 
 
 def explain(kernel: str, field: Field) -> Explained | None:

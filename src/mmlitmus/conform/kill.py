@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmlitmus.explore.naive import Naive
+from mmlitmus.explore.once import Once
 from mmlitmus.kernel import eras
 from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.patches import LISTED
@@ -150,33 +150,22 @@ def consulted(one: Recorded, kernel: str) -> frozenset[str]:
         asked.seams.clear()  # choices that are looked up in advance
         return run.build(machine)
 
-    engine = Naive(build, max_executions=1)
+    engine = Once(build)
     engine.max_events = EVENTS_A_STEP * (len(one.program.steps) + 1)
     engine.run()
     return frozenset(asked.seams)
 
 
-def warned(one: Recorded) -> bool | None:
-    """Did the kernel print a WARNING during the program? None where its log was not recorded."""
-    if one.program.log is None:
-        return None
-    return any("WARNING: " in line for line in one.program.extra.get("kernel_log", ()))
-
-
 def disagreements(one: Recorded, execution: Execution) -> set[str]:
-    """What differs between a recorded program and what the model did: fields, and whether it was warned of."""
+    """What differs between a recorded program and what the model did."""
     fields = compare_program(one.program, execution, one.layout)
-    differ = {f"step {f.index}: {f.name} {f.place}".rstrip() for f in fields if f.verdict == DISAGREED}
-    said = warned(one)
-    if said is not None and said != any(f.kind == "WARN" for f in execution.findings):
-        differ.add("warning")
-    return differ
+    return {f"step {f.index}: {f.name} {f.place}".rstrip() for f in fields if f.verdict == DISAGREED}
 
 
 def seen(execution: Execution) -> str:
     """A hash of all that a recording might tell one execution from another by."""
-    warns = any(f.kind == "WARN" for f in execution.findings)
-    said = (execution.steps, execution.stopped, execution.log, execution.held, warns)
+    ran = (execution.stopped, execution.died, execution.warned)
+    said = (execution.steps, execution.log, execution.held, *ran)
     return hashlib.sha256(repr(said).encode()).hexdigest()
 
 
@@ -263,12 +252,6 @@ RULES = (
         UNREACHABLE,
         "every walk holds mmap_lock or i_mmap_rwsem: an assertion of either never fails",
         _between("follow_pte_assert", "none", "mmap_lock-or-i_mmap"),
-    ),
-    Rule(
-        "half-a-remap",
-        UNREACHABLE,
-        "a remap_pfn_range that fails has mapped something only if memory for a later page table is short",
-        _seam("remap_error"),
     ),
     Rule(
         "unmarked-mixed",

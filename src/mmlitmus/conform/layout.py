@@ -116,9 +116,13 @@ class Pairs:
 
 
 class Layout:
-    """The memory of a recorded machine, as far as the header says."""
+    """The memory of a recorded machine, as far as the header says.
+
+    ``whole_log``: were all lines kept that the kernel printed? Of programs run one after the other, those of memtypes.
+    """
 
     def __init__(self, header: Header) -> None:
+        self.whole_log = header.isolation == "fresh"
         self.packed = header.placement == "packed"
         bars = [bar for device in header.devices for bar in device.bars]
         self.known = all(bar.pfn is not None for bar in bars)

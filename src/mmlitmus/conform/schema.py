@@ -536,6 +536,11 @@ class Program:
     held: tuple[Frame, ...] | None = of(optional(many(nested(Frame))), default=None)
     extra: dict[str, Any] = extra()
 
+    @property
+    def warned(self) -> bool:
+        """Is there a WARNING among the other lines that the kernel printed?"""
+        return any("WARNING: " in line for line in self.extra.get("kernel_log", ()))
+
     def check(self, header: Header) -> None:
         """Does it make sense? Processes, devices and regions exist where they are named. Raises BadValueError."""
         live, born, current = {0}, {0}, 0

@@ -13,6 +13,7 @@ MADE  := $(VENV)/.made-$(KEY)
 RUN   := $(VENV)/.installed-$(KEY)
 TEST  := $(VENV)/.installed-test-$(KEY)
 LINT  := $(VENV)/.installed-lint-$(KEY)
+TOOLS := $(VENV)/.installed-compile-$(KEY)
 
 PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
 PYTEST      = $(BIN)/python -m pytest
@@ -20,7 +21,7 @@ PYTEST      = $(BIN)/python -m pytest
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help check test fuzz slow lint types imports bench peers clean
+.PHONY: help check compile test fuzz slow lint types imports bench peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,13 +29,19 @@ help: ## list the targets
 check: $(RUN) ## run every case on every kernel (ARGS="vfio" narrows it)
 	@$(BIN)/mmlitmus check -j $$(nproc 2>/dev/null || echo 1) $(ARGS)
 
-test: $(TEST) ## the default test suite
+compile: $(RUN) ## compile the explorer, where there is a C compiler; without, everything runs interpreted
+	@if [ -n "$$MMLITMUS_PURE" ]; then echo "compile: MMLITMUS_PURE is set; the explorer stays interpreted"; \
+	  elif test -e $(TOOLS) || { echo "install: mypy, which compiles, into $(VENV)"; $(PIP_INSTALL) -e '.[compile]' && touch $(TOOLS); }; \
+	  then $(BIN)/python -m mmlitmus.explore.build; \
+	  else echo "compile: mypy could not be installed; the explorer stays interpreted"; fi
+
+test: $(TEST) compile ## the default test suite
 	@$(PYTEST) -n 2 $(ARGS)
 
-fuzz: $(TEST) ## random programs, engine against enumeration (N=10000)
+fuzz: $(TEST) compile ## random programs, engine against enumeration (N=10000; MMLITMUS_PURE=1: interpreted)
 	@$(PYTEST) -n 2 -m fuzz --fuzz-runs $(N) $(ARGS)
 
-slow: $(TEST) ## the tests that the default suite leaves out for their time
+slow: $(TEST) compile ## the tests that the default suite leaves out for their time
 	@$(PYTEST) -n 2 -m slow $(ARGS)
 
 lint: $(LINT) ## ruff
@@ -46,7 +53,7 @@ types: $(LINT) ## mypy
 imports: $(LINT) ## import-linter: imports run downward only
 	@$(BIN)/lint-imports --no-logo $(ARGS)
 
-bench: $(TEST) ## time the engine and the memtype database (bench/*.py; ARGS=--json)
+bench: $(TEST) compile ## time the engine and the memtype database (bench/*.py; ARGS=--json)
 	@$(BIN)/python bench/engine.py $(ARGS)
 	@$(BIN)/python bench/pat.py $(ARGS)
 
@@ -54,7 +61,7 @@ peers: $(TEST) ## the same small programs in SPIN, Nidhugg and frontrun, where t
 	@$(BIN)/python bench/peers.py $(ARGS)
 
 clean: ## remove .venv, the caches and whatever was built
-	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) src/mmlitmus/explore/_compiled build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE): pyproject.toml

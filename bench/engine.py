@@ -1,10 +1,15 @@
 """Time the search engine: ``python bench/engine.py [--json] [--repeat N]``. Medians; times in microseconds.
 
+The explorer is timed as it runs here, and beside it interpreted where it is compiled. The three times by the event are
+CPU time, taken in turns in one process, so that a loaded machine says about the same.
+
 ============================ ==================================================================================
 round_trip_us                main -> greenlet -> main, nothing else: the yardstick of this machine
 replay_us_per_event          one replayed event of a long task that goes on running, engine and model together
 search_us_per_event          one new event: what the search adds to a replay of the same executions, plus that replay
-executions_per_trace         over every shipped case on every kernel it speaks of; 1 is optimal
+replay_round_trips           replay_us_per_event in round trips; the median of the ratios
+search_round_trips           search_us_per_event, likewise
+executions_per_trace         over every shipped case on every kernel it speaks of; 1 is optimal (the same in both)
 traces                       unlocked increments, tasks x times: complete executions (4, 34, 328, 36, 7134 are right)
 executions_per_s             whole executions, machine built anew each time; "vfio" is a fault, a disable and a munmap
                              of a BAR of two pages on the model of v6.12
@@ -16,11 +21,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +37,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
 from tests.explore.semantics import INCREMENTS, increments, sections  # noqa: E402
 
+from mmlitmus import explore  # noqa: E402
 from mmlitmus.explore.dpor import Dpor  # noqa: E402
 from mmlitmus.explore.scheduler import Scheduler, Setup  # noqa: E402
 from mmlitmus.explore.state import Model, Once  # noqa: E402
@@ -80,6 +87,13 @@ def seconds(f: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def cpu_seconds(f: Callable[[], Any]) -> float:
+    """How much of this thread's time ``f`` takes."""
+    start = time.thread_time()
+    f()
+    return time.thread_time() - start
+
+
 def round_trip(n: int = 20_000) -> float:
     """One switch to a greenlet and back, in microseconds."""
     main = getcurrent()
@@ -95,7 +109,7 @@ def round_trip(n: int = 20_000) -> float:
         for _ in range(n):
             g.switch()
 
-    return seconds(run) / n * 1e6
+    return cpu_seconds(run) / n * 1e6
 
 
 def straight(n: int) -> Build:
@@ -117,7 +131,7 @@ def played(build: Build, log: list[tuple[list[int], list[int]]]) -> float:
     """Seconds that it takes to execute these executions again."""
     player = Player(build)
     player.log = log
-    return seconds(player.run)
+    return cpu_seconds(player.run)
 
 
 def replay_per_event(n: int = 2000) -> float:
@@ -132,7 +146,7 @@ def search_per_event(build: Build) -> float:
     recorder.run()
     log: list[tuple[list[int], list[int]]] = recorder.__dict__["log"]
     engine = Dpor(build)
-    search = seconds(engine.run)
+    search = cpu_seconds(engine.run)
     replay = played(build, log)
     events = sum(len(choice) for choice, _ in log)
     # The player's share of an event includes its part of building the machine: leave that out of the second term.
@@ -168,11 +182,14 @@ def fault_disable_munmap() -> Setup:
     return m.setup()
 
 
-def measure(repeat: int) -> dict[str, Any]:
-    """Everything."""
+def measure(repeat: int, suite: bool) -> dict[str, Any]:
+    """Everything; without ``suite``, not what runs every case."""
+
+    def middle(values: Iterable[float]) -> float:
+        return round(statistics.median(values), 3)
 
     def median(f: Callable[[], float]) -> float:
-        return round(statistics.median(f() for _ in range(repeat)), 3)
+        return middle(f() for _ in range(repeat))
 
     programs = {**{f"{a}x{b}": increments(a, b) for a, b in INCREMENTS}, "F2N3": sections(2, 3), "F2N4": sections(2, 4)}
     programs["vfio"] = fault_disable_munmap
@@ -181,12 +198,19 @@ def measure(repeat: int) -> dict[str, Any]:
     def rate(name: str) -> float:
         return round(counts[name].executions / median(lambda: seconds(Dpor(programs[name]).run)))
 
+    turns = []
+    for _ in range(repeat * 3):
+        trip = (round_trip(), replay_per_event(), search_per_event(programs["F2N4"]), round_trip())
+        turns.append((*trip[:3], (trip[0] + trip[3]) / 2))
     verdicts = [start_to_verdict() for _ in range(min(repeat, 3))]
     return {
-        "round_trip_us": median(round_trip),
-        "replay_us_per_event": median(replay_per_event),
-        "search_us_per_event": median(lambda: search_per_event(programs["F2N4"])),
-        "executions_per_trace": executions_per_trace(),
+        "explorer": "compiled" if explore.COMPILED else "interpreted",
+        "round_trip_us": middle(turn[3] for turn in turns),
+        "replay_us_per_event": middle(turn[1] for turn in turns),
+        "search_us_per_event": middle(turn[2] for turn in turns),
+        "replay_round_trips": middle(turn[1] / turn[3] for turn in turns),
+        "search_round_trips": middle(turn[2] / turn[3] for turn in turns),
+        "executions_per_trace": executions_per_trace() if suite else None,
         "traces": {f"{a}x{b}": counts[f"{a}x{b}"].complete for a, b in INCREMENTS},
         "executions_per_s": {name: rate(name) for name in ("2x3", "3x2", "F2N4", "vfio")},
         "start_to_verdict_s": None if None in verdicts else round(statistics.median(map(float, verdicts)), 3),
@@ -198,18 +222,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--repeat", type=int, default=7, help="medians of so many")
+    parser.add_argument("--no-suite", action="store_true", help="leave out executions_per_trace")
     args = parser.parse_args()
-    got = measure(args.repeat)
+    builds = [measure(args.repeat, not args.no_suite)]
+    if explore.COMPILED:
+        again = [sys.executable, __file__, "--json", "--no-suite", "--repeat", str(args.repeat)]
+        pure = {**os.environ, "MMLITMUS_PURE": "1"}
+        builds += json.loads(subprocess.run(again, env=pure, stdout=subprocess.PIPE, text=True, check=True).stdout)
     if args.json:
-        print(json.dumps(got))
+        print(json.dumps(builds))
         return
-    for key, value in got.items():
-        print(f"{key:22} {value}")
-    trip = got["round_trip_us"]
-    print(
-        f"in round trips         replay {got['replay_us_per_event'] / trip:.2f} an event, "
-        f"search {got['search_us_per_event'] / trip:.2f} a new event"
-    )
+    for key in builds[0]:
+        print(f"{key:22} {'   '.join(str(got[key]) for got in builds)}")
 
 
 if __name__ == "__main__":

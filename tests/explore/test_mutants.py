@@ -276,6 +276,7 @@ def a_marked_write_orders_like_an_atomic(patch: Patch) -> None:
 
 # -- the tests ----------------------------------------------------------------------------------------------------
 # (That the engine as it is has no problem is what test_engine.py and test_oracle.py say, part by part.)
+@pytest.mark.pure
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_suite_notices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MUTANTS[name](monkeypatch)

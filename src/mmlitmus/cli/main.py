@@ -47,8 +47,10 @@ class Verbs(click.Group):
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         import mmlitmus
+        from mmlitmus import explore
 
-        click.echo(f"mmlitmus {mmlitmus.__version__}")
+        how = "compiled" if explore.COMPILED else "interpreted"
+        click.echo(f"mmlitmus {mmlitmus.__version__} (explorer {how})")
         ctx.exit()
 
 

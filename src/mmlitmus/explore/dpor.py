@@ -25,6 +25,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Protocol
 
+from mypy_extensions import mypyc_attr
+
 from .findings import Finding
 from .ops import BLOCKS, CHOOSE, DONE, PLAIN, WRITES, add_read, conflict, writes
 from .races import DataRaces
@@ -74,14 +76,12 @@ class Object:
         self.history: list[tuple[Event, object]] = []  # (event, state before it), synchronisation objects only
 
 
-class Objects(dict[int, Object]):
-    """The shared objects by id."""
-
-    def __missing__(self, oid: int) -> Object:
-        obj = self[oid] = Object()
-        return obj
+def join(a: list[int], b: list[int]) -> list[int]:
+    """The clock of what comes after both."""
+    return [x if x > y else y for x, y in zip(a, b)]  # noqa: B905
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Dpor(Scheduler):
     """Explores every Mazurkiewicz trace of the program once, plus a few cut executions."""
 
@@ -97,7 +97,7 @@ class Dpor(Scheduler):
         self.keep_traces = keep_traces
         self.stop_at_first = stop_at_first
         self.events: list[Event] = []
-        self.objects = Objects()
+        self.objects: list[Object] = []  # by id
         self.now: list[list[int]] = []  # the clock of each task's last event
         self.forced = -1  # the task with which this execution leaves the one before
         self.forced_value = 0
@@ -172,9 +172,12 @@ class Dpor(Scheduler):
     def _record(self, e: Event, p: int, value: int) -> int:
         """``e`` is the pending event of ``p``: note its clock, and its place in the history of what it touches."""
         op = self.pending[p]
-        kind = op[0]
-        own = op[1]
-        touched = op[2]
+        kind: int = op[0]
+        own: int = op[1]
+        touched: tuple[int, ...] = op[2]
+        objects, prims = self.objects, self.prims
+        if len(objects) < len(prims):
+            self._meet()
         if own >= 0:
             first = own << 1 | WRITES[kind]
             touched = (first, *touched) if touched else (first,)
@@ -189,14 +192,14 @@ class Dpor(Scheduler):
         e.rival = self._rival(op, p, previous) if blocks else None
         for x in touched:
             o = x >> 1
-            obj = self.objects[o]
+            obj = objects[o]
             write = obj.write
             reads = obj.reads
             if x & 1:
                 if reads:
                     for r in reversed(reads):  # the latest first: those that it already comes after then drop out
                         if r.index > clock[r.task]:
-                            clock = list(map(max, clock, r.clock))
+                            clock = join(clock, r.clock)
                             races.append(r)
                 undo.append((obj, write, reads))
                 obj.write = e
@@ -205,9 +208,9 @@ class Dpor(Scheduler):
                 undo.append((obj, write, None))
                 reads.append(e)
             if write is not None and write.index > clock[write.task]:
-                clock = list(map(max, clock, write.clock))
+                clock = join(clock, write.clock)
                 races.append(write)
-            prim = self.prims[o]
+            prim = prims[o]
             if prim is not None:
                 obj.history.append((e, prim.state))
             if blocks:  # on the object that it waits for, it has a rival and no races
@@ -225,9 +228,13 @@ class Dpor(Scheduler):
         self.i = e.at + 1
         return p
 
+    def _meet(self) -> None:
+        """Have something to remember of every shared object that there is now."""
+        self.objects += [Object() for _ in range(len(self.prims) - len(self.objects))]
+
     def _rival(self, op: Op, q: int, previous: list[int]) -> Event | None:
         """The last event before which the blocking ``op`` of ``q`` could have happened, if any need not precede it."""
-        o = op[1]
+        o: int = op[1]
         prim = self.prims[o]
         for a, state in reversed(self.objects[o].history):
             if writes(a.op, o):  # else both are read-like and commute, or it cannot disable one that is not
@@ -245,10 +252,11 @@ class Dpor(Scheduler):
         if op is e.op:
             return
         e.op = op
+        self._meet()
         obj = self.objects[oid]
         write = obj.write
         if write is not None and write.index > e.clock[write.task]:
-            e.clock = self.now[e.task] = list(map(max, e.clock, write.clock))
+            e.clock = self.now[e.task] = join(e.clock, write.clock)
             e.races.append(write)
         e.undo.append((obj, write, None))
         obj.reads.append(e)
@@ -306,6 +314,7 @@ class Dpor(Scheduler):
     def _pending_races(self, tasks: list[int]) -> None:
         """The races of what these tasks were about to do when the execution ended."""
         n = len(self.events)
+        self._meet()
         for q in tasks:
             op = self.pending_at_end[q]
             previous = self.now[q]
@@ -377,7 +386,7 @@ class Dpor(Scheduler):
                     initials |= 1 << p
                 firsts.append((p, e.index))
             if conflict(e.op, op):
-                clock = list(map(max, clock, after))
+                clock = join(clock, after)
         if not seen >> q & 1:
             for t, first in firsts:
                 if clock[t] >= first:

@@ -17,9 +17,11 @@ A kind is *blocking* when the event may have to wait. A blocking event waits on 
 
 from __future__ import annotations
 
+from typing import Final
+
 from .runtime import Op
 
-NONE = -1
+NONE: Final = -1
 
 _KINDS: list[tuple[str, bool, bool]] = []
 
@@ -30,56 +32,56 @@ def _kind(name: str, *, read_like: bool = False, blocks: bool = False) -> int:
 
 
 # -- data -------------------------------------------------------------------------------------------------------
-READ_ONCE = _kind("READ_ONCE", read_like=True)
-WRITE_ONCE = _kind("WRITE_ONCE")
-PLAIN_READ = _kind("read", read_like=True)
-PLAIN_WRITE = _kind("write")
-LOOK = _kind("look", read_like=True)  # an event with a declared footprint that only reads its own object
-TOUCH = _kind("touch")  # ... or also writes it
-FREE = _kind("free")
-CHOOSE = _kind("choose", read_like=True)
+READ_ONCE: Final = _kind("READ_ONCE", read_like=True)
+WRITE_ONCE: Final = _kind("WRITE_ONCE")
+PLAIN_READ: Final = _kind("read", read_like=True)
+PLAIN_WRITE: Final = _kind("write")
+LOOK: Final = _kind("look", read_like=True)  # an event with a declared footprint that only reads its own object
+TOUCH: Final = _kind("touch")  # ... or also writes it
+FREE: Final = _kind("free")
+CHOOSE: Final = _kind("choose", read_like=True)
 
 # -- synchronisation: every kind from here on orders the tasks that meet on the object --------------------------
-ATOMIC_READ = _kind("atomic_read", read_like=True)
-ATOMIC_RMW = _kind("atomic_rmw")
-COUNTER_ADD = _kind("atomic_add", read_like=True)  # adds whose result nobody looks at commute with each other ...
-COUNTER_READ = _kind("counter_read")  # ... and with no look at the sum
-LOCK = _kind("lock", blocks=True)
-TRYLOCK = _kind("trylock")
-UNLOCK = _kind("unlock")
-DOWN_READ = _kind("down_read", read_like=True, blocks=True)
-DOWN_READ_TRYLOCK = _kind("down_read_trylock", read_like=True)
-UP_READ = _kind("up_read", read_like=True)
-DOWN_WRITE = _kind("down_write")  # joins the queue; DOWN_WRITE_ACQUIRE is when the lock is had
-DOWN_WRITE_ACQUIRE = _kind("acquired", blocks=True)
-DOWN_WRITE_TRYLOCK = _kind("down_write_trylock")
-UP_WRITE = _kind("up_write")
-DOWNGRADE_WRITE = _kind("downgrade_write")
-PREPARE_TO_WAIT = _kind("prepare_to_wait")
-SCHEDULE = _kind("schedule", blocks=True)
-FINISH_WAIT = _kind("finish_wait")
-WAKE_UP = _kind("wake_up")
-RCU_READ_LOCK = _kind("rcu_read_lock")
-RCU_READ_UNLOCK = _kind("rcu_read_unlock")
-GP_START = _kind("grace_period_start", read_like=True)
-GP_WAIT = _kind("grace_period_wait", read_like=True, blocks=True)
-LOCAL_IRQ_DISABLE = _kind("local_irq_disable")
-LOCAL_IRQ_ENABLE = _kind("local_irq_enable")
-IPI = _kind("ipi", read_like=True, blocks=True)
-SPAWN = _kind("spawn")
-TASK_START = _kind("start", blocks=True)
-JOIN = _kind("join", blocks=True)
+ATOMIC_READ: Final = _kind("atomic_read", read_like=True)
+ATOMIC_RMW: Final = _kind("atomic_rmw")
+COUNTER_ADD: Final = _kind("atomic_add", read_like=True)  # adds whose result nobody looks at commute ...
+COUNTER_READ: Final = _kind("counter_read")  # ... with each other, and with no look at the sum
+LOCK: Final = _kind("lock", blocks=True)
+TRYLOCK: Final = _kind("trylock")
+UNLOCK: Final = _kind("unlock")
+DOWN_READ: Final = _kind("down_read", read_like=True, blocks=True)
+DOWN_READ_TRYLOCK: Final = _kind("down_read_trylock", read_like=True)
+UP_READ: Final = _kind("up_read", read_like=True)
+DOWN_WRITE: Final = _kind("down_write")  # joins the queue; DOWN_WRITE_ACQUIRE is when the lock is had
+DOWN_WRITE_ACQUIRE: Final = _kind("acquired", blocks=True)
+DOWN_WRITE_TRYLOCK: Final = _kind("down_write_trylock")
+UP_WRITE: Final = _kind("up_write")
+DOWNGRADE_WRITE: Final = _kind("downgrade_write")
+PREPARE_TO_WAIT: Final = _kind("prepare_to_wait")
+SCHEDULE: Final = _kind("schedule", blocks=True)
+FINISH_WAIT: Final = _kind("finish_wait")
+WAKE_UP: Final = _kind("wake_up")
+RCU_READ_LOCK: Final = _kind("rcu_read_lock")
+RCU_READ_UNLOCK: Final = _kind("rcu_read_unlock")
+GP_START: Final = _kind("grace_period_start", read_like=True)
+GP_WAIT: Final = _kind("grace_period_wait", read_like=True, blocks=True)
+LOCAL_IRQ_DISABLE: Final = _kind("local_irq_disable")
+LOCAL_IRQ_ENABLE: Final = _kind("local_irq_enable")
+IPI: Final = _kind("ipi", read_like=True, blocks=True)
+SPAWN: Final = _kind("spawn")
+TASK_START: Final = _kind("start", blocks=True)
+JOIN: Final = _kind("join", blocks=True)
 
-FIRST_SYNC = ATOMIC_READ
-NAME = tuple(k[0] for k in _KINDS)
-READ_LIKE = tuple(k[1] for k in _KINDS)
-WRITES = tuple(not k[1] for k in _KINDS)
-BLOCKS = tuple(k[2] for k in _KINDS)
-SYNC = tuple(i >= FIRST_SYNC for i in range(len(_KINDS)))
-PLAIN = tuple(i in (PLAIN_READ, PLAIN_WRITE) for i in range(len(_KINDS)))
+FIRST_SYNC: Final = ATOMIC_READ
+NAME: Final = tuple(k[0] for k in _KINDS)
+READ_LIKE: Final = tuple(k[1] for k in _KINDS)
+WRITES: Final = tuple(not k[1] for k in _KINDS)
+BLOCKS: Final = tuple(k[2] for k in _KINDS)
+SYNC: Final = tuple(i >= FIRST_SYNC for i in range(len(_KINDS)))
+PLAIN: Final = tuple(i in (PLAIN_READ, PLAIN_WRITE) for i in range(len(_KINDS)))
 
 #: kinds of event that let their task see nothing of the primitive that they are about
-SILENT = frozenset(
+SILENT: Final = frozenset(
     (
         LOCK, UNLOCK, DOWN_READ, UP_READ, DOWN_WRITE, DOWN_WRITE_ACQUIRE, UP_WRITE,
         DOWNGRADE_WRITE, PREPARE_TO_WAIT, SCHEDULE, FINISH_WAIT, WAKE_UP, RCU_READ_LOCK,
@@ -88,7 +90,7 @@ SILENT = frozenset(
     )
 )  # fmt: skip
 #: ... or of the word that they write, or of the object that they free
-BLIND = frozenset((WRITE_ONCE, PLAIN_WRITE, COUNTER_ADD, FREE))
+BLIND: Final = frozenset((WRITE_ONCE, PLAIN_WRITE, COUNTER_ADD, FREE))
 
 #: what a task that has ended announces
 DONE: Op = (-1, NONE, ())
@@ -102,7 +104,10 @@ def footprint(op: Op) -> list[tuple[int, bool]]:
 
 def conflict(a: Op, b: Op) -> bool:
     """Do the two events, of different tasks, fail to commute?"""
-    oa, ob, ea, eb = a[1], b[1], a[2], b[2]
+    oa: int = a[1]
+    ob: int = b[1]
+    ea: tuple[int, ...] = a[2]
+    eb: tuple[int, ...] = b[2]
     if oa == ob and oa >= 0 and not (READ_LIKE[a[0]] and READ_LIKE[b[0]]):
         return True
     if ea:

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from .dpor import Dpor, Event, Objects
+from .dpor import Dpor, Event
 from .lockdep import Edge, Recording, Seen, lock_classes
 from .ops import CHOOSE, conflict
 from .runtime import Op
@@ -107,7 +107,7 @@ class Walker(Dpor):
         self.random = random.Random(f"{plan.strategy} {plan.depth} {plan.seed} {name}")
         self.strategy = strategy
         self.events, self.choice, self.value = [], [], []
-        self.objects = Objects()
+        self.objects = []
         self.now = []
         self.k = 0
         self.priority: list[float] = []

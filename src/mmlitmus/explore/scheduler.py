@@ -3,6 +3,9 @@
 A primitive calls ``point(op)``; the scheduler runs inside that call, in the greenlet of the task that just stopped, and
 switches only when another task goes on. Explorers derive from ``Scheduler`` and supply ``_pick``: which task's pending
 event happens next at a state not seen before. Everything before event ``k`` is replayed from ``choice``.
+
+This module, ``dpor`` and ``ops`` may run compiled (see ``compiled``). What is pickled, looked into or derived from
+exceptions stays an ordinary class there (``native_class=False``).
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent, greenlet
+from mypy_extensions import mypyc_attr
 
 from . import runtime as rt
 from .findings import Abandon, Finding, Oops
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 #: an execution that has not ended after this many events is cut, and the verdict says so
 MAX_EVENTS = 5_000
 #: CPU seconds without a single event before a task is declared stuck outside the model
-STUCK_SECONDS = 4
+STUCK_SECONDS: float = 4
 #: the collector's thresholds while searching
 RARELY = (1_000_000, 50, 100)
 
@@ -42,6 +46,7 @@ RARELY = (1_000_000, 50, 100)
 ASKED_BY = {DOWN_WRITE_ACQUIRE: "down_write"}
 
 
+@mypyc_attr(native_class=False)
 @dataclass
 class Setup:
     """One freshly built machine: what runs on it and what is asked of it.
@@ -62,6 +67,7 @@ class Setup:
     context: Any = None
 
 
+@mypyc_attr(native_class=False)
 class Task:
     """A schedulable thread of control: its name, what it holds, and what the kernel hangs on it."""
 
@@ -83,6 +89,7 @@ class Task:
         return n
 
 
+@mypyc_attr(native_class=False)
 @dataclass
 class Found:
     """A finding with the first execution that showed it and the number of complete executions that do."""
@@ -92,14 +99,17 @@ class Found:
     executions: int = 0
 
 
+@mypyc_attr(native_class=False)
 class SetupError(Exception):
     """The set-up does not fit what its tasks do. It ends the search: it is no finding about the model."""
 
 
+@mypyc_attr(native_class=False)
 class Stuck(BaseException):
     """Raised into a task that computes for ever without reaching a scheduling point; its text is where it was."""
 
 
+@mypyc_attr(native_class=False)
 @dataclass
 class Counts:
     """What a search did, in executions and events."""
@@ -113,6 +123,7 @@ class Counts:
     replayed: int = 0
 
 
+@mypyc_attr(native_class=False)
 @dataclass
 class Results:
     """What a search found."""
@@ -130,6 +141,7 @@ class Results:
     handed_over: str = ""  # why another engine gave way to it
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Scheduler:
     """Runs executions of a program one after the other; a subclass decides their order."""
 
@@ -253,9 +265,9 @@ class Scheduler:
                 continue
             except Oops:
                 self.tasks[t].dead = True
-            except Stuck as e:
+            except Stuck as stuck:  # a name of its own: compiled, a variable has one type
                 self.tasks[t].dead = True
-                message = f"{self.tasks[t].name} computes without a scheduling point at {e}"
+                message = f"{self.tasks[t].name} computes without a scheduling point at {stuck}"
                 self.found(Finding("never-ends", "never-ends", message))
             except Exception as e:
                 if isinstance(e, SetupError) or raised_by_engine(e):
@@ -286,16 +298,7 @@ class Scheduler:
         """Build the machine, replay the prefix, let ``_pick`` go on from there, and judge how it ended."""
         rt.engine = self
         rt.point = rt.quiet
-        self.findings = {}
-        self.reached = set()
-        self.last_exception = self.crash = None
-        self.aborting = self.launching = False
-        self.status = ""
-        self.prims.clear()
-        self.owners.clear()
-        self.updated.clear()
-        self.cur = -1
-        self.tasks = [Task(-1, "setup")]
+        self._forget()
         setup = self.setup = self.build()
         self.nlive = len(setup.tasks)
         self.n = n = self.nlive + setup.spawn_slots
@@ -328,6 +331,19 @@ class Scheduler:
         if self.crash is not None:
             raise self.crash
         self._ended(setup)
+
+    def _forget(self) -> None:
+        """Nothing is left of the execution before this one."""
+        self.findings = {}
+        self.reached = set()
+        self.last_exception = self.crash = None
+        self.aborting = self.launching = False
+        self.status = ""
+        self.prims.clear()
+        self.owners.clear()
+        self.updated.clear()
+        self.cur = -1
+        self.tasks = [Task(-1, "setup")]
 
     def _before_tasks(self) -> None:
         """A hook between building the machine and launching its tasks."""
@@ -386,10 +402,11 @@ class Scheduler:
         """Bit mask of the tasks whose pending event can happen now."""
         enabled = 0
         for t, op in enumerate(self.pending):
-            kind = op[0]
+            kind: int = op[0]
             if kind >= 0:
                 if BLOCKS[kind]:
-                    prim = self.prims[op[1]]
+                    o: int = op[1]
+                    prim = self.prims[o]
                     if not prim.enabled(prim.state, op, t):
                         continue
                 enabled |= 1 << t

@@ -40,7 +40,7 @@ from mmlitmus.invariants.memtype import memtypes_at_rest, memtypes_now
 from mmlitmus.invariants.revocation import revoked_now, stale_translations
 
 # The kernel, arch/x86: signals, protections, page-table entries.
-from mmlitmus.kernel.arch.x86.fault import GAVE_UP, SIGBUS, SIGSEGV
+from mmlitmus.kernel.arch.x86.fault import GAVE_UP, SIGBUS, SIGSEGV, fixup_user_fault
 from mmlitmus.kernel.arch.x86.ioremap import (
     IoMapping,
     arch_io_free_memtype_wc,
@@ -101,6 +101,7 @@ from mmlitmus.kernel.errno import (
     ENODEV,
     ENOENT,
     ENOMEM,
+    ENOSPC,
     ENOTTY,
     EOVERFLOW,
     EPERM,
@@ -141,6 +142,7 @@ from mmlitmus.kernel.mm.madvise import (
     MADV_NORMAL,
 )
 from mmlitmus.kernel.mm.memory import (
+    follow_pte,
     io_remap_pfn_range,
     remap_pfn_range,
     unmap_mapping_range,
@@ -212,6 +214,7 @@ from mmlitmus.kernel.mm.page_alloc import (
     Folio,
     folio_get,
     folio_put,
+    is_zero_pfn,
     new_folio,
 )
 from mmlitmus.kernel.mm.pfnmap_track import track_pfn_remap
@@ -288,6 +291,7 @@ __all__ = [
     "ENODEV",
     "ENOENT",
     "ENOMEM",
+    "ENOSPC",
     "ENOTTY",
     "EOVERFLOW",
     "EPERM",
@@ -400,6 +404,7 @@ __all__ = [
     "down_write_nested",
     "down_write_trylock",
     "downgrade_write",
+    "fixup_user_fault",
     "folio_get",
     "folio_isolate_lru",
     "folio_lock",
@@ -408,6 +413,7 @@ __all__ = [
     "folio_trylock",
     "folio_unlock",
     "folios_at_rest",
+    "follow_pte",
     "get_user_pages",
     "get_user_pages_fast",
     "get_user_pages_remote",
@@ -424,6 +430,7 @@ __all__ = [
     "iounmap",
     "is_cow_mapping",
     "is_new_memtype_allowed",
+    "is_zero_pfn",
     "look",
     "lookup_memtype",
     "loop_point",

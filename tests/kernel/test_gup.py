@@ -8,7 +8,7 @@ import pytest
 
 from mmlitmus.invariants.folios import folios_at_rest
 from mmlitmus.kernel.arch.x86.pgtable import RW, pte_pfn
-from mmlitmus.kernel.errno import EFAULT, EINTR, EINVAL, EIO
+from mmlitmus.kernel.errno import EBUSY, EFAULT, EINTR, EINVAL, EIO
 from mmlitmus.kernel.mm import gup, gup_fast
 from mmlitmus.kernel.mm.gup import (
     FOLL_ANON,
@@ -23,6 +23,7 @@ from mmlitmus.kernel.mm.gup import (
     Pages,
 )
 from mmlitmus.kernel.mm.memory_pages import vm_insert_page
+from mmlitmus.kernel.mm.mm_types import VM_PFNMAP
 from mmlitmus.kernel.mm.mmap import MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 from mmlitmus.kernel.mm.page_alloc import DRIVER, MIGRATE_CMA, ZONE_MOVABLE, new_folio
@@ -108,6 +109,33 @@ def test_force_does_not_write_to_a_shared_mapping() -> None:
         assert w.p.pin(a, 1, FOLL_ANON)[0] == -EFAULT
 
     run(body, "v6.12")
+
+
+def test_vm_insert_page_refuses() -> None:
+    """A PFNMAP is a BUG; a page of a process, a slot in use, an address outside are errnos."""
+
+    def body(w: World) -> None:
+        folio = new_folio(w.m, DRIVER, "the driver")
+        a = w.p.mmap_anon(1, at="b")
+        w.p.write(a)
+        own = w.m.pages[pte_pfn(w.p.pte(a))]
+        seen: list[int] = []
+
+        def on_mmap(vma: Any) -> int:
+            seen.extend(vm_insert_page(vma, at, what) for at, what in (
+                (vma.vm_end, folio), (vma.vm_start, own), (vma.vm_start, folio), (vma.vm_start, folio),
+            ))  # fmt: skip
+            return 0
+
+        w.char.flags = 0
+        w.char.on_mmap = on_mmap
+        w.p.mmap(w.char.file, 1)
+        assert seen == [-EFAULT, -EINVAL, 0, -EBUSY]
+        w.char.flags = VM_PFNMAP
+        w.char.on_mmap = lambda vma: vm_insert_page(vma, vma.vm_start, folio)
+        w.p.mmap(w.char.file, 1, at=w.m.slot("c"))
+
+    run(body, "v6.12", finds=("insert-page-pfnmap",))
 
 
 @everywhere

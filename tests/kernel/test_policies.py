@@ -35,6 +35,13 @@ from mmlitmus.kernel.arch.x86.pat import (
     pgprot_writecombine,
 )
 from mmlitmus.kernel.drivers.misc.probe import Fill, open_probe
+from mmlitmus.kernel.drivers.vfio.type1 import (
+    IOMMU_READ,
+    IOMMU_WRITE,
+    VfioIommu,
+    vfio_dma_do_map,
+    vfio_dma_do_unmap,
+)
 from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.mm import gup_longterm, madvise, mmu_gather, vma
 from mmlitmus.kernel.mm.gup import FOLL_LONGTERM, FOLL_WRITE
@@ -384,6 +391,22 @@ def held_by_direct_io(w: World) -> Any:
     return seen
 
 
+def zero_page_left(w: World) -> int:
+    """References to the zero page that are left when a mapping of it has come and gone."""
+    iommu = VfioIommu(w.m)
+    vfio_dma_do_map(iommu, w.p, 0, w.p.mmap_anon(3), 3 * PAGE, IOMMU_READ)
+    vfio_dma_do_unmap(iommu, 0, 3 * PAGE)
+    count: int = w.m.zero_page().refcount
+    return count
+
+
+def read_only_bar_for_writing(w: World) -> int:
+    """A mapping of a BAR that may only be read, and has been, is mapped for a device that may write."""
+    bar = w.p.mmap(w.dev.file, 1, prot=PROT_READ)
+    w.p.read(bar)
+    return vfio_dma_do_map(VfioIommu(w.m), w.p, 0, bar, PAGE, IOMMU_READ | IOMMU_WRITE)
+
+
 # -- witnesses --------------------------------------------------------------------------------------------------------
 #: a kernel that it is shown on, the alternative to flip to, a case's id or an observation
 Witness = tuple[str, str, Any]
@@ -490,6 +513,12 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("gup_fast_fallback", "eoverflow"): ("v6.12", "nothing", wrapped_round),
     ("iov_iter_extract_pages", "get"): ("v6.1", "pin", held_by_direct_io),
     ("iov_iter_extract_pages", "pin"): ("v6.6", "get", held_by_direct_io),
+    ("vaddr_get_pfns", "kept"): ("v5.10", "given-back", zero_page_left),
+    ("vaddr_get_pfns", "given-back"): ("v6.1", "kept", zero_page_left),
+    ("vfio_pin_pages_remote", "one-by-one"): ("v5.10", "batches", zero_page_left),
+    ("vfio_pin_pages_remote", "batches"): ("v5.14", "one-by-one", zero_page_left),
+    ("follow_fault_pfn", "any"): ("v5.10", "writable", read_only_bar_for_writing),
+    ("follow_fault_pfn", "writable"): ("v6.12", "any", read_only_bar_for_writing),
     ("vfio_pci", "v5.8"): ("v5.10", "v5.14", listed_twice),
     ("vfio_pci", "v5.14"): ("v6.1", "v5.8", listed_twice),
     ("vfio_pci", "v6.9"): ("v6.9", "v5.14", letters_of_a_bar),

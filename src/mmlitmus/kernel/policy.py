@@ -92,6 +92,9 @@ HOMES = {
     "is_longterm_pinnable": "mmlitmus.kernel.mm.gup_longterm",
     "gup_fast_fallback": "mmlitmus.kernel.mm.gup_fast",
     "iov_iter_extract_pages": "mmlitmus.kernel.mm.gup_users",
+    "vaddr_get_pfns": "mmlitmus.kernel.drivers.vfio.type1",
+    "vfio_pin_pages_remote": "mmlitmus.kernel.drivers.vfio.type1",
+    "follow_fault_pfn": "mmlitmus.kernel.drivers.vfio.type1",
     "vfio_pci": "mmlitmus.kernel.drivers.vfio.proposals",
 }
 

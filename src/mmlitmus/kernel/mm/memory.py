@@ -27,6 +27,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pmd_leaf,
     pmd_offset,
     pte_offset_map_lock,
+    pte_pfn,
     pte_present,
     pte_unmap_unlock,
     ptep_get,
@@ -34,6 +35,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pud_leaf,
     pud_offset,
     set_ptes,
+    small_page,
 )
 from mmlitmus.kernel.errno import EINVAL, ENOMEM
 from mmlitmus.kernel.mm.huge_memory import check_insert, split_huge_pmd, split_huge_pud, zap_huge_pmd, zap_huge_pud
@@ -185,6 +187,32 @@ def do_fault(vmf: VmFault, table: PteTable) -> int:
 def page_align(size: int) -> int:
     """Bytes made whole pages. Source: include/linux/mm.h PAGE_ALIGN."""
     return size + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1)
+
+
+def follow_pte(vma: VmArea, address: int) -> tuple[int, int, bool]:
+    """What is mapped at ``address``, under the page-table lock and for as long as it is held: (0 or -EINVAL, frame, may
+    it be written). For frames that have no page to hold.
+
+    Source: mm/memory.c follow_pte (to 6.1), follow_pfnmap_start (from 6.12).
+    """
+    pud = pud_offset(vma.vm_mm, address)
+    upper = TABLE if pud is None else pud.entry
+    if pud_leaf(upper):
+        entry = small_page(upper, PUD_SHIFT, address)
+        return 0, pte_pfn(entry), bool(entry & RW)
+    table = pmd_offset(vma.vm_mm, address)
+    pmd = table.entry if upper != NONE else NONE
+    if pmd_leaf(pmd):
+        entry = small_page(pmd, PMD_SHIFT, address)
+        return 0, pte_pfn(entry), bool(entry & RW)
+    if pmd == NONE:
+        return -EINVAL, 0, False
+    ptl = pte_offset_map_lock(table)
+    entry = ptep_get(table, address)
+    pte_unmap_unlock(ptl)
+    if not pte_present(entry):
+        return -EINVAL, 0, False
+    return 0, pte_pfn(entry), bool(entry & RW)
 
 
 # -- inserting --------------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ as long as it is there it cannot be isolated. ``lru_add_drain`` empties this CPU
 CPU's. A machine has batches only if its case asks for them (``lru_batches``); else every batch is emptied at once, as
 the lab's agent does before it looks.
 
-Source: mm/swap.c (to 6.12), mm/folio.c (7.3), mm/vmscan.c, functions of the same name. Of the model's own: LruBatch, batch_of.
+Source: mm/swap.c (to 6.12), mm/folio.c (7.3), mm/vmscan.c, functions of the same name. Of the model's own: LruBatch,
+batch_of.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def cma_page(m: Machine) -> tuple[Process, int, Folio]:
     engine="auto",
     scenario="Z6",
     thread="001",
-    asks=("hard livelock of pin", "fair livelock of pin", "pin-failed-einval", "pinned-in-cma", "pin-leak"),
+    asks=("hard livelock of pin", "pin-failed-einval", "pinned-in-cma", "pin-leak"),
     reach=("a page could not be isolated", "a page was migrated"),
     expect={
         "v5.10 CMA": sometimes("pinned-in-cma"),
@@ -168,7 +168,7 @@ def page_of_a_driver(m: Machine) -> None:
     engine="auto",
     scenario="Z7",
     thread="001",
-    asks=("hard livelock of pin", "fair livelock of pin"),
+    asks=("hard livelock of pin",),
     expect={
         "deb-5.10.262 CMA": sometimes("hard livelock of pin"),
         **dict.fromkeys(("v5.14 CMA", "v6.0 CMA"), never),

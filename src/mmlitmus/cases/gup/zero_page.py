@@ -216,7 +216,7 @@ def in_an_isolated_block(m: Machine) -> None:
     engine="auto",
     scenario="Z3i",
     thread="001",
-    asks=("hard livelock of pin", "fair livelock of pin", "pin-failed"),
+    asks=("hard livelock of pin", "pin-failed"),
     reach=("the block is no longer isolated",),
     expect={
         **releases("v5.10", "deb-7.3.4", never, "CMA"),

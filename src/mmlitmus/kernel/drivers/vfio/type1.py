@@ -152,7 +152,9 @@ def follow_fault_pfn(mm: MmStruct, vaddr: int, prot: int) -> tuple[int, int]:
     return 0, pfn
 
 
-@follow_fault_writable.alternative("any", source="drivers/vfio/vfio_iommu_type1.c follow_fault_pfn, v5.10; dossier C.3", releases="<= v5.11")
+@follow_fault_writable.alternative(
+    "any", source="drivers/vfio/vfio_iommu_type1.c follow_fault_pfn, v5.10; dossier C.3", releases="<= v5.11"
+)
 def takes_any_entry() -> bool:
     """Nobody looks: the device may write to what the process may not."""
     return False
@@ -197,7 +199,9 @@ def vaddr_get_pfns(iommu: VfioIommu, dma: VfioDma, vaddr: int, npages: int) -> t
     return 1, [pfn]
 
 
-@zero_pins.alternative("kept", source="drivers/vfio/vfio_iommu_type1.c vaddr_get_pfns, v5.10; dossier C.4", releases="<= v6.0-rc1")
+@zero_pins.alternative(
+    "kept", source="drivers/vfio/vfio_iommu_type1.c vaddr_get_pfns, v5.10; dossier C.4", releases="<= v6.0-rc1"
+)
 def keeps_zero_pins(iommu: VfioIommu, pfns: list[int]) -> None:
     """They stay: put_pfn does not unpin reserved pages, and the zero page is one. Nobody gives these pins back."""
 

@@ -37,11 +37,17 @@ def _mapped(machine: Any) -> dict[int, dict[str, int]]:
     return found
 
 
-def folios_at_rest(machine: Any, held: Iterable[Pages] = ()) -> Iterator[Finding]:
-    """Every page that is not as it should be. ``held``: arrays whose pages are still held, and rightly so."""
+def folios_at_rest(machine: Any, held: Iterable[Pages | str] = ()) -> Iterator[Finding]:
+    """Every page that is not as it should be. ``held``: arrays whose pages are still held, and rightly so; or
+    holders, by name, of whatever they hold.
+    """
     mapped = _mapped(machine)
     still: dict[tuple[str, str], None] = {}
+    held = list(held)
+    names = [kind + one for one in held if isinstance(one, str) for kind in BORROWED]
     for pages in held:
+        if isinstance(pages, str):
+            continue
         for folio in pages.folios:
             if folio is not None:
                 still.update(dict.fromkeys((folio.name, kind + pages.holder) for kind in BORROWED))
@@ -53,7 +59,7 @@ def folios_at_rest(machine: Any, held: Iterable[Pages] = ()) -> Iterator[Finding
         holders: dict[str, int] = dict(folio.peek("holders"))
         yield from _counts(folio, holders, entries)
         for who, count in holders.items():
-            if who.startswith(BORROWED) and (folio.name, who) not in still:
+            if who.startswith(BORROWED) and who not in names and (folio.name, who) not in still:
                 yield Finding("invariant", "pin-leak", f"{folio.name} is left with {count} of its references: {who}")
         if ISOLATION in holders:
             yield Finding("invariant", "isolated-for-ever", f"{folio.name} is still off its LRU list")

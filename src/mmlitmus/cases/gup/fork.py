@@ -9,7 +9,6 @@ fast path sees the fork instead (write_protect_seq), and gives its pin back.
 from mmlitmus.api import (
     FOLL_WRITE,
     Machine,
-    Pages,
     Process,
     always,
     case,
@@ -37,17 +36,14 @@ def written_page(m: Machine) -> tuple[Process, int]:
 def fork_and_write(m: Machine, pinned: bool, release: bool) -> None:
     """One thread gets a page, forks and writes to it; then the child writes, and exits."""
     app, a = written_page(m)
-    held: list[Pages] = []
-    m.check(lambda: folios_at_rest(m, held))
+    m.check(lambda: folios_at_rest(m, () if release else ("task",)))
 
     @m.task
     def task() -> None:
         _, pages = (app.pin if pinned else app.get)(a, 1, FOLL_WRITE)
-        held.append(pages)
         (pfn,) = pages.pfns
         if release:
             (app.unpin if pinned else app.put)(pages)
-            held.clear()
         child = app.fork("child")
         app.write(a)
         for finding in pin_is_coherent(m, app.mm, a, pfn):
@@ -110,28 +106,24 @@ def unpin_then_fork(m: Machine) -> None:
 def fast_pin_beside_fork(m: Machine) -> None:
     """A page is pinned by the fast path while the process forks: may the child share it?"""
     app, a = written_page(m)
-    held: list[Pages] = []
-    children: list[Process] = []
-    m.check(lambda: folios_at_rest(m, held))
+    m.check(lambda: folios_at_rest(m, ("pin",)))
 
     @m.task
     def pin() -> None:
-        got, pages = app.pin(a, 1, FOLL_WRITE, how="fast")
+        got, _ = app.pin(a, 1, FOLL_WRITE, how="fast")
         m.require(got == 1, "pin-failed", f"the pin gives {got}")
-        held.append(pages)
         m.reached("pinned")
 
     @m.task
     def fork() -> None:
         child = app.fork("child")
         if isinstance(child, Process):
-            children.append(child)
             m.reached("forked")
 
     @m.check
     def shared():
-        for child in children:
-            for pages in held:
-                mine = pte_pfn(child.pte(a)) not in pages.pfns
-                m.require(mine, "pinned-page-shared", "the child maps the page that is pinned")
+        for mm in m.mms:
+            folio = m.pages.get(pte_pfn(m.translation(mm, a)))
+            shared = mm is not app.mm and folio is not None and folio.held_by("pins of pin")
+            m.require(not shared, "pinned-page-shared", "the child maps the page that is pinned")
         return ()

@@ -19,7 +19,6 @@ from mmlitmus.api import (
     File,
     Folio,
     Machine,
-    Pages,
     Process,
     VmArea,
     VmOperations,
@@ -55,8 +54,7 @@ class Heap(VmOperations):
 
 def pin_task(m: Machine, app: Process, a: int) -> Callable[[], None]:
     """One thread pins the page at ``a`` for writing and for long."""
-    held: list[Pages] = []
-    m.check(lambda: folios_at_rest(m, held))
+    m.check(lambda: folios_at_rest(m, ("pin",)))
 
     @m.task
     def pin() -> None:
@@ -64,7 +62,6 @@ def pin_task(m: Machine, app: Process, a: int) -> Callable[[], None]:
         m.require(got != EINVAL, "pin-failed-einval", "a page could not be isolated, and the pin fails with -EINVAL")
         m.require(got != ENOMEM, "pin-failed-enomem", "a page could not be migrated, and the pin fails with -ENOMEM")
         if got == 1:
-            held.append(pages)
             (folio,) = pages.folios
             m.require(
                 folio is None or folio.migratetype != MIGRATE_CMA, "pinned-in-cma", "a page in a CMA area is pinned"

@@ -27,14 +27,12 @@ DIVERGED = always("pin-diverged")
 
 def pin_then_write(m: Machine, app: Process, a: int, prepare: tuple[int, ...] = ()) -> None:
     """One thread pins a page for reading and for long; then the process writes to it."""
-    m.check(lambda: folios_at_rest(m, held))
-    held = []
+    m.check(lambda: folios_at_rest(m, ("pin_and_write",)))
 
     @m.task
     def pin_and_write() -> None:
         got, pinned = app.pin(a, 1, FOLL_LONGTERM)
         m.require(got == 1, "pin-failed", f"the pin gives {got}")
-        held.append(pinned)
         for prot in prepare:
             app.mprotect(a, 1, prot)
         app.write(a)

@@ -21,6 +21,7 @@ from mmlitmus.api import (
     PAGE_SHIFT,
     PAGE_SIZE,
     VM_PFNMAP,
+    Const,
     Folio,
     Guarded,
     Machine,
@@ -58,15 +59,20 @@ pin_pages = Seam("vfio_pin_pages_remote", "how many pages are pinned at a time")
 follow_fault_writable = Seam("follow_fault_pfn", "may a read-only entry of device memory be mapped for writing")
 
 
-class VfioDma:
+class VfioDma(Model):
     """One mapping: [iova, iova + size) bytes of the device at ``vaddr`` of ``mm``."""
 
-    __slots__ = ("iova", "locked_vm", "mm", "prot", "size", "vaddr")
+    __slots__ = ("lock",)
+    iova = Const()
+    vaddr = Const()
+    prot = Const()
+    mm = Const()
+    size = Guarded("lock")
+    locked_vm = Guarded("lock")
 
-    def __init__(self, iova: int, vaddr: int, prot: int, mm: MmStruct) -> None:
-        self.iova, self.vaddr, self.size = iova, vaddr, 0
-        self.prot, self.mm = prot, mm
-        self.locked_vm = 0
+    def __init__(self, iommu: VfioIommu, iova: int, vaddr: int, prot: int, mm: MmStruct) -> None:
+        super().__init__(f"dma[{iova:#x}]", iova=iova, vaddr=vaddr, prot=prot, mm=mm, size=0, locked_vm=0)
+        self.lock = iommu.lock
 
 
 class VfioIommu(Model):
@@ -310,7 +316,7 @@ def vfio_lock_acct(iommu: VfioIommu, dma: VfioDma, npage: int) -> int:
         error = -ENOMEM
     else:
         dma.mm.locked_vm = dma.mm.locked_vm + npage
-        dma.locked_vm += npage
+        dma.locked_vm = dma.locked_vm + npage
     mmap_write_unlock(dma.mm)
     return error
 
@@ -330,7 +336,7 @@ def vfio_dma_do_map(iommu: VfioIommu, process: Process, iova: int, vaddr: int, s
         error = -ENOSPC
     else:
         iommu.dma_avail = iommu.dma_avail - 1
-        dma = VfioDma(iova, vaddr, prot, process.mm)
+        dma = VfioDma(iommu, iova, vaddr, prot, process.mm)
         iommu.dma_list = (*iommu.dma_list, dma)
         error = vfio_pin_map_dma(iommu, dma, size)
     mutex_unlock(iommu.lock)
@@ -350,7 +356,7 @@ def vfio_pin_map_dma(iommu: VfioIommu, dma: VfioDma, map_size: int) -> int:
             return int(npage)
         first = dma.iova + dma.size >> PAGE_SHIFT
         iommu.domain = {**iommu.domain, **{first + n: pfn + n for n in range(npage)}}
-        dma.size += npage << PAGE_SHIFT
+        dma.size = dma.size + (npage << PAGE_SHIFT)
     return 0
 
 

@@ -35,11 +35,12 @@ from mmlitmus.explore.state import (
 )
 
 # What must hold: a case asks for it with machine.check.
+from mmlitmus.invariants.folios import folios_at_rest, pin_is_coherent
 from mmlitmus.invariants.memtype import memtypes_at_rest, memtypes_now
 from mmlitmus.invariants.revocation import revoked_now, stale_translations
 
 # The kernel, arch/x86: signals, protections, page-table entries.
-from mmlitmus.kernel.arch.x86.fault import GAVE_UP, SIGBUS, SIGSEGV
+from mmlitmus.kernel.arch.x86.fault import GAVE_UP, SIGBUS, SIGSEGV, fixup_user_fault
 from mmlitmus.kernel.arch.x86.ioremap import (
     IoMapping,
     arch_io_free_memtype_wc,
@@ -100,11 +101,35 @@ from mmlitmus.kernel.errno import (
     ENODEV,
     ENOENT,
     ENOMEM,
+    ENOSPC,
     ENOTTY,
     EOVERFLOW,
     EPERM,
 )
 from mmlitmus.kernel.machine import Machine
+
+# The kernel, mm/: pages, who holds them, and how they are pinned.
+from mmlitmus.kernel.mm.gup import (
+    FOLL_ANON,
+    FOLL_DUMP,
+    FOLL_FORCE,
+    FOLL_GET,
+    FOLL_LONGTERM,
+    FOLL_NOFAULT,
+    FOLL_PIN,
+    FOLL_WRITE,
+    Pages,
+    put_pages,
+    unpin_user_pages,
+)
+from mmlitmus.kernel.mm.gup_fast import (
+    get_user_pages,
+    get_user_pages_fast,
+    get_user_pages_remote,
+    pin_user_pages,
+    pin_user_pages_fast,
+    pin_user_pages_remote,
+)
 
 # The kernel, mm/: filling and emptying mappings, VMAs, mmap_lock, the reverse map; the constants of its calls.
 from mmlitmus.kernel.mm.huge_memory import vmf_insert_pfn_pmd, vmf_insert_pfn_pud
@@ -117,14 +142,7 @@ from mmlitmus.kernel.mm.madvise import (
     MADV_NORMAL,
 )
 from mmlitmus.kernel.mm.memory import (
-    FAULT_FLAG_WRITE,
-    VM_FAULT_FALLBACK,
-    VM_FAULT_NOPAGE,
-    VM_FAULT_OOM,
-    VM_FAULT_RETRY,
-    VM_FAULT_SIGBUS,
-    VM_FAULT_SIGSEGV,
-    VmFault,
+    follow_pte,
     io_remap_pfn_range,
     remap_pfn_range,
     unmap_mapping_range,
@@ -133,11 +151,19 @@ from mmlitmus.kernel.mm.memory import (
     vmf_insert_pfn_prot,
     zap_vma_ptes,
 )
+from mmlitmus.kernel.mm.memory_pages import vm_insert_page
 from mmlitmus.kernel.mm.mm_types import (
+    FAULT_FLAG_WRITE,
     VM_DONTCOPY,
     VM_DONTDUMP,
     VM_DONTEXPAND,
     VM_EXEC,
+    VM_FAULT_FALLBACK,
+    VM_FAULT_NOPAGE,
+    VM_FAULT_OOM,
+    VM_FAULT_RETRY,
+    VM_FAULT_SIGBUS,
+    VM_FAULT_SIGSEGV,
     VM_IO,
     VM_LOCKED,
     VM_MAYWRITE,
@@ -151,6 +177,7 @@ from mmlitmus.kernel.mm.mm_types import (
     File,
     MmStruct,
     VmArea,
+    VmFault,
     VmOperations,
     is_cow_mapping,
     vma_pages,
@@ -177,8 +204,22 @@ from mmlitmus.kernel.mm.mmap_lock import (
     mmap_write_unlock,
 )
 from mmlitmus.kernel.mm.mremap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
+from mmlitmus.kernel.mm.page_alloc import (
+    DRIVER,
+    MIGRATE_CMA,
+    MIGRATE_ISOLATE,
+    MIGRATE_MOVABLE,
+    ZONE_MOVABLE,
+    ZONE_NORMAL,
+    Folio,
+    folio_get,
+    folio_put,
+    is_zero_pfn,
+    new_folio,
+)
 from mmlitmus.kernel.mm.pfnmap_track import track_pfn_remap
 from mmlitmus.kernel.mm.rmap import i_mmap_lock_read, i_mmap_lock_write, i_mmap_unlock_read, i_mmap_unlock_write
+from mmlitmus.kernel.mm.swap import folio_isolate_lru, folio_putback_lru, lru_add_drain, lru_add_drain_all
 from mmlitmus.kernel.mm.vma import vma_lookup, vma_tree
 from mmlitmus.kernel.mm.vma_flags import vm_flags_clear, vm_flags_set
 
@@ -238,6 +279,7 @@ __all__ = [
     "Cells",
     "Const",
     "Counter",
+    "DRIVER",
     "EACCES",
     "EAGAIN",
     "EBUSY",
@@ -249,13 +291,23 @@ __all__ = [
     "ENODEV",
     "ENOENT",
     "ENOMEM",
+    "ENOSPC",
     "ENOTTY",
     "EOVERFLOW",
     "EPERM",
     "Expectation",
     "FAULT_FLAG_WRITE",
+    "FOLL_ANON",
+    "FOLL_DUMP",
+    "FOLL_FORCE",
+    "FOLL_GET",
+    "FOLL_LONGTERM",
+    "FOLL_NOFAULT",
+    "FOLL_PIN",
+    "FOLL_WRITE",
     "File",
     "Finding",
+    "Folio",
     "FolioLock",
     "GAVE_UP",
     "Ghost",
@@ -273,6 +325,9 @@ __all__ = [
     "MAP_LOCKED",
     "MAP_PRIVATE",
     "MAP_SHARED",
+    "MIGRATE_CMA",
+    "MIGRATE_ISOLATE",
+    "MIGRATE_MOVABLE",
     "MREMAP_DONTUNMAP",
     "MREMAP_FIXED",
     "MREMAP_MAYMOVE",
@@ -296,6 +351,7 @@ __all__ = [
     "PUD_ORDER",
     "PUD_SHIFT",
     "PUD_SIZE",
+    "Pages",
     "PciDevice",
     "Plain",
     "Process",
@@ -330,6 +386,8 @@ __all__ = [
     "VmOperations",
     "WARN_ON",
     "WaitQueue",
+    "ZONE_MOVABLE",
+    "ZONE_NORMAL",
     "always",
     "arch_io_free_memtype_wc",
     "arch_io_reserve_memtype_wc",
@@ -346,9 +404,19 @@ __all__ = [
     "down_write_nested",
     "down_write_trylock",
     "downgrade_write",
+    "fixup_user_fault",
+    "folio_get",
+    "folio_isolate_lru",
     "folio_lock",
+    "folio_put",
+    "folio_putback_lru",
     "folio_trylock",
     "folio_unlock",
+    "folios_at_rest",
+    "follow_pte",
+    "get_user_pages",
+    "get_user_pages_fast",
+    "get_user_pages_remote",
     "i_mmap_lock_read",
     "i_mmap_lock_write",
     "i_mmap_unlock_read",
@@ -362,9 +430,12 @@ __all__ = [
     "iounmap",
     "is_cow_mapping",
     "is_new_memtype_allowed",
+    "is_zero_pfn",
     "look",
-    "loop_point",
     "lookup_memtype",
+    "loop_point",
+    "lru_add_drain",
+    "lru_add_drain_all",
     "may_fail",
     "memtype_free",
     "memtype_reserve",
@@ -385,6 +456,7 @@ __all__ = [
     "mutex_unlock",
     "na",
     "never",
+    "new_folio",
     "pat_log",
     "pat_memtype_list",
     "pci_iomap",
@@ -392,12 +464,17 @@ __all__ = [
     "pgprot_noncached",
     "pgprot_writecombine",
     "pgprot_writethrough",
+    "pin_is_coherent",
+    "pin_user_pages",
+    "pin_user_pages_fast",
+    "pin_user_pages_remote",
     "pmd_cachemode",
     "pmd_offset",
     "pte_cachemode",
     "pte_pfn",
     "ptep_get",
     "pud_offset",
+    "put_pages",
     "reached",
     "releases",
     "remap_pfn_range",
@@ -413,10 +490,12 @@ __all__ = [
     "touch",
     "track_pfn_remap",
     "unmap_mapping_range",
+    "unpin_user_pages",
     "up_read",
     "up_write",
     "vm_flags_clear",
     "vm_flags_set",
+    "vm_insert_page",
     "vma_lookup",
     "vma_pages",
     "vma_tree",

@@ -132,6 +132,9 @@ class Toy:
     def releases(self):
         return RELEASES
 
+    def apart(self):
+        return []
+
     def patches(self):
         return PATCHES
 

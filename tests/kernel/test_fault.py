@@ -10,7 +10,7 @@ import pytest
 from mmlitmus.explore.scheduler import SetupError
 from mmlitmus.kernel.drivers.vfio.pci import D0, D3HOT, open_device, share_dev_set
 from mmlitmus.kernel.errno import EBUSY, EFAULT, EINVAL, EIO
-from mmlitmus.kernel.mm.memory import VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV
+from mmlitmus.kernel.mm.mm_types import VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV
 from mmlitmus.kernel.mm.mmap import PROT_READ
 
 from .world import ERAS, NEW, OLD, PAGE, World, found, run, search

@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 
 from mmlitmus.kernel.errno import EINVAL, ENOMEM
-from mmlitmus.kernel.mm.memory import (
+from mmlitmus.kernel.mm.memory import remap_pfn_range, unmap_mapping_range, vmf_insert_pfn, zap_vma_ptes
+from mmlitmus.kernel.mm.mm_types import (
+    VM_DONTDUMP,
+    VM_DONTEXPAND,
     VM_FAULT_NOPAGE,
     VM_FAULT_OOM,
     VM_FAULT_SIGBUS,
-    remap_pfn_range,
-    unmap_mapping_range,
-    vmf_insert_pfn,
-    zap_vma_ptes,
+    VM_IO,
+    VM_MIXEDMAP,
+    VM_PFNMAP,
 )
-from mmlitmus.kernel.mm.mm_types import VM_DONTDUMP, VM_DONTEXPAND, VM_IO, VM_MIXEDMAP, VM_PFNMAP
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_READ
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 

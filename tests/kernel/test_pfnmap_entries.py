@@ -12,14 +12,8 @@ from mmlitmus.kernel.arch.x86.pgtable import PUD_SIZE, pmd_offset, pte_pfn, pud_
 from mmlitmus.kernel.drivers.misc.probe import BAR_PFN, RESERVED, ProbeMkwrite, open_probe
 from mmlitmus.kernel.mm.huge_memory import vmf_insert_pfn_pmd, vmf_insert_pfn_pud
 from mmlitmus.kernel.mm.madvise import MADV_HUGEPAGE
-from mmlitmus.kernel.mm.memory import (
-    VM_FAULT_FALLBACK,
-    VM_FAULT_NOPAGE,
-    VM_FAULT_SIGBUS,
-    vmf_insert_mixed,
-    vmf_insert_pfn,
-)
-from mmlitmus.kernel.mm.mm_types import VM_MIXEDMAP
+from mmlitmus.kernel.mm.memory import vmf_insert_mixed, vmf_insert_pfn
+from mmlitmus.kernel.mm.mm_types import VM_FAULT_FALLBACK, VM_FAULT_NOPAGE, VM_FAULT_SIGBUS, VM_MIXEDMAP
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 

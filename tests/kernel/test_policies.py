@@ -20,7 +20,8 @@ import pytest
 
 import mmlitmus.kernel
 from mmlitmus.checker.load import select
-from mmlitmus.checker.run import is_asked
+from mmlitmus.checker.run import is_asked, make_engine
+from mmlitmus.explore import runtime
 from mmlitmus.explore.dpor import Dpor
 from mmlitmus.explore.scheduler import Setup
 from mmlitmus.kernel import eras, policy
@@ -34,13 +35,34 @@ from mmlitmus.kernel.arch.x86.pat import (
     pgprot_writecombine,
 )
 from mmlitmus.kernel.drivers.misc.probe import Fill, open_probe
+from mmlitmus.kernel.drivers.vfio.type1 import (
+    IOMMU_READ,
+    IOMMU_WRITE,
+    VfioIommu,
+    vfio_dma_do_map,
+    vfio_dma_do_unmap,
+)
 from mmlitmus.kernel.machine import Machine
-from mmlitmus.kernel.mm import madvise, mmu_gather, vma
-from mmlitmus.kernel.mm.memory import VmFault, remap_pfn_range, vmf_insert_mixed
-from mmlitmus.kernel.mm.mm_types import VM_ACCOUNT, AddressSpace, File, VmOperations
+from mmlitmus.kernel.mm import gup_longterm, madvise, mmu_gather, vma
+from mmlitmus.kernel.mm.gup import FOLL_LONGTERM, FOLL_WRITE
+from mmlitmus.kernel.mm.memory import remap_pfn_range, vmf_insert_mixed
+from mmlitmus.kernel.mm.memory_pages import vm_insert_page
+from mmlitmus.kernel.mm.mm_types import VM_ACCOUNT, AddressSpace, File, VmFault, VmOperations
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_READ, PROT_WRITE
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 from mmlitmus.kernel.mm.mremap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
+from mmlitmus.kernel.mm.page_alloc import (
+    ANON,
+    COHERENT,
+    GUP_PIN_COUNTING_BIAS,
+    MIGRATE_CMA,
+    MIGRATE_ISOLATE,
+    MIGRATE_MOVABLE,
+    ZERO,
+    ZONE_MOVABLE,
+    ZONE_NORMAL,
+    new_folio,
+)
 from mmlitmus.kernel.policy import Kernel, KernelSpecError, NotApplicable
 
 from .world import ERAS, PAGE, World
@@ -49,6 +71,8 @@ for home in policy.HOMES.values():
     import_module(home)
 
 CASES = {case.id: case for case in select([]).cases}
+#: those that are known in part, too
+EVERY = list(eras.RELEASES)
 MODEL = Path(mmlitmus.kernel.__file__).parent
 
 
@@ -276,6 +300,113 @@ def accounted_when_read_only(w: World) -> Any:
     return bool(w.vma(at).vm_flags & VM_ACCOUNT)
 
 
+def forced_into_read_only(w: World) -> Any:
+    """A debugger writes to a page of a read-only private mapping that has been read."""
+    a = w.p.mmap_anon(1, prot=PROT_READ)
+    w.p.read(a)
+    return w.p.ptrace_poke(a), w.p.pte(a)
+
+
+def counted(w: World) -> list[Any]:
+    return [folio for folio in w.m.pages.values() if not folio.freed]
+
+
+def forced_into_a_held_page(w: World) -> Any:
+    """A debugger writes to a page of a mapping that has become read-only: in how many events?"""
+    a = w.p.mmap_anon(1)
+    w.p.write(a)
+    w.p.mprotect(a, 1, PROT_READ)
+    before = runtime.engine.i
+    return w.p.ptrace_poke(a), runtime.engine.i - before
+
+
+def written_while_held(w: World) -> Any:
+    a = w.p.mmap_anon(1)
+    w.p.write(a)
+    before = w.p.pte(a)
+    w.p.mprotect(a, 1, PROT_READ)
+    w.p.get(a, 1, holder="somebody")
+    w.p.mprotect(a, 1, PROT_READ | PROT_WRITE)
+    w.p.write(a)
+    return w.p.pte(a) >> 12 == before >> 12
+
+
+def shared_got_and_forked(w: World) -> Any:
+    """A page that a child shares is held so often that it looks pinned; then there is a fork."""
+    a = w.p.mmap_anon(1)
+    w.p.write(a)
+    w.p.fork("first")
+    w.p.mm.has_pinned = True
+    counted(w)[-1].ref_add("somebody", GUP_PIN_COUNTING_BIAS)
+    second = w.p.fork("second")
+    return not isinstance(second, int) and second.pte(a) >> 12 == w.p.pte(a) >> 12
+
+
+def pinned_while_shared(w: World) -> Any:
+    """Is what is pinned for reading the page that a child shares?"""
+    a = w.p.mmap_anon(1)
+    w.p.write(a)
+    w.p.fork("child")
+    before = w.p.pte(a)
+    w.p.pin(a, 1)
+    return w.p.pte(a) >> 12 == before >> 12
+
+
+def pinned_in_zone_movable(w: World) -> Any:
+    """Where a page comes from that a long-term pin faults in, with ZONE_MOVABLE for the pages of processes."""
+    w.m.user_zone = ZONE_MOVABLE
+    a = w.p.mmap_anon(1)
+    _, pages = w.p.pin(a, 1, FOLL_LONGTERM | FOLL_WRITE)
+    return [folio and folio.zone for folio in pages.folios]
+
+
+def pinnable(w: World) -> Any:
+    """Which kinds of page in which zone and block may be pinned for long."""
+    return [
+        bool(gup_longterm.is_longterm_pinnable(new_folio(w.m, kind, "somebody", zone=zone, migratetype=block)))
+        for kind in (ANON, ZERO, COHERENT)
+        for zone in (ZONE_NORMAL, ZONE_MOVABLE)
+        for block in (MIGRATE_MOVABLE, MIGRATE_CMA, MIGRATE_ISOLATE)
+    ]
+
+
+def pinned_with_mkwrite(w: World) -> Any:
+    """A page that a driver with ->pfn_mkwrite has inserted is pinned for writing, for long."""
+    folio = new_folio(w.m, "driver", "the driver")
+    w.char.flags = 0
+    w.char.on_mmap = lambda vma: vm_insert_page(vma, vma.vm_start, folio)
+    w.char.pfn_mkwrite = lambda vmf: 0
+    return w.p.pin(w.p.mmap(w.char.file, 1), 1, FOLL_LONGTERM | FOLL_WRITE)[0]
+
+
+def wrapped_round(w: World) -> int:
+    return w.p.pin((1 << 64) - 4096, 2, how="fast")[0]
+
+
+def held_by_direct_io(w: World) -> Any:
+    a = w.p.mmap_anon(1)
+    w.p.write(a)
+    seen: list[Any] = []
+    w.p.direct_io(a, 1, True, during=lambda: seen.extend(folio.peek("holders") for folio in counted(w)))
+    return seen
+
+
+def zero_page_left(w: World) -> int:
+    """References to the zero page that are left when a mapping of it has come and gone."""
+    iommu = VfioIommu(w.m)
+    vfio_dma_do_map(iommu, w.p, 0, w.p.mmap_anon(3), 3 * PAGE, IOMMU_READ)
+    vfio_dma_do_unmap(iommu, 0, 3 * PAGE)
+    count: int = w.m.zero_page().refcount
+    return count
+
+
+def read_only_bar_for_writing(w: World) -> int:
+    """A mapping of a BAR that may only be read, and has been, is mapped for a device that may write."""
+    bar = w.p.mmap(w.dev.file, 1, prot=PROT_READ)
+    w.p.read(bar)
+    return vfio_dma_do_map(VfioIommu(w.m), w.p, 0, bar, PAGE, IOMMU_READ | IOMMU_WRITE)
+
+
 # -- witnesses --------------------------------------------------------------------------------------------------------
 #: a kernel that it is shown on, the alternative to flip to, a case's id or an observation
 Witness = tuple[str, str, Any]
@@ -344,6 +475,50 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("huge_pgprot", "shifted"): ("v6.12 +pat-large-shift", "as-4k", "pat/huge-leaf-type"),
     ("pud_insert_prot", "vma"): ("v6.12", "lookup", "pat/pud-insert"),
     ("pud_insert_prot", "lookup"): ("v6.18", "vma", "pat/pud-insert"),
+    ("copy_present_page", "pinned"): ("v5.10", "exclusive-and-pinned", shared_got_and_forked),
+    ("copy_present_page", "exclusive-and-pinned"): ("v6.12", "pinned", shared_got_and_forked),
+    ("write_protect_seq", "unseen"): ("v5.10", "seqcount", "gup/fork/fast"),
+    ("write_protect_seq", "seqcount"): ("v6.12", "unseen", "gup/fork/fast"),
+    ("wp_can_reuse_anon_folio", "sole-reference"): ("v5.10", "exclusive", written_while_held),
+    ("wp_can_reuse_anon_folio", "exclusive"): ("v6.12", "sole-reference", "gup/pin-then-write"),
+    ("fault_unshare", "anon"): ("v6.12 +unshare-anon-only", "any", "gup/unshare"),
+    ("fault_unshare", "any"): ("v6.12", "anon", "gup/unshare"),
+    ("memalloc_pin_save", "no-cma"): ("v5.10", "unmovable", pinned_in_zone_movable),
+    ("memalloc_pin_save", "unmovable"): ("v6.1", "no-cma", pinned_in_zone_movable),
+    ("writable_file_mapping_allowed", "any"): ("v6.1", "untracked", pinned_with_mkwrite),
+    ("writable_file_mapping_allowed", "untracked"): ("v6.12", "any", pinned_with_mkwrite),
+    ("gup_must_unshare", "never"): ("v5.10", "anon", pinned_while_shared),
+    ("gup_must_unshare", "anon"): ("v6.1", "never", "gup/pin-then-write/shared"),
+    ("gup_must_unshare", "or-longterm"): ("v6.12", "anon", "gup/pin-then-write"),
+    ("can_follow_write_pte", "foll-cow"): ("v5.10", "exclusive", forced_into_a_held_page),
+    ("can_follow_write_pte", "exclusive"): ("v6.1", "foll-cow", forced_into_a_held_page),
+    ("follow_pfn_pte", "slot-left"): ("v5.10", "eexist", "gup/special-entry/process-vm-readv"),
+    ("follow_pfn_pte", "eexist"): ("v6.1", "slot-left", "gup/special-entry/process-vm-readv"),
+    ("try_grab_folio", "counted"): ("v6.1", "not-counted", "gup/zero-page/short"),
+    ("try_grab_folio", "not-counted"): ("deb-6.1.192", "counted", "gup/zero-page/short"),
+    ("__gup_longterm_locked", "best-effort"): ("v5.10 CMA", "until-isolated", "gup/isolated-page/driver"),
+    ("__gup_longterm_locked", "until-isolated"): ("deb-5.10.262 CMA", "repeat", "gup/isolated-page/driver-killed"),
+    ("__gup_longterm_locked", "repeat"): ("v6.0 CMA", "errno", "gup/isolated-page/driver"),
+    ("__gup_longterm_locked", "errno"): ("v6.0 +longterm-isolation-errno CMA", "repeat", "gup/isolated-page"),
+    ("__gup_longterm_locked", "eagain"): ("v6.12 CMA", "list-empty", "gup/isolated-page/driver"),
+    ("__gup_longterm_locked", "list-empty"): ("v6.14 CMA", "eagain", "gup/isolated-page"),
+    ("is_longterm_pinnable", "not-cma"): ("v5.10 CMA", "zero-too", pinnable),
+    ("is_longterm_pinnable", "zero-too"): ("v5.14 +zero-page-not-excepted", "or-zero", "gup/zero-page/movable"),
+    ("is_longterm_pinnable", "or-zero"): ("v5.14 CMA", "zero-again", pinnable),
+    ("is_longterm_pinnable", "zero-negated"): ("v5.19-rc1", "zero-again", "gup/zero-page"),
+    ("is_longterm_pinnable", "zero-again"): ("v5.19", "zero-negated", "gup/zero-page"),
+    ("is_longterm_pinnable", "zero-negated-again"): ("v6.0-rc1", "in-steps", "gup/zero-page"),
+    ("is_longterm_pinnable", "in-steps"): ("v6.1", "zero-again", pinnable),
+    ("gup_fast_fallback", "nothing"): ("v6.1", "eoverflow", wrapped_round),
+    ("gup_fast_fallback", "eoverflow"): ("v6.12", "nothing", wrapped_round),
+    ("iov_iter_extract_pages", "get"): ("v6.1", "pin", held_by_direct_io),
+    ("iov_iter_extract_pages", "pin"): ("v6.6", "get", held_by_direct_io),
+    ("vaddr_get_pfns", "kept"): ("v5.10", "given-back", zero_page_left),
+    ("vaddr_get_pfns", "given-back"): ("v6.1", "kept", zero_page_left),
+    ("vfio_pin_pages_remote", "one-by-one"): ("v5.10", "batches", zero_page_left),
+    ("vfio_pin_pages_remote", "batches"): ("v5.14", "one-by-one", zero_page_left),
+    ("follow_fault_pfn", "any"): ("v5.10", "writable", read_only_bar_for_writing),
+    ("follow_fault_pfn", "writable"): ("v6.12", "any", read_only_bar_for_writing),
     ("vfio_pci", "v5.8"): ("v5.10", "v5.14", listed_twice),
     ("vfio_pci", "v5.14"): ("v6.1", "v5.8", listed_twice),
     ("vfio_pci", "v6.9"): ("v6.9", "v5.14", letters_of_a_bar),
@@ -416,7 +591,7 @@ def answer(case: Any, kernel: Kernel) -> frozenset[tuple[str, str]]:
         case.build(machine)
         return machine.setup()
 
-    results = Dpor(build, max_executions=5_000).run()
+    results = make_engine(case.engine or "dpor", build, 5_000).run()
     tolerated = getattr(contexts[0], "tolerated", ())
     return frozenset(
         ("always" if found.executions == results.counts.complete else "sometimes", found.finding.name)
@@ -470,6 +645,8 @@ def test_every_option_matters() -> None:
         return w.vma(w(0)).peek("vm_lock_seq")
 
     shown = {
+        "CMA": answer(CASES["gup/isolated-page/driver"], eras.kernel("v6.12 CMA"))
+        != answer(CASES["gup/isolated-page/driver"], eras.kernel("v6.12")),
         "lockdep": answer(CASES["vfio/remap-in-fault"], eras.kernel("v6.6 lockdep"))
         != answer(CASES["vfio/remap-in-fault"], eras.kernel("v6.6")),
         "PER_VMA_LOCK": observe(eras.kernel("v6.12"), vma_is_locked)
@@ -490,7 +667,7 @@ def test_the_tests_eras_are_all_there_are() -> None:
 
 
 # -- rows and patches -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("release", eras.releases())
+@pytest.mark.parametrize("release", EVERY)
 def test_a_release_resolves_every_seam(release: str) -> None:
     kernel = eras.kernel(release)
     assert set(kernel.choices) == set(policy.SEAMS) == set(policy.HOMES)
@@ -500,7 +677,7 @@ def test_a_release_resolves_every_seam(release: str) -> None:
     row = eras.RELEASES[release]
     assert row.evidence in ("recorded", "source", "dossier")
     assert row.why
-    assert row.based_on is None or eras.releases().index(row.based_on) < eras.releases().index(release)
+    assert row.based_on is None or EVERY.index(row.based_on) < EVERY.index(release)
 
 
 @pytest.mark.parametrize("name", eras.PATCHES)
@@ -510,7 +687,7 @@ def test_a_patch_applies_here_and_not_there(name: str) -> None:
     assert patch.subject
     assert patch.fate
     applies, refused = [], []
-    for release in eras.releases():
+    for release in EVERY:
         try:
             kernel = eras.kernel(f"{release} +{name}")
         except NotApplicable as e:
@@ -554,7 +731,7 @@ def test_every_alternative_says_where_it_was_read() -> None:
 
 def test_a_proposal_is_no_release_and_a_release_no_proposal() -> None:
     """What an alternative says about releases agrees with the rows."""
-    shipped = {(s, c) for r in eras.releases() for s, c in eras.choices_of(r).items()}
+    shipped = {(s, c) for r in EVERY for s, c in eras.choices_of(r).items()}
     for seam in policy.SEAMS.values():
         for alternative in seam.alternatives.values():
             never = alternative.releases in ("never", "proposal")
@@ -652,9 +829,7 @@ def remap_in_mmap(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def mmap(self: Any, file: Any, one: Any) -> int:
         size = one.vm_end - one.vm_start
-        return real(self, file, one) or remap_pfn_range(
-            one, one.vm_start, self.vma_to_pfn(one), size, one.vm_page_prot
-        )
+        return real(self, file, one) or remap_pfn_range(one, one.vm_start, self.vma_to_pfn(one), size, one.vm_page_prot)
 
     monkeypatch.setattr(VfioPciCoreDevice, "mmap", mmap)
 

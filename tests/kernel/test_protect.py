@@ -304,8 +304,8 @@ def test_poisoning_is_looked_at_last(kernel: str) -> None:
 
 def test_dontneed_is_for_mixedmaps() -> None:
     """Only PFNMAP is refused: a MIXEDMAP VMA is emptied."""
-    from mmlitmus.kernel.mm.memory import VM_FAULT_NOPAGE, vmf_insert_pfn
-    from mmlitmus.kernel.mm.mm_types import VM_MIXEDMAP
+    from mmlitmus.kernel.mm.memory import vmf_insert_pfn
+    from mmlitmus.kernel.mm.mm_types import VM_FAULT_NOPAGE, VM_MIXEDMAP
 
     def fault(vmf: object) -> int:
         vmf_insert_pfn(vmf.vma, vmf.address, 0xFEA00)  # type: ignore[attr-defined]

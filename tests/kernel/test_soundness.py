@@ -182,7 +182,11 @@ def walk(id: str, spec: str, walks: int, seed: int) -> None:
     assert got.deadlocks <= want.deadlocks
 
 
-@pytest.mark.parametrize("id", CASES)
+#: those that E1 comes to an end of: a case asks for another search if a loop need not end
+ENDS = [id for id in CASES if not CASES[id].engine]
+
+
+@pytest.mark.parametrize("id", ENDS)
 def test_e1_sees_what_random_walks_see(id: str) -> None:
     spec = specs(CASES[id], False)[-1]
     walk(id, spec, 3 if alone(id, spec) else 60, 1)

@@ -18,6 +18,9 @@ REGISTRY = "__mmlitmus_cases__"
 #: what may stand behind an expectation, the strongest first
 EVIDENCE = ("recorded", "source", "dossier")
 
+#: the searches that a case may ask for
+ENGINES = ("stateful", "auto")
+
 #: the release of a kernel spec that means every release, or the newest one
 ALL = "all"
 
@@ -111,6 +114,7 @@ class Case:
     expect: Mapping[str, Expectation] = field(default_factory=dict)
     evidence: Mapping[str, str] = field(default_factory=dict)
     bounds: Mapping[str, int | str] = field(default_factory=dict)
+    engine: str = ""  # the search that it needs, where the ordinary one would not come to an end
     source: str = ""  # what a command line calls it: the id of a shipped case, else its file; the loader says
 
     def __call__(self, machine: Any) -> object:
@@ -155,6 +159,7 @@ def case(
     expect: Mapping[str, Expectation] | None = None,
     evidence: Mapping[str, str] | None = None,
     bounds: Mapping[str, int | str] | None = None,
+    engine: str = "",
 ) -> Callable[[Callable[[Any], object]], Case]:
     """Declare the decorated function a case; see docs/writing-a-case.md for what the arguments mean."""
     if callable(id):
@@ -179,7 +184,10 @@ def case(
             expect=dict(expect or {}),
             evidence=dict(evidence or {}),
             bounds=dict(bounds or {}),
+            engine=engine,
         )
+        if engine and engine not in ENGINES:
+            raise TypeError(f"engine={engine!r}; it is one of {', '.join(ENGINES)}")
         for spec, answer in made.expect.items():
             if not isinstance(answer, Expectation):
                 raise TypeError(f"expect[{spec!r}] is {answer!r}; write never, sometimes(...), always(...) or na(...)")

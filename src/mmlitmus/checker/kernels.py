@@ -35,6 +35,10 @@ class Provider(Protocol):
         """Every release, oldest first."""
         ...
 
+    def apart(self) -> Sequence[str]:
+        """Releases that are known in part, and belong to no run of releases."""
+        ...
+
     def patches(self) -> Mapping[str, Any]:
         """Every patch by name."""
         ...
@@ -73,6 +77,11 @@ class Modelled:
     def releases(self) -> Sequence[str]:
         """Every release, oldest first."""
         names: Sequence[str] = self.eras.releases()
+        return names
+
+    def apart(self) -> Sequence[str]:
+        """The releases that are known in part, and that only a case that names one runs on."""
+        names: Sequence[str] = self.eras.apart()
         return names
 
     def patches(self) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from .case import Case, CaseError
 from .kernels import specs_for
 from .pool import Crew
 from .row import Row
-from .run import How, ask, limits_of, parts_for, run
+from .run import How, ask, how_for, limits_of, parts_for, run
 
 if TYPE_CHECKING:
     from .campaign import Workers
@@ -56,7 +56,7 @@ class Report:
 
 def jobs_for(cases: Sequence[Case], kernels: Sequence[str], how: How) -> list[Job]:
     """Every case on every kernel asked for (or on its own kernels), in the order of the table."""
-    return [Job(case, spec, how) for case in cases for spec in (kernels or specs_for(case))]
+    return [Job(case, spec, how_for(case, how)) for case in cases for spec in (kernels or specs_for(case))]
 
 
 def messages(report: Report) -> list[str]:

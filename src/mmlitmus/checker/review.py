@@ -13,7 +13,7 @@ from .case import Case, canonical
 from .kernels import Provider, provider, spell, with_patches
 from .many import Job, Report
 from .row import Row
-from .run import How
+from .run import How, how_for
 
 FIXED, BROKEN, CHANGED, SAME = "fixed", "broken", "changed", "same"
 #: what may become of a verdict, in the order in which totals count them
@@ -212,7 +212,7 @@ def jobs_of(plan: Plan, how: How) -> list[Job]:
     found: dict[tuple[str, str, str], Job] = {}
     for pair in plan.pairs:
         for spec in (pair.base, pair.to):
-            found.setdefault(_key(pair.case, spec), Job(pair.case, spec, how))
+            found.setdefault(_key(pair.case, spec), Job(pair.case, spec, how_for(pair.case, how)))
     return list(found.values())
 
 

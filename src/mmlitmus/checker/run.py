@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmlitmus.explore import runtime
@@ -49,6 +49,11 @@ class How:
     seed: int = 0
     max_seconds: float | None = None  # of one search
     max_memory: int | None = None  # of one process, in bytes
+
+
+def how_for(case: Case, how: How) -> How:
+    """How a row of this case is made: by the search that the case needs, unless another than the ordinary was asked."""
+    return replace(how, engine=case.engine) if case.engine and how.engine == How.engine else how
 
 
 class Builder:

@@ -10,7 +10,7 @@ from mmlitmus.checker.kernels import provider, spell
 from mmlitmus.checker.load import load_shipped, shipped
 from mmlitmus.checker.many import Job, Report, run_all
 from mmlitmus.checker.row import OWN_FAULT, Row
-from mmlitmus.checker.run import How
+from mmlitmus.checker.run import How, how_for
 
 from .claim import Claim, Support
 
@@ -59,7 +59,7 @@ class Plan:
             if problem:
                 self.problems[id, spec] = problem
             elif isinstance(case, Case):
-                self.jobs.append(Job(case, spec, How(schedules="never")))
+                self.jobs.append(Job(case, spec, how_for(case, How(schedules="never"))))
 
     def run(self, processes: int = 1, *, debug: bool = False, each: Callable[[], None] = lambda: None) -> Report:
         """Run the rows; after Ctrl-C the report says which were not run."""

@@ -63,12 +63,12 @@ def command(
     """
     from mmlitmus.checker.case import CaseError
     from mmlitmus.checker.kernels import provider
-    from mmlitmus.checker.run import MAX_EXECUTIONS, Builder, How
+    from mmlitmus.checker.run import MAX_EXECUTIONS, Builder, How, how_for
     from mmlitmus.explore.schedule import ScheduleError
 
     case = one_case(what)
     spec = one_kernel(case, kernels, patches)
-    how = How(engine, max_executions or MAX_EXECUTIONS)
+    how = how_for(case, How(engine, max_executions or MAX_EXECUTIONS))
     view = View(labels, full, watch)
     try:
         builder = Builder(case, spec)

@@ -18,6 +18,7 @@ OPTIONS = {
     o.name: o
     for o in (
         Option("lockdep", "PROVE_LOCKING: what only lockdep asserts is checked (inversions are always reported)"),
+        Option("CMA", "CONFIG_CMA: memory areas that have to be emptied on demand; no page stays there for long"),
         Option("PER_VMA_LOCK", "user faults try the VMA's own lock first; freed VMAs wait for RCU", selectable=False),
         Option("ANON_INODE_NOEXEC", "anonymous inodes are noexec: no VM_MAYEXEC on their mappings", selectable=False),
     )

@@ -26,6 +26,7 @@ class Release:
     evidence: str
     why: str
     config: frozenset[str] = field(default_factory=frozenset)
+    apart: bool = False  # known for a few seams only, and no part of a run of releases: a case has to name it
 
 
 _ROWS = (
@@ -61,6 +62,23 @@ _ROWS = (
             "mmap_replace": "freed-first",
             "huge_pgprot": "as-4k",
             "pud_insert_prot": "lookup",
+            "copy_present_page": "pinned",
+            "write_protect_seq": "unseen",
+            "wp_can_reuse_anon_folio": "sole-reference",
+            "fault_unshare": "anon",
+            "memalloc_pin_save": "no-cma",
+            "writable_file_mapping_allowed": "any",
+            "gup_must_unshare": "never",
+            "can_follow_write_pte": "foll-cow",
+            "follow_pfn_pte": "slot-left",
+            "try_grab_folio": "counted",
+            "__gup_longterm_locked": "best-effort",
+            "is_longterm_pinnable": "not-cma",
+            "gup_fast_fallback": "nothing",
+            "vaddr_get_pfns": "kept",
+            "vfio_pin_pages_remote": "one-by-one",
+            "follow_fault_pfn": "any",
+            "iov_iter_extract_pages": "get",
         },
         "dossier",
         "abafbc551fdd (5.8) VFIO memory_lock and vma_list; fork opens after the copy; no PFNMAP flush at VMA end yet; "
@@ -69,11 +87,78 @@ _ROWS = (
     Release(
         "deb-5.10.262",
         "v5.10",
-        {"vfio_pci": "v5.14", "pfnmap_flush": "end_vma", "get_pat_info": "walk-not-anon", "remap_error": "zap"},
+        {
+            "vfio_pci": "v5.14",
+            "pfnmap_flush": "end_vma",
+            "get_pat_info": "walk-not-anon",
+            "remap_error": "zap",
+            "write_protect_seq": "seqcount",
+            "__gup_longterm_locked": "until-isolated",
+            "vaddr_get_pfns": "given-back",
+            "follow_fault_pfn": "writable",
+        },
         "recorded",
         "stable backports of 6a45ece4c9af (concurrent faults), of the forced PFNMAP flush, of the walk that takes no "
         "anonymous page (recorded: fork fails after a copy) but not of fork's cleared VM_PAT (recorded: the parent's "
         "reservation goes); BAR revocation recorded",
+    ),
+    Release(
+        "v5.14",
+        "v5.10",
+        {
+            "vfio_pci": "v5.14",
+            "do_mremap": "address-first",
+            "mremap_dontunmap": "not-pfnmap",
+            "write_protect_seq": "seqcount",
+            "memalloc_pin_save": "unmovable",
+            "__gup_longterm_locked": "repeat",
+            "is_longterm_pinnable": "or-zero",
+            "vfio_pin_pages_remote": "batches",
+            "follow_fault_pfn": "writable",
+        },
+        "dossier",
+        "5.14 to 5.18 as far as pins go: nothing movable is pinned for long, but the zero page is (5.13)",
+        apart=True,
+    ),
+    Release(
+        "v5.19-rc1",
+        "v5.14",
+        {
+            "pfnmap_flush": "end_vma",
+            "can_change_pte_writable": "or-exclusive",
+            "copy_present_page": "exclusive-and-pinned",
+            "wp_can_reuse_anon_folio": "exclusive",
+            "gup_must_unshare": "anon",
+            "follow_pfn_pte": "eexist",
+            "is_longterm_pinnable": "zero-negated",
+        },
+        "dossier",
+        "1c563432588d: a condition rearranged, and the zero page cannot be pinned for long; PG_anon_exclusive (5.19)",
+        apart=True,
+    ),
+    Release(
+        "v5.19",
+        "v5.19-rc1",
+        {"is_longterm_pinnable": "zero-again"},
+        "dossier",
+        "'mm: Re-allow pinning of zero pfns'",
+        apart=True,
+    ),
+    Release(
+        "v6.0-rc1",
+        "v5.19",
+        {"is_longterm_pinnable": "zero-negated-again", "can_follow_write_pte": "exclusive"},
+        "dossier",
+        "f25cbb7a95a2: memory of coherent devices, and the same slip again; FOLL_COW gone",
+        apart=True,
+    ),
+    Release(
+        "v6.0",
+        "v6.0-rc1",
+        {"is_longterm_pinnable": "in-steps", "vaddr_get_pfns": "given-back"},
+        "dossier",
+        "fcab34b433e2: 'mm: re-allow pinning of zero pfns (again)'",
+        apart=True,
     ),
     Release(
         "v6.1",
@@ -85,6 +170,18 @@ _ROWS = (
             "madvise_behavior_valid": "to-collapse",
             "do_mremap": "address-first",
             "mremap_dontunmap": "not-pfnmap",
+            "copy_present_page": "exclusive-and-pinned",
+            "write_protect_seq": "seqcount",
+            "wp_can_reuse_anon_folio": "exclusive",
+            "memalloc_pin_save": "unmovable",
+            "gup_must_unshare": "anon",
+            "can_follow_write_pte": "exclusive",
+            "follow_pfn_pte": "eexist",
+            "__gup_longterm_locked": "eagain",
+            "is_longterm_pinnable": "in-steps",
+            "vaddr_get_pfns": "given-back",
+            "vfio_pin_pages_remote": "batches",
+            "follow_fault_pfn": "writable",
         },
         "source",
         "6a45ece4c9af (5.14), forced PFNMAP flush (5.19); mprotect spares exclusive pages a fault; upstream fork still "
@@ -98,6 +195,7 @@ _ROWS = (
             "get_pat_info": "walk-not-anon",
             "track_pfn_copy": "clear-then-set",
             "remap_error": "zap",
+            "try_grab_folio": "not-counted",
         },
         "recorded",
         "35e351780fa9 backported to fork without VFIO's aac6db75a9fc; BAR revocation and memtypes recorded, "
@@ -112,6 +210,11 @@ _ROWS = (
             "split_for_munmap": "survivors-are-new",
             "saved_dirty": "saved",
             "pud_insert_prot": "vma",
+            "fault_unshare": "any",
+            "writable_file_mapping_allowed": "untracked",
+            "gup_must_unshare": "or-longterm",
+            "try_grab_folio": "not-counted",
+            "iov_iter_extract_pages": "pin",
         },
         "dossier",
         "vm_flags wrappers (6.3), per-VMA locks (6.4), munmap's splits turned round with the maple-tree munmap (6.3), "
@@ -148,6 +251,7 @@ _ROWS = (
             "vm_mixed_ok": "sigbus",
             "mprotect_account": "given-back",
             "mmap_replace": "freed-last",
+            "gup_fast_fallback": "eoverflow",
         },
         "source",
         "f9e54c3a2f5b: huge_fault, the faulting leaf only; follow_pfnmap_start; a failing remap zaps (6.11)",
@@ -158,6 +262,14 @@ _ROWS = (
         {"track_pfn_copy": "clear-then-set"},
         "recorded",
         "fork's cleared VM_PAT (6.15) backported; BAR revocation and memtypes recorded, source read",
+    ),
+    Release(
+        "v6.14",
+        "v6.12",
+        {"__gup_longterm_locked": "list-empty"},
+        "dossier",
+        "1aaf8c122918, until June 2025, and in stable: a long-term pin is done when nothing can be isolated",
+        apart=True,
     ),
     Release(
         "v6.16",
@@ -199,8 +311,13 @@ RELEASES: dict[str, Release] = {r.name: r for r in _ROWS}
 
 
 def releases() -> list[str]:
-    """Every release, oldest first (a distribution's build after the release it is based on)."""
-    return list(RELEASES)
+    """The releases that are known at every seam, oldest first (a distribution's build after the one it is based on)."""
+    return [name for name, row in RELEASES.items() if not row.apart]
+
+
+def apart() -> list[str]:
+    """The releases and candidates that are known for a few seams only, and are as their base at the others."""
+    return [name for name, row in RELEASES.items() if row.apart]
 
 
 def patches() -> dict[str, Patch]:
@@ -286,6 +403,6 @@ def alternatives(seam: str) -> list[str]:
 
 
 def between(first: str, last: str) -> list[str]:
-    """The releases from ``first`` to ``last``, both included, in this file's order."""
-    names = list(RELEASES)
+    """The releases from ``first`` to ``last``, both included, in this file's order; those apart are left out."""
+    names = releases()
     return names[names.index(first) : names.index(last) + 1]

@@ -12,7 +12,7 @@ from mmlitmus.explore import runtime as rt
 from mmlitmus.explore.findings import Finding, reached, report
 from mmlitmus.explore.primitives.rcu import Rcu
 from mmlitmus.explore.scheduler import Setup
-from mmlitmus.explore.state import look
+from mmlitmus.explore.state import Model, Once, look
 from mmlitmus.kernel.arch.x86.e820 import E820
 from mmlitmus.kernel.arch.x86.mtrr import Mtrr
 from mmlitmus.kernel.arch.x86.pat import MemtypeDatabase, cattr_name
@@ -30,7 +30,16 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     small_page,
 )
 from mmlitmus.kernel.arch.x86.tlb import CpuState
-from mmlitmus.kernel.mm.mm_types import File, MmStruct, Page
+from mmlitmus.kernel.mm.mm_types import File, MmStruct
+from mmlitmus.kernel.mm.page_alloc import (
+    MIGRATE_MOVABLE,
+    MIGRATE_UNMOVABLE,
+    ZERO_PFN,
+    ZONE_NORMAL,
+    Folio,
+    make_zero_page,
+)
+from mmlitmus.kernel.mm.swap import LruBatch
 from mmlitmus.kernel.pci import PciDevice
 from mmlitmus.kernel.policy import Kernel, run_on
 from mmlitmus.kernel.sync.might import fs_reclaim
@@ -39,8 +48,6 @@ from mmlitmus.kernel.uapi import Process
 SLOT_BASE = 0x7F00_0000_0000
 SLOT_SIZE = 0x0100_0000  # 16 MiB: room for 8 small pages or a few 2M ones, and a guard gap
 FIRST_PFN = 0xFEA00  # where QEMU puts the edu device's BAR0
-FIRST_FRAME = 0x1000  # where anonymous memory comes from: a run of frames for each task
-FRAMES_A_TASK = 0x100
 SPAWN_SLOTS = 3
 
 #: what real kernels do and live with: reported as a note, unless a case asks about it by name
@@ -50,6 +57,13 @@ TOLERATED = {
         "(mm/mmap.c, untrack_pfn, 6.12)"
     ),
 }
+
+
+class TaskSignals(Model):
+    """What is pending for a task that somebody may kill."""
+
+    __slots__ = ()
+    sigkill = Once()
 
 
 class Machine:
@@ -67,7 +81,13 @@ class Machine:
         self.e820 = E820()
         self.mtrr = Mtrr()
         self.memtypes = MemtypeDatabase()
-        self.pages: dict[int, Page] = {}  # of anonymous memory, by frame
+        self.pages: dict[int, Folio] = {}  # what has a counted page, by frame
+        self.lru_batches = False  # does a CPU keep new pages back for the LRU lists?
+        self.lru_batch: dict[str, LruBatch] = {}
+        self.user_zone, self.user_migratetype = ZONE_NORMAL, MIGRATE_MOVABLE  # of what a process's own pages come from
+        self.zero_zone, self.zero_migratetype = ZONE_NORMAL, MIGRATE_UNMOVABLE  # of the zero page: as it was booted
+        self.boot_counters: dict[str, int] = {}
+        self.signals: dict[str, TaskSignals] = {}
         self.boot_cpu = CpuState("boot-cpu")
         self.cpus: dict[str, CpuState] = {}
         self.mms: list[MmStruct] = []
@@ -148,6 +168,11 @@ class Machine:
         """The CPU of the running task."""
         return self.cpus.get(rt.current().name, self.boot_cpu)
 
+    def own_name(self, what: str) -> str:
+        """A name for something that the running task makes."""
+        task = rt.current()
+        return f"{what}#{task.name}.{task.count(what)}" if task.index >= 0 else self.boot_name(what)
+
     def boot_name(self, what: str) -> str:
         """A name for something made during set-up."""
         return f"{what}#{self._count(what)}"
@@ -174,17 +199,24 @@ class Machine:
         """Where the next device's BAR goes: 8M behind the one before."""
         return FIRST_PFN + len(self.devices) * 0x800
 
-    def alloc_anon_page(self) -> int:
-        """The frame of a new anonymous page, counted as mapped once already. No frame is used a second time: each task
-        has its own run of them.
-        """
-        task = rt.current()
-        if task.index < 0:
-            frame = FIRST_FRAME + self._count("frame")
-        else:
-            frame = FIRST_FRAME + (task.index + 1) * FRAMES_A_TASK + task.count("frame")
-        self.pages[frame] = Page(f"page[{frame:#x}]", anon_exclusive=True, mapcount=1)
-        return frame
+    def zero_page(self) -> Folio:
+        """The zero page, made when it is asked for first: while the machine is set up, or anonymous memory mapped."""
+        folio = self.pages.get(ZERO_PFN)
+        return folio if folio is not None else make_zero_page(self)
+
+    def killable(self, task: str) -> Callable[[], None]:
+        """Who calls what this returns sends SIGKILL to the task of that name. For the set-up only."""
+        signals = self.signals[task] = TaskSignals(f"{task}'s signals", sigkill=False)
+
+        def kill() -> None:
+            signals.sigkill = True
+
+        return kill
+
+    def fatal_signal_pending(self) -> bool:
+        """Has the running task been killed? No event for a task that nobody can kill."""
+        signals = self.signals.get(rt.current().name)
+        return signals is not None and bool(signals.sigkill)
 
     def bus_access(self, entry: int, address: int, write: bool) -> Any:
         """A CPU's access leaves for the frame that ``entry`` maps."""
@@ -225,12 +257,16 @@ class Machine:
             "pages": pages,
             "faults": self.faults,
             "failures": self.failures,
+            **({"lru_batches": len(self.lru_batch)} if self.lru_batches else {}),
         }
 
     # -- for the search --------------------------------------------------------------------------------------
     def setup(self) -> Setup:
         """Hand the machine to the search."""
         self.boot_cpu.tlb.clear()
+        if self.lru_batches:
+            for cpu in (self.boot_cpu, *self.cpus.values()):
+                self.lru_batch.setdefault(cpu.name, LruBatch(f"{cpu.name}'s LRU batch"))
         for cpu, mm, address in self.warm:
             entry = self.translation(mm, address)
             if entry & PRESENT:
@@ -280,7 +316,11 @@ class Machine:
         Of the entries, those of the VMAs in the tree and all that have been used: a VMA that is being unmapped is in
         the tree no more.
         """
-        ids = [cpu.tlb_id for cpu in self.cpus.values()]
+        return [cpu.tlb_id for cpu in self.cpus.values()] + self.entry_ids()
+
+    def entry_ids(self) -> list[int]:
+        """... without what the CPUs have cached."""
+        ids = []
         for mm in self.mms:
             ids.append(mm.oid("mm_mt"))
             for vma in mm.peek("mm_mt"):

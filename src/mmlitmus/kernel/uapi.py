@@ -6,6 +6,7 @@ pages; a process's regions live in fixed slots (``kernel.machine``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from mmlitmus.explore.runtime import current
@@ -14,13 +15,41 @@ from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT
 from mmlitmus.kernel.errno import ENOMEM
 from mmlitmus.kernel.fs.proc import task_mmu
 from mmlitmus.kernel.mm.fork import dup_mmap
+from mmlitmus.kernel.mm.gup import Pages, put_pages, unpin_user_pages
+from mmlitmus.kernel.mm.gup_fast import (
+    get_user_pages,
+    get_user_pages_fast,
+    get_user_pages_fast_only,
+    get_user_pages_remote,
+    pin_user_pages,
+    pin_user_pages_fast,
+    pin_user_pages_remote,
+)
+from mmlitmus.kernel.mm.gup_users import access_process_vm, direct_io, process_vm_rw, vmsplice_to_pipe
 from mmlitmus.kernel.mm.madvise import sys_madvise
 from mmlitmus.kernel.mm.mlock import sys_mlock
 from mmlitmus.kernel.mm.mm_types import File, MmStruct
-from mmlitmus.kernel.mm.mmap import MAP_SHARED, PROT_READ, PROT_WRITE, do_mmap, mmput, vm_munmap
+from mmlitmus.kernel.mm.mmap import (
+    MAP_PRIVATE,
+    MAP_SHARED,
+    PROT_READ,
+    PROT_WRITE,
+    anonymous_file,
+    do_mmap,
+    mmput,
+    vm_munmap,
+)
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from mmlitmus.kernel.mm.mprotect import sys_mprotect
 from mmlitmus.kernel.mm.mremap import MREMAP_FIXED, MREMAP_MAYMOVE, sys_mremap
+
+PIN_FUNCTIONS = {"slow": pin_user_pages, "remote": pin_user_pages_remote, "fast": pin_user_pages_fast}
+GET_FUNCTIONS = {
+    "slow": get_user_pages,
+    "remote": get_user_pages_remote,
+    "fast": get_user_pages_fast,
+    "fast_only": get_user_pages_fast_only,
+}
 
 
 class Process:
@@ -115,6 +144,73 @@ class Process:
         result = fixup_user_fault(self.mm, address, write=True)
         mmap_read_unlock(self.mm)
         return result
+
+    # -- memory of its own, and others who use it ------------------------------------------------------------------
+    def mmap_anon(
+        self, pages: int, *, at: str | int = "a", prot: int = PROT_READ | PROT_WRITE, flags: int = MAP_PRIVATE
+    ) -> int:
+        """mmap of ``pages`` pages of anonymous memory, untouched: the address, or an errno."""
+        self.machine.zero_page()
+        return self.mmap(anonymous_file(self.machine), pages, at=at, prot=prot, flags=flags)
+
+    def pin(
+        self, address: int, pages: int, flags: int = 0, *, how: str = "slow", holder: str = ""
+    ) -> tuple[int, Pages]:
+        """pin_user_pages of this process's memory, as a driver makes it: (how many or an errno, the array).
+
+        ``how``: *slow* under mmap_lock, *remote* the same for another's mm, *fast*. ``holder``: the ledger's name.
+        """
+        return self._gup(PIN_FUNCTIONS, address, pages, flags, how, holder)
+
+    def get(
+        self, address: int, pages: int, flags: int = 0, *, how: str = "slow", holder: str = ""
+    ) -> tuple[int, Pages]:
+        """get_user_pages of it, in the same ways, and *fast_only*."""
+        return self._gup(GET_FUNCTIONS, address, pages, flags, how, holder)
+
+    def _gup(
+        self, functions: dict[str, Any], address: int, nr_pages: int, flags: int, how: str, holder: str
+    ) -> tuple[int, Pages]:
+        pages = Pages(holder or current().name)
+        if how.startswith("fast"):
+            return functions[how](self.mm, address, nr_pages, flags, pages), pages
+        mmap_read_lock(self.mm)
+        got = functions[how](self.mm, address, nr_pages, flags, pages)
+        mmap_read_unlock(self.mm)
+        return got, pages
+
+    def unpin(self, pages: Pages) -> None:
+        """Give back what ``pin`` got."""
+        unpin_user_pages(pages)
+
+    def put(self, pages: Pages) -> None:
+        """Give back what ``get`` or ``vmsplice`` got."""
+        put_pages(pages)
+
+    def process_vm_readv(self, address: int, pages: int) -> int:
+        """Another reads this process's memory: bytes, or -EFAULT."""
+        return process_vm_rw(self.mm, address, pages, False)
+
+    def process_vm_writev(self, address: int, pages: int) -> int:
+        """Another writes to it."""
+        return process_vm_rw(self.mm, address, pages, True)
+
+    def ptrace_peek(self, address: int) -> int:
+        """A debugger reads a page: its size, or -EIO."""
+        return access_process_vm(self.mm, address, False)
+
+    def ptrace_poke(self, address: int) -> int:
+        """A debugger writes to a page, which need not be writable."""
+        return access_process_vm(self.mm, address, True)
+
+    def direct_io(self, address: int, pages: int, write: bool, during: Callable[[], None] | None = None) -> int:
+        """O_DIRECT I/O; ``write``: of the device to memory, so read(2). How many pages, or an errno."""
+        return direct_io(self.mm, address, pages, write, during)
+
+    def vmsplice(self, address: int, nr_pages: int) -> tuple[int, Pages]:
+        """vmsplice(2): the pipe has the pages until ``put``."""
+        pages = Pages(f"a pipe of {self.name}")
+        return vmsplice_to_pipe(self.mm, address, nr_pages, pages), pages
 
     # -- observation ---------------------------------------------------------------------------------------------
     def pte(self, address: int) -> int:

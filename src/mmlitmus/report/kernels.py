@@ -15,6 +15,9 @@ def overview(known: Provider, width: int) -> list[str]:
     """Releases, patches and config options."""
     lines = ["releases:"]
     lines += _two(((name, known.about(name)) for name in known.releases()), width)
+    apart = known.apart()
+    if apart:
+        lines += ["", "known in part:", *_two(((name, known.about(name)) for name in apart), width)]
     for title, table in (("patches:", known.patches()), ("config options:", known.configs())):
         if table:
             lines += ["", title, *_two(((name, _about(table[name])) for name in table), width)]

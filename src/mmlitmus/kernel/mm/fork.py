@@ -5,13 +5,17 @@ Source: kernel/fork.c dup_mmap (to 6.12), mm/mmap.c dup_mmap (7.3), mm/memory.c,
 
 from __future__ import annotations
 
+from mmlitmus.explore.findings import reached
 from mmlitmus.kernel.arch.x86.pgtable import (
     ACCESSED,
+    DIRTY,
     DIRTY_BITS,
     NONE,
     PAGE_SIZE,
     RW,
+    SOFT_DIRTY,
     PteTable,
+    mk_pte,
     pmd_leaf,
     pmd_offset,
     ptep_get,
@@ -20,11 +24,12 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pud_offset,
     pud_populate,
     set_pte_at,
+    stop_writing,
 )
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
-from mmlitmus.kernel.errno import ENOMEM
+from mmlitmus.kernel.errno import EAGAIN, ENOMEM
 from mmlitmus.kernel.mm.huge_memory import copy_huge_pmd, copy_huge_pud
-from mmlitmus.kernel.mm.memory import anon_page
+from mmlitmus.kernel.mm.memory_pages import map_anon_folio, vm_normal_page
 from mmlitmus.kernel.mm.mm_types import (
     VM_DONTCOPY,
     VM_LOCKED,
@@ -33,6 +38,7 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_MIXEDMAP,
     VM_PFNMAP,
     VM_SHARED,
+    VM_WRITE,
     MmStruct,
     VmArea,
     is_cow_mapping,
@@ -40,14 +46,25 @@ from mmlitmus.kernel.mm.mm_types import (
 )
 from mmlitmus.kernel.mm.mmap_lock import mmap_write_lock, mmap_write_lock_nested, mmap_write_unlock, vma_start_write
 from mmlitmus.kernel.mm.mmu_gather import TASK_SIZE
+from mmlitmus.kernel.mm.page_alloc import Folio, alloc_folio, folio_get, folio_maybe_dma_pinned, folio_put, page_tables
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pgalloc import pmd_chunks, pte_alloc, pte_batches, pud_chunks
+from mmlitmus.kernel.mm.swapops import (
+    SWP_MIGRATION_READ,
+    SWP_SOFT_DIRTY,
+    is_migration_entry,
+    make_migration_entry,
+    migration_pfn,
+    migration_type,
+)
 from mmlitmus.kernel.mm.vma import store_in_tree, vm_area_dup, vma_interval_tree_insert_after, vma_tree
-from mmlitmus.kernel.policy import Seam
+from mmlitmus.kernel.policy import Seam, running
 from mmlitmus.kernel.sync.rwsem import down_write, up_write
 from mmlitmus.kernel.sync.spinlock import SINGLE_DEPTH_NESTING, spin_lock, spin_lock_nested, spin_unlock
 
 dup_mmap_vma = Seam("dup_mmap", "in what order a child's VMA is linked, its page tables copied, and ->open called")
+copy_present_page = Seam("copy_present_page", "which pages fork copies at once, because they look pinned")
+write_protect = Seam("write_protect_seq", "how fast GUP learns that fork write-protects beside it")
 
 
 def dup_mmap(mm: MmStruct, oldmm: MmStruct) -> int:
@@ -141,17 +158,23 @@ def open_link_before_copy(tmp: VmArea, mpnt: VmArea) -> int:
 def copy_page_range(dst_vma: VmArea, src_vma: VmArea) -> int:
     """Copy every translation of a PFNMAP or MIXEDMAP VMA, eagerly: nothing would fill the child's later. 0 or an errno.
 
-    Other VMAs are left to the child's faults, and get no page table (the kernel copies those with an anon_vma too; here
-    only private device memory has one). Source: mm/memory.c copy_page_range (5.10), vma_needs_copy (from 6.1).
+    An anonymous VMA is copied if it has a page of its own; one that has only been read is left to the child's
+    faults, as are all others, and gets no page table. Source: mm/memory.c copy_page_range (5.10), vma_needs_copy (from
+    6.1).
     """
-    if not src_vma.has(VM_PFNMAP | VM_MIXEDMAP):
+    if not src_vma.has(VM_PFNMAP | VM_MIXEDMAP) and not (src_vma.vm_ops.anonymous and src_vma.anon_vma):
         return 0
     pfn = 0
     if src_vma.has(VM_PFNMAP):
         error, pfn = tracking().copy(dst_vma, src_vma)
         if error:
             return int(error)
+    cow = is_cow_mapping(src_vma.has(VM_SHARED | VM_MAYWRITE))
+    if cow:
+        running().chosen(write_protect).begin(src_vma.vm_mm)
     error = copy_pud_range(dst_vma, src_vma)
+    if cow:
+        running().chosen(write_protect).end(src_vma.vm_mm)
     if error and src_vma.has(VM_PFNMAP):
         tracking().copy_failed(dst_vma, pfn)
     return error
@@ -192,29 +215,163 @@ def copy_pmd_range(dst_vma: VmArea, src_vma: VmArea, first: int, last: int) -> i
 def copy_pte_range(dst_vma: VmArea, src_vma: VmArea, dst: PteTable, src: PteTable, addr: int, end: int) -> int:
     """Copy the PTEs of one table, the child's lock outside the parent's. Absent entries stay absent.
 
-    A shared mapping's child entry is clean and old; a private one is write-protected on both sides.
+    A page that has to be copied now needs memory, for which both locks are dropped; then it goes on from there.
     """
-    machine = dst_vma.vm_mm.machine
-    if pte_alloc(dst_vma.vm_mm, dst) < 0:
+    mm = dst_vma.vm_mm
+    if pte_alloc(mm, dst) < 0:
         return -ENOMEM
-    flags = src_vma.has(VM_SHARED | VM_MAYWRITE)
+    prealloc: Folio | None = None
+    while addr < end:
+        addr, used = copy_pte_batch(dst_vma, src_vma, dst, src, addr, end, prealloc)
+        prealloc = None if used else prealloc
+        if addr < end:
+            prealloc = alloc_folio(mm, "fork's copy")
+            if prealloc is None:
+                return -ENOMEM
+    if prealloc is not None:
+        folio_put(prealloc, page_tables(mm))
+    return 0
+
+
+def copy_pte_batch(
+    dst_vma: VmArea, src_vma: VmArea, dst: PteTable, src: PteTable, addr: int, end: int, prealloc: Folio | None
+) -> tuple[int, bool]:
+    """``copy_pte_range`` as far as ``prealloc`` will do: where it stopped, and whether that page was used.
+
+    Source: mm/memory.c copy_pte_range.
+    """
+    used = False
     spin_lock(dst.ptl)
     spin_lock_nested(src.ptl, SINGLE_DEPTH_NESTING)
-    for start, nr in pte_batches(addr, end, machine.batch):
+    for start, nr in pte_batches(addr, end, dst_vma.vm_mm.machine.batch):
         for page in range(start, start + nr * PAGE_SIZE, PAGE_SIZE):
             entry = ptep_get(src, page)
             if entry == NONE:
                 continue
-            if is_cow_mapping(flags) and entry & RW:
-                ptep_set_wrprotect(src, page)
-                entry = src.peek_pte(page)
-            page_struct = anon_page(src_vma.vm_mm, entry)
-            if page_struct is not None:
-                page_struct.anon_exclusive = False
-                page_struct.add_return("mapcount", 1)
-            if flags & VM_SHARED:
-                entry &= ~DIRTY_BITS
-            set_pte_at(dst, page, entry & ~ACCESSED)
+            if is_migration_entry(entry):
+                copy_nonpresent_pte(dst, src, page, entry)
+                continue
+            done = copy_present_pte(dst_vma, src_vma, dst, src, page, entry, None if used else prealloc)
+            if done == -EAGAIN:
+                spin_unlock(src.ptl)
+                spin_unlock(dst.ptl)
+                return page, used
+            used = used or done == 1
     spin_unlock(src.ptl)
     spin_unlock(dst.ptl)
+    return end, used
+
+
+def copy_nonpresent_pte(dst: PteTable, src: PteTable, addr: int, entry: int) -> None:
+    """The entry of a page under migration: neither may write afterwards, and nobody has it for himself."""
+    if migration_type(entry) != SWP_MIGRATION_READ:
+        soft_dirty = SOFT_DIRTY if entry & SWP_SOFT_DIRTY else 0
+        entry = make_migration_entry(migration_pfn(entry), SWP_MIGRATION_READ, soft_dirty)
+        set_pte_at(src, addr, entry)
+    set_pte_at(dst, addr, entry)
+
+
+def copy_present_pte(
+    dst_vma: VmArea, src_vma: VmArea, dst: PteTable, src: PteTable, addr: int, entry: int, prealloc: Folio | None
+) -> int:
+    """One present entry: 0 when it is shared, 1 when the child got ``prealloc`` as a copy, -EAGAIN to ask for one.
+
+    A shared mapping's child entry is clean and old; a private one is write-protected on both sides.
+
+    Source: mm/memory.c copy_present_pte (to 6.1), copy_present_ptes (from 6.12).
+    """
+    flags = src_vma.has(VM_SHARED | VM_MAYWRITE)
+    folio = vm_normal_page(src_vma.vm_mm, entry)
+    if folio is not None:
+        if folio.anon and is_cow_mapping(flags) and copy_present_page(src_vma.vm_mm, folio):
+            if prealloc is None:
+                return -EAGAIN
+            new = mk_pte(prealloc.pfn, dst_vma.vm_page_prot) | DIRTY | SOFT_DIRTY | RW
+            new = new if dst_vma.vm_flags & VM_WRITE else stop_writing(new)
+            map_anon_folio(dst_vma.vm_mm, dst, addr, prealloc, new)
+            reached("fork copied a pinned page")
+            return 1
+        folio_get(folio, page_tables(dst_vma.vm_mm))
+        folio.anon_exclusive = False
+        folio.add_return("mapcount", 1)
+    if is_cow_mapping(flags) and entry & RW:
+        ptep_set_wrprotect(src, addr)
+        entry = src.peek_pte(addr)
+    if flags & VM_SHARED:
+        entry &= ~DIRTY_BITS
+    set_pte_at(dst, addr, entry & ~ACCESSED)
     return 0
+
+
+@copy_present_page.alternative("pinned", source="mm/memory.c copy_present_page, v5.10", releases="<= v5.18")
+def if_it_looks_pinned(mm: MmStruct, folio: Folio) -> bool:
+    """If the mm has pinned anything, and this page looks pinned."""
+    return bool(mm.has_pinned) and folio_maybe_dma_pinned(folio)
+
+
+@copy_present_page.alternative(
+    "exclusive-and-pinned",
+    source="include/linux/rmap.h page_try_dup_anon_rmap (6.1), folio_try_dup_anon_rmap_pte (from 6.12)",
+    releases=">= v5.19",
+)
+def if_it_is_exclusive_and_looks_pinned(mm: MmStruct, folio: Folio) -> bool:
+    """And if it is exclusive: a shared page's pin was made for reading it as it is, and it stays shared."""
+    return bool(folio.anon_exclusive) and bool(mm.has_pinned) and folio_maybe_dma_pinned(folio)
+
+
+# -- against fast GUP -------------------------------------------------------------------------------------------------
+@write_protect.alternative("unseen", source="mm/memory.c copy_page_range, v5.10", releases="<= v5.10")
+class Unseen:
+    """Fast GUP is not told: a page that it pins beside fork is write-protected and shared all the same."""
+
+    @staticmethod
+    def begin(mm: MmStruct) -> None:
+        """Nothing."""
+
+    @staticmethod
+    def end(mm: MmStruct) -> None:
+        """Nothing."""
+
+    @staticmethod
+    def read(mm: MmStruct) -> int:
+        """The same, always."""
+        return 0
+
+    @staticmethod
+    def retry(mm: MmStruct, seen: int) -> bool:
+        """Never."""
+        return False
+
+
+@write_protect.alternative(
+    "seqcount",
+    source="57efa1fe5957 'mm/gup: prevent gup_fast from racing with COW during fork'; mm/memory.c copy_page_range, "
+    "6.1.192; mm/gup.c lockless_pages_from_mm (to 6.1), gup_fast (from 6.12)",
+    releases=">= v5.11, deb-5.10.262",
+)
+class SeqCount:
+    """fork makes ``write_protect_seq`` odd while it goes through a private mapping; fast GUP that has seen it odd, or
+    changed, gives its pins back and takes mmap_lock.
+    """
+
+    @staticmethod
+    def begin(mm: MmStruct) -> None:
+        """fork begins."""
+        mm.add_return("write_protect_seq", 1)
+
+    @staticmethod
+    def end(mm: MmStruct) -> None:
+        """fork is through."""
+        mm.add_return("write_protect_seq", 1)
+
+    @staticmethod
+    def read(mm: MmStruct) -> int:
+        """What fast GUP compares with afterwards."""
+        seen: int = mm.write_protect_seq
+        return seen
+
+    @staticmethod
+    def retry(mm: MmStruct, seen: int) -> bool:
+        """Has fork been there in the meantime?"""
+        changed: bool = mm.write_protect_seq != seen
+        return changed

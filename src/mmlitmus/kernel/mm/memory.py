@@ -9,11 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mmlitmus.explore.findings import bug, reached, report
-from mmlitmus.explore.primitives.choice import may_fail
 from mmlitmus.explore.runtime import loop_point
 from mmlitmus.kernel.arch.x86.pgtable import (
-    ACCESSED,
-    DIRTY,
     NONE,
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -23,11 +20,9 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PUD_SHIFT,
     PUD_SIZE,
     RW,
-    SOFT_DIRTY,
     SPECIAL,
     TABLE,
     PteTable,
-    may_write,
     mk_pte,
     pmd_leaf,
     pmd_offset,
@@ -39,15 +34,23 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     ptep_get_and_clear,
     pud_leaf,
     pud_offset,
-    set_pte_at,
     set_ptes,
+    small_page,
 )
-from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
 from mmlitmus.kernel.errno import EINVAL, ENOMEM
 from mmlitmus.kernel.mm.huge_memory import check_insert, split_huge_pmd, split_huge_pud, zap_huge_pmd, zap_huge_pud
+from mmlitmus.kernel.mm.memory_pages import do_anonymous_page, do_swap_page, do_wp_page, vm_normal_page
 from mmlitmus.kernel.mm.mm_types import (
+    FAULT_FLAG_UNSHARE,
+    FAULT_FLAG_VMA_LOCK,
+    FAULT_FLAG_WRITE,
     VM_DONTDUMP,
     VM_DONTEXPAND,
+    VM_FAULT_FALLBACK,
+    VM_FAULT_NOPAGE,
+    VM_FAULT_OOM,
+    VM_FAULT_RETRY,
+    VM_FAULT_SIGBUS,
     VM_IO,
     VM_MAYWRITE,
     VM_MIXEDMAP,
@@ -57,53 +60,29 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_WRITE,
     AddressSpace,
     MmStruct,
-    Page,
     VmArea,
+    VmFault,
     is_cow_mapping,
     vma_pages,
 )
 from mmlitmus.kernel.mm.mmap_lock import vma_end_read
-from mmlitmus.kernel.mm.mmu_gather import (
-    MmuGather,
-    tlb_end_vma,
-    tlb_finish_mmu,
-    tlb_gather_mmu,
-    tlb_remove_tlb_entries,
-)
+from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_end_vma, tlb_finish_mmu, tlb_gather_mmu, tlb_remove_tlb_entries
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pfnmap_track import track_pfn_insert
 from mmlitmus.kernel.mm.pgalloc import pmd_alloc, pmd_chunks, pte_alloc, pte_batches, pte_prealloc, pud_chunks
+from mmlitmus.kernel.mm.swapops import is_migration_entry, migration_pfn
 from mmlitmus.kernel.mm.vma_flags import vm_flags_set, vma_set_flags
 from mmlitmus.kernel.policy import Seam
-from mmlitmus.kernel.sync.might import might_alloc
 from mmlitmus.kernel.sync.rwsem import down_read, up_read
-
-VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV = 0x1, 0x2, 0x40
-VM_FAULT_NOPAGE, VM_FAULT_RETRY, VM_FAULT_FALLBACK = 0x100, 0x400, 0x800
-VM_FAULT_ERROR = VM_FAULT_OOM | VM_FAULT_SIGBUS | VM_FAULT_SIGSEGV
 
 ULONG_MAX = (1 << 64) - 1
 
 #: what remap_pfn_range writes to vm_flags
 REMAP_FLAGS = VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP
 
-FAULT_FLAG_WRITE, FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_VMA_LOCK = 0x1, 0x4, 0x1000
-
 vm_mixed_ok = Seam("vm_mixed_ok", "what vmf_insert_mixed says to a VMA that is no MIXEDMAP")
 remap_flags = Seam("remap_flags", "when remap_pfn_range writes the VMA's flags, and who checks that it may")
 remap_error = Seam("remap_error", "what becomes of the entries that a failing remap_pfn_range has written already")
-
-
-class VmFault:
-    """vm_fault: one fault in progress. ``address`` is page aligned; ``pgoff`` is in pages of the file."""
-
-    __slots__ = ("address", "flags", "pgoff", "vma")
-
-    def __init__(self, vma: VmArea, address: int, flags: int) -> None:
-        self.vma = vma
-        self.address = address & ~(PAGE_SIZE - 1)
-        self.flags = flags
-        self.pgoff = vma.vm_pgoff + (self.address - vma.vm_start >> PAGE_SHIFT)
 
 
 # -- faults -----------------------------------------------------------------------------------------------------
@@ -174,88 +153,13 @@ def handle_pte_fault(vmf: VmFault, table: PteTable) -> int:
         return 0
     entry = ptep_get(table, vmf.address) if pmd != NONE else NONE
     if entry == NONE:
-        return do_fault(vmf, table)
-    if vmf.flags & FAULT_FLAG_WRITE and pte_present(entry) and not entry & RW and vmf.vma.vm_flags & VM_WRITE:
-        return do_wp_page(vmf, table, entry)
+        untouched = vmf.vma.vm_ops.anonymous and vmf.vma.vm_ops.fault is None
+        return do_anonymous_page(vmf, table) if untouched else do_fault(vmf, table)
+    if is_migration_entry(entry):
+        return do_swap_page(vmf, vmf.vma.vm_mm.machine.pages[migration_pfn(entry)])
+    if vmf.flags & (FAULT_FLAG_WRITE | FAULT_FLAG_UNSHARE) and pte_present(entry) and not entry & RW:
+        return do_wp_page(vmf, table, entry, bool(vmf.vma.vm_flags & VM_WRITE))
     reached("the fault was spurious")
-    return 0
-
-
-def anon_page(mm: MmStruct, entry: int) -> Page | None:
-    """The page of an entry that maps a counted one, such as a private copy; None for a special entry (vm_normal_page).
-
-    Source: mm/memory.c vm_normal_page.
-    """
-    page: Page | None = None if entry & SPECIAL else mm.machine.pages.get(pte_pfn(entry))
-    return page
-
-
-def do_wp_page(vmf: VmFault, table: PteTable, orig: int) -> int:
-    """A store to a page that is mapped read-only."""
-    if vmf.vma.has(VM_SHARED):
-        return wp_pfn_shared(vmf, table, orig)
-    page = anon_page(vmf.vma.vm_mm, orig)
-    if page is not None and wp_page_reuse(vmf, table, orig, page):
-        return 0
-    return wp_page_copy(vmf, table, orig)
-
-
-def wp_page_reuse(vmf: VmFault, table: PteTable, orig: int, page: Page) -> bool:
-    """A private copy that no other entry maps is written in place. False: it has to be copied.
-
-    5.10 asks whether the page is held once, 6.1 and later first whether it is exclusive: the same, as long as no CPU
-    keeps it back for the LRU lists (do_wp_page of 5.10 copies such a page once more; wp_can_reuse_anon_folio drains).
-    """
-    ptl = pte_offset_map_lock(table)
-    if table.entry == NONE or ptep_get(table, vmf.address) != orig:
-        pte_unmap_unlock(ptl)
-        return True
-    alone = page.mapcount == 1
-    if alone:
-        page.anon_exclusive = True
-        set_pte_at(table, vmf.address, may_write(orig | RW | ACCESSED | DIRTY | SOFT_DIRTY))
-        reached("a private page was written in place")
-    pte_unmap_unlock(ptl)
-    return alone
-
-
-def wp_pfn_shared(vmf: VmFault, table: PteTable, orig: int) -> int:
-    """The first store to a shared page of device memory: the driver may object, then the entry becomes writable."""
-    ops = vmf.vma.vm_ops
-    if ops.pfn_mkwrite is not None:
-        if vmf.flags & FAULT_FLAG_VMA_LOCK:
-            vma_end_read(vmf.vma)
-            return VM_FAULT_RETRY
-        result: int = ops.pfn_mkwrite(vmf)
-        if result & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
-            return result
-    ptl = pte_offset_map_lock(table)
-    if table.entry != NONE and ptep_get(table, vmf.address) == orig:
-        set_pte_at(table, vmf.address, may_write(orig | RW | ACCESSED | DIRTY | SOFT_DIRTY))
-    pte_unmap_unlock(ptl)
-    return 0
-
-
-def wp_page_copy(vmf: VmFault, table: PteTable, orig: int) -> int:
-    """The first store to a private page: an anonymous copy takes its place, mapped as the VMA is and not special.
-
-    The old entry is flushed before the new one is there, so that no CPU goes on reading the device.
-    """
-    vma, mm = vmf.vma, vmf.vma.vm_mm
-    might_alloc(mm.machine)
-    if may_fail("the copy", mm.machine.failures):
-        return VM_FAULT_OOM
-    frame = mm.machine.alloc_anon_page()
-    ptl = pte_offset_map_lock(table)
-    if table.entry != NONE and ptep_get(table, vmf.address) == orig:
-        ptep_get_and_clear(table, vmf.address)
-        flush_tlb_range(mm, vmf.address, vmf.address + PAGE_SIZE)
-        set_pte_at(table, vmf.address, mk_pte(frame, vma.vm_page_prot | RW | ACCESSED | DIRTY | SOFT_DIRTY))
-        old = anon_page(mm, orig)
-        if old is not None:
-            old.add_return("mapcount", -1)
-        reached("a private page was copied")
-    pte_unmap_unlock(ptl)
     return 0
 
 
@@ -283,6 +187,32 @@ def do_fault(vmf: VmFault, table: PteTable) -> int:
 def page_align(size: int) -> int:
     """Bytes made whole pages. Source: include/linux/mm.h PAGE_ALIGN."""
     return size + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1)
+
+
+def follow_pte(vma: VmArea, address: int) -> tuple[int, int, bool]:
+    """What is mapped at ``address``, under the page-table lock and for as long as it is held: (0 or -EINVAL, frame, may
+    it be written). For frames that have no page to hold.
+
+    Source: mm/memory.c follow_pte (to 6.1), follow_pfnmap_start (from 6.12).
+    """
+    pud = pud_offset(vma.vm_mm, address)
+    upper = TABLE if pud is None else pud.entry
+    if pud_leaf(upper):
+        entry = small_page(upper, PUD_SHIFT, address)
+        return 0, pte_pfn(entry), bool(entry & RW)
+    table = pmd_offset(vma.vm_mm, address)
+    pmd = table.entry if upper != NONE else NONE
+    if pmd_leaf(pmd):
+        entry = small_page(pmd, PMD_SHIFT, address)
+        return 0, pte_pfn(entry), bool(entry & RW)
+    if pmd == NONE:
+        return -EINVAL, 0, False
+    ptl = pte_offset_map_lock(table)
+    entry = ptep_get(table, address)
+    pte_unmap_unlock(ptl)
+    if not pte_present(entry):
+        return -EINVAL, 0, False
+    return 0, pte_pfn(entry), bool(entry & RW)
 
 
 # -- inserting --------------------------------------------------------------------------------------------------
@@ -484,7 +414,9 @@ def sigbus_unless_mixed(vma: VmArea) -> int:
 
 # -- removing ---------------------------------------------------------------------------------------------------
 def zap_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int) -> None:
-    """Clear the PTEs of one table under its lock, noting what has to be flushed. Only private copies are counted."""
+    """Clear the PTEs of one table under its lock, noting what has to be flushed. What was counted is given
+    back after the flush.
+    """
     mm = tlb.mm
     batch = mm.machine.batch
     ptl = pte_offset_map_lock(table)
@@ -492,9 +424,10 @@ def zap_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int) -> None:
         for page in range(address, address + nr * PAGE_SIZE, PAGE_SIZE):
             loop_point(tlb, table, addr, end, mm, batch, ptl, address, nr, page)
             if ptep_get(table, page) != NONE:
-                copy = anon_page(mm, ptep_get_and_clear(table, page))
-                if copy is not None:
-                    copy.add_return("mapcount", -1)
+                folio = vm_normal_page(mm, ptep_get_and_clear(table, page))
+                if folio is not None:
+                    folio.add_return("mapcount", -1)
+                    tlb.pages.append(folio)
                 tlb_remove_tlb_entries(tlb, page, page + PAGE_SIZE)
     pte_unmap_unlock(ptl)
 

@@ -25,6 +25,14 @@ VM_WIPEONFORK, VM_DONTDUMP, VM_SOFTDIRTY, VM_MIXEDMAP = 1 << 25, 1 << 26, 1 << 2
 VM_HUGEPAGE, VM_NOHUGEPAGE = 1 << 29, 1 << 30
 VM_ALLOW_ANY_UNCACHED = 1 << 39
 VM_SPECIAL = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
+
+VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_WRITE, VM_FAULT_SIGSEGV = 0x1, 0x2, 0x8, 0x40
+VM_FAULT_NOPAGE, VM_FAULT_RETRY, VM_FAULT_FALLBACK = 0x100, 0x400, 0x800
+VM_FAULT_ERROR = VM_FAULT_OOM | VM_FAULT_SIGBUS | VM_FAULT_SIGSEGV
+
+FAULT_FLAG_WRITE, FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_TRIED = 0x1, 0x4, 0x20
+FAULT_FLAG_REMOTE, FAULT_FLAG_UNSHARE, FAULT_FLAG_VMA_LOCK = 0x80, 0x400, 0x1000
+
 #: what a VMA is, from the moment that others can reach it until it is freed: no writer changes these bits
 VM_LASTING = VM_SHARED | VM_MAYWRITE | VM_IO | VM_PFNMAP | VM_MIXEDMAP
 
@@ -67,18 +75,6 @@ class File(Model):
         super().__init__(name, f_op=f_op, f_mapping=f_mapping, private_data=private_data, writable=writable)
 
 
-class Page(Model):
-    """struct page of an anonymous page. ``anon_exclusive``: one process maps it, and may write to it in place.
-
-    ``mapcount``: how many entries map it. Each holds the page, and nobody else does, so it is its reference count too,
-    as far as no CPU keeps the page back for the LRU lists.
-    """
-
-    __slots__ = ()
-    mapcount = Atomic()
-    anon_exclusive = Once()  # PageAnonExclusive; under the page-table lock of whoever maps the page
-
-
 class MmStruct(Model):
     """A process's address space. ``mm_users`` counts users; at zero it is torn down (``exit_mmap``).
 
@@ -92,11 +88,16 @@ class MmStruct(Model):
     mm_mt = Once()
     mm_lock_seq = Once()
     tlb_flush_pending = Counter()
+    has_pinned = Once()  # MMF_HAS_PINNED: somebody has pinned pages of this mm; never cleared
+    write_protect_seq = Atomic()  # odd while fork write-protects; what it orders is fast GUP
     total_vm = Guarded("mmap_lock")  # pages
-    locked_vm = Guarded("mmap_lock")  # pages of VM_LOCKED mappings
+    locked_vm = Guarded("mmap_lock")  # pages of VM_LOCKED mappings, and those accounted for pins
 
     def __init__(self, name: str, machine: Any) -> None:
-        super().__init__(name, mm_users=1, mm_mt=(), mm_lock_seq=1, tlb_flush_pending=0, total_vm=0, locked_vm=0)
+        super().__init__(
+            name, mm_users=1, mm_mt=(), mm_lock_seq=1, tlb_flush_pending=0, total_vm=0, locked_vm=0, has_pinned=False,
+            write_protect_seq=0,
+        )  # fmt: skip
         self.machine = machine
         self.mmap_lock = RwSem(f"{name}:mmap_lock", "mmap_lock")
         self.pgd: dict[int, pgtable.PteTable] = {}  # PMD number -> the slot of that PMD entry
@@ -109,7 +110,8 @@ class VmArea(Model):
 
     ``vm_ops`` is the driver's operations object; ``rmap_lock`` its file's i_mmap_rwsem. ``pfnmap_track_ctx`` is what
     6.16's tracking of reserved frames keeps (``pfnmap_track``); ``memtype_owner`` is a ghost: who reserves frames for
-    this VMA and whatever is split off or moved from it.
+    this VMA and whatever is split off or moved from it. ``anon_vma``: a page of a process's own has been put into the
+    VMA, which is anonymous; others have no use for it here (include/linux/mm_types.h anon_vma).
     """
 
     __slots__ = ("rmap_lock", "vm_lock")
@@ -126,12 +128,14 @@ class VmArea(Model):
     vm_flags = Plain()
     vm_lock_seq = Once()
     detached = Once()
+    anon_vma = Once()
     private = Ghost()
 
     def __init__(self, name: str, mm: MmStruct, file: File, start: int, end: int, pgoff: int, **values: Any) -> None:
         super().__init__(
             name, vm_mm=mm, vm_file=file, vm_start=start, vm_end=end, vm_pgoff=pgoff,
-            vm_lock_seq=0, detached=True, private=True, pfnmap_track_ctx=None, **values,
+            vm_lock_seq=0, detached=True, private=True, pfnmap_track_ctx=None,
+            **{"anon_vma": False, **values},
         )  # fmt: skip
         self.vm_lock = RwSem(f"{name}:vm_lock", "vm_lock")
         self.rmap_lock = file.f_mapping.i_mmap_rwsem
@@ -184,6 +188,18 @@ class VmOperations:
 
         Source: include/linux/mm.h vm_operations_struct.
         """
+
+
+class VmFault:
+    """vm_fault: one fault in progress. ``address`` is page aligned; ``pgoff`` is in pages of the file."""
+
+    __slots__ = ("address", "flags", "pgoff", "vma")
+
+    def __init__(self, vma: VmArea, address: int, flags: int) -> None:
+        self.vma = vma
+        self.address = address & ~(pgtable.PAGE_SIZE - 1)
+        self.flags = flags
+        self.pgoff = vma.vm_pgoff + (self.address - vma.vm_start >> pgtable.PAGE_SHIFT)
 
 
 def is_cow_mapping(flags: int) -> bool:

@@ -1,9 +1,12 @@
 """mmap, munmap and the teardown of a whole mm.
 
-Source: mm/mmap.c, mm/vma.c (from 6.12), functions of the same name.
+Source: mm/mmap.c, mm/vma.c (from 6.12), functions of the same name. Of the model's own: AnonymousMemory,
+anonymous_file.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from mmlitmus.kernel.arch.x86.pgtable import (
     ACCESSED,
@@ -31,6 +34,7 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_SOFTDIRTY,
     VM_SPECIAL,
     VM_WRITE,
+    AddressSpace,
     File,
     MmStruct,
     VmArea,
@@ -78,6 +82,26 @@ DUMMY_VM_OPS = VmOperations()
 
 mmap_replace = Seam("mmap_replace", "when what a new mapping replaces is freed")
 split_for_munmap = Seam("split_for_munmap", "which half of a split by munmap is the new VMA (and gets ->open)")
+
+
+class AnonymousMemory(VmOperations):
+    """Memory of the process's own: no driver, no file. The kernel's such VMAs have no operations at all."""
+
+    anonymous = True
+
+    def mmap(self, file: File, vma: VmArea) -> int:
+        """Nothing is there until it is touched."""
+        vma.vm_ops = self
+        return 0
+
+
+ANONYMOUS = AnonymousMemory()
+
+
+def anonymous_file(machine: Any) -> File:
+    """What stands for a file in an anonymous mapping. One a mapping, so that no two of them meet in a reverse map."""
+    name = machine.own_name("anon")
+    return File(name, ANONYMOUS, AddressSpace(f"{name}:mapping"))
 
 
 def vm_get_page_prot(flags: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
 from mmlitmus.kernel.mm.mm_types import VM_MIXEDMAP, VM_PFNMAP, MmStruct, VmArea
+from mmlitmus.kernel.mm.page_alloc import Folio, folio_put, page_tables
 from mmlitmus.kernel.policy import Seam
 
 TASK_SIZE = 1 << 47
@@ -19,14 +20,15 @@ pfnmap_flush = Seam("pfnmap_flush", "when the flush for an unmapped PFNMAP VMA c
 
 
 class MmuGather:
-    """One unmapping in progress: the byte range cleared since the last flush."""
+    """One unmapping in progress: the byte range cleared since the last flush, and the pages to be given back."""
 
-    __slots__ = ("end", "fullmm", "mm", "start")
+    __slots__ = ("end", "fullmm", "mm", "pages", "start")
 
     def __init__(self, mm: MmStruct, fullmm: bool) -> None:
         self.mm = mm
         self.fullmm = fullmm
         self.start, self.end = TASK_SIZE, 0
+        self.pages: list[Folio] = []
 
 
 def tlb_gather_mmu(mm: MmStruct) -> MmuGather:
@@ -61,10 +63,12 @@ def tlb_flush_mmu_tlbonly(tlb: MmuGather) -> None:
 
 
 def tlb_finish_mmu(tlb: MmuGather) -> None:
-    """Flush the rest; the whole mm if another gather is open on it."""
+    """Flush the rest; the whole mm if another gather is open on it. Then no CPU can reach the pages any more."""
     if tlb.mm.tlb_flush_pending > 1:
         tlb.start, tlb.end = 0, TASK_SIZE
     tlb_flush_mmu_tlbonly(tlb)
+    for folio in tlb.pages:
+        folio_put(folio, page_tables(tlb.mm))
     tlb.mm.add("tlb_flush_pending", -1)
 
 

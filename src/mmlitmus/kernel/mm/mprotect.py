@@ -24,10 +24,11 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     ptep_modify_prot_start,
     pud_leaf,
     pud_offset,
+    set_pte_at,
 )
 from mmlitmus.kernel.errno import EACCES, EINVAL, ENOMEM
 from mmlitmus.kernel.mm.huge_memory import change_huge_pmd, change_huge_pud, split_huge_pmd, split_huge_pud
-from mmlitmus.kernel.mm.memory import anon_page
+from mmlitmus.kernel.mm.memory_pages import vm_normal_page
 from mmlitmus.kernel.mm.mm_types import (
     VM_ACCOUNT,
     VM_EXEC,
@@ -42,6 +43,14 @@ from mmlitmus.kernel.mm.mmap import vm_get_page_prot, vma_set_page_prot
 from mmlitmus.kernel.mm.mmap_lock import mmap_write_lock, mmap_write_unlock, vma_start_write
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_end_vma, tlb_finish_mmu, tlb_gather_mmu, tlb_remove_tlb_entries
 from mmlitmus.kernel.mm.pgalloc import pmd_chunks, pud_chunks
+from mmlitmus.kernel.mm.swapops import (
+    SWP_MIGRATION_READ_EXCLUSIVE,
+    SWP_MIGRATION_WRITE,
+    is_migration_entry,
+    make_migration_entry,
+    migration_pfn,
+    migration_type,
+)
 from mmlitmus.kernel.mm.vma import split_vma, vmas_in_range
 from mmlitmus.kernel.mm.vma_flags import vm_flags_reset
 from mmlitmus.kernel.policy import Seam
@@ -151,7 +160,12 @@ def change_pte_range(tlb: MmuGather, vma: VmArea, table: PteTable, addr: int, en
     try_writable = vma.vm_flags & VM_WRITE and not prot & RW
     ptl = pte_offset_map_lock(table)
     for page in range(addr, end, PAGE_SIZE):
-        if ptep_get(table, page) == NONE:
+        seen = ptep_get(table, page)
+        if seen == NONE:
+            continue
+        if is_migration_entry(seen):
+            if migration_type(seen) == SWP_MIGRATION_WRITE:
+                set_pte_at(table, page, make_migration_entry(migration_pfn(seen), SWP_MIGRATION_READ_EXCLUSIVE, 0))
             continue
         entry = ptep_modify_prot_start(table, page)
         new = pte_modify(entry, prot)
@@ -178,10 +192,8 @@ def accounted_for_ever(vma: VmArea, flags: int) -> int:
 
 @mprotect_account.alternative("given-back", source="mm/mprotect.c mprotect_fixup, 6.12.117", releases=">= v6.12")
 def accounted_while_it_may_be_written(vma: VmArea, flags: int) -> int:
-    """Nothing has been written to an anonymous mapping that has no anon_vma yet. No anonymous memory of the model has
-    one: it is an address range. (After 6.1, by 6.12.)
-    """
-    return flags & ~VM_ACCOUNT if vma.vm_ops.anonymous else flags
+    """Nothing has been written to an anonymous mapping that has no anon_vma yet. (After 6.1, by 6.12.)"""
+    return flags & ~VM_ACCOUNT if vma.vm_ops.anonymous and not vma.anon_vma else flags
 
 
 @can_change_pte_writable.alternative("shared", source="mm/mprotect.c change_pte_range, v5.10", releases="<= v5.18")
@@ -197,5 +209,5 @@ def if_the_driver_knows_or_nobody_shares(vma: VmArea, entry: int) -> bool:
     """Such a page, or a private anonymous one that no other process maps."""
     if vma.has(VM_SHARED):
         return shared_and_dirty(vma, entry)
-    page = anon_page(vma.vm_mm, entry)
-    return page is not None and bool(page.anon_exclusive)
+    page = vm_normal_page(vma.vm_mm, entry)
+    return page is not None and page.anon and bool(page.anon_exclusive)

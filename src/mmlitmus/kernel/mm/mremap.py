@@ -11,6 +11,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pmd_leaf,
     pmd_offset,
     pmdp_huge_get_and_clear,
+    pte_present,
     ptep_get,
     ptep_get_and_clear,
     pud_leaf,
@@ -36,6 +37,7 @@ from mmlitmus.kernel.mm.mmap import do_munmap
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_unlock, mmap_write_lock, mmap_write_unlock, vma_start_write
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pgalloc import pte_alloc
+from mmlitmus.kernel.mm.swapops import SWP_SOFT_DIRTY
 from mmlitmus.kernel.mm.vma import store_in_tree, vm_area_dup, vma_link_file, vma_lookup, vmas_in_range
 from mmlitmus.kernel.mm.vma_flags import vm_flags_clear
 from mmlitmus.kernel.policy import Seam
@@ -294,7 +296,7 @@ def move_ptes(mm: MmStruct, old_addr: int, new_addr: int, length: int) -> None:
         if ptep_get(src, old_addr + offset) == NONE:
             continue
         entry = ptep_get_and_clear(src, old_addr + offset)
-        set_pte_at(dst, new_addr + offset, entry | SOFT_DIRTY)
+        set_pte_at(dst, new_addr + offset, entry | (SOFT_DIRTY if pte_present(entry) else SWP_SOFT_DIRTY))
         moved = True
     if moved:
         flush_tlb_range(mm, old_addr, old_addr + length)

@@ -50,6 +50,7 @@ RULES = (
     Rule(("vm_lock", "memory_lock"), "drivers/vfio/pci, 6.12: huge_fault under the VMA lock", "vfio_pci", ("v6.12",)),
     Rule(("mmap_lock", "status_mutex", "pmd_lock", "ptl"), "drivers/misc/cxl/context.c cxl_mmap_fault"),
     Rule(("status_mutex", "fs_reclaim"), "drivers/misc/cxl/context.c cxl_mmap_fault: vmf_insert_pfn allocates"),
+    Rule(("vfio_iommu_lock", "mmap_lock", "ptl"), "drivers/vfio/vfio_iommu_type1.c vfio_dma_do_map: iommu->lock"),
     Rule(("dev_set.lock", "memory_lock"), "drivers/vfio/pci: a hot reset"),
     Rule(("dev_set.lock", "vma_lock"), "drivers/vfio/pci, to 6.9: a hot reset", "vfio_pci", LISTED),
 )

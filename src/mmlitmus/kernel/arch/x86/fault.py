@@ -26,17 +26,21 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     small_page,
 )
 from mmlitmus.kernel.errno import EFAULT, ENOMEM
-from mmlitmus.kernel.mm.memory import (
+from mmlitmus.kernel.mm.memory import handle_mm_fault
+from mmlitmus.kernel.mm.mm_types import (
     FAULT_FLAG_ALLOW_RETRY,
     FAULT_FLAG_VMA_LOCK,
     FAULT_FLAG_WRITE,
+    VM_EXEC,
     VM_FAULT_OOM,
     VM_FAULT_RETRY,
     VM_FAULT_SIGBUS,
     VM_FAULT_SIGSEGV,
-    handle_mm_fault,
+    VM_READ,
+    VM_WRITE,
+    MmStruct,
+    VmArea,
 )
-from mmlitmus.kernel.mm.mm_types import VM_EXEC, VM_READ, VM_WRITE, MmStruct, VmArea
 from mmlitmus.kernel.mm.mmap_lock import lock_vma_under_rcu, mmap_read_lock, mmap_read_unlock, vma_end_read
 from mmlitmus.kernel.mm.vma import vma_lookup
 from mmlitmus.kernel.policy import Seam
@@ -221,9 +225,12 @@ def fault_with_vma_lock_throughout(mm: MmStruct, address: int, flags: int) -> in
 def may_take_huge_leaf(mm: MmStruct, address: int) -> bool:
     """Is the attempt under the VMA lock worth modelling here?
 
-    Without a 2M leaf to insert it always ends in a retry under mmap_lock, having touched nothing (``do_fault``).
+    In memory of the process's own, yes. Elsewhere, without a 2M leaf to insert, it always ends in a retry under
+    mmap_lock, having touched nothing (``do_fault``).
     """
     vma = next((v for v in mm.peek("mm_mt") if v.peek("vm_start") <= address < v.peek("vm_end")), None)
+    if vma is not None and vma.peek("vm_ops").anonymous:
+        return True
     if vma is None or vma.peek("vm_ops").huge_fault is None:
         return False
     start = address & ~(PMD_SIZE - 1)

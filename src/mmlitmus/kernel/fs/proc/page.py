@@ -16,5 +16,7 @@ def counts(machine: Any, pfn: int) -> tuple[int, int]:
     Source: fs/proc/page.c kpagecount_read; mm/memory.c vm_normal_page.
     """
     page = machine.pages.get(pfn)
-    mapped = 0 if page is None else page.peek("mapcount")
-    return mapped, mapped
+    if page is None or page.freed:
+        return 0, 0
+    kept_back = sum(page.held_by(batch.holder) for batch in machine.lru_batch.values())
+    return page.peek("refcount") - kept_back, page.peek("mapcount")

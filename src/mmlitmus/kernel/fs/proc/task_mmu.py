@@ -9,7 +9,7 @@ shows a page of one as present, populated or not, not even a private copy. A MIX
 from __future__ import annotations
 
 from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, SOFT_DIRTY, pte_pfn, pte_present
-from mmlitmus.kernel.mm.memory import anon_page
+from mmlitmus.kernel.mm.memory_pages import vm_normal_page
 from mmlitmus.kernel.mm.mm_types import (
     VM_EXEC,
     VM_MAYSHARE,
@@ -87,7 +87,7 @@ def pagemap(mm: MmStruct, address: int) -> int:
     entry = mm.machine.translation(mm, address)
     if flags & VM_PFNMAP or not pte_present(entry):
         return word
-    page = anon_page(mm, entry)
+    page = vm_normal_page(mm, entry)
     word |= PM_SOFT_DIRTY if entry & SOFT_DIRTY else 0
     word |= PM_MMAP_EXCLUSIVE if page is not None and page.peek("mapcount") == 1 else 0
     return word | PM_PRESENT | pte_pfn(entry)

@@ -1,0 +1,389 @@
+"""VFIO's type1 IOMMU: a process maps its memory for a device, which pins it.
+
+MAP_DMA pins the range in runs of consecutive frames, and maps each run. What cannot be pinned is looked up, if its VMA
+is a VM_PFNMAP: device memory is mapped by its frame number, without a reference; nobody tells the IOMMU when the CPU's
+mapping goes. Reserved frames, the zero page's among them, are neither accounted nor unpinned.
+
+Sizes and addresses are bytes, limits are pages. Source: drivers/vfio/vfio_iommu_type1.c, functions of the same name. Of
+the model's own: VfioIommu, VfioDma, charge, pinned_run.
+"""
+
+from __future__ import annotations
+
+from mmlitmus.api import (
+    EEXIST,
+    EFAULT,
+    EINVAL,
+    ENOMEM,
+    ENOSPC,
+    FOLL_LONGTERM,
+    FOLL_WRITE,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    VM_PFNMAP,
+    Const,
+    Folio,
+    Guarded,
+    Machine,
+    MmStruct,
+    Model,
+    Mutex,
+    Pages,
+    Process,
+    Seam,
+    fixup_user_fault,
+    follow_pte,
+    is_zero_pfn,
+    mmap_read_lock,
+    mmap_read_unlock,
+    mmap_write_lock,
+    mmap_write_unlock,
+    mutex_lock,
+    mutex_unlock,
+    pin_user_pages_remote,
+    reached,
+    unpin_user_pages,
+    vma_lookup,
+)
+
+IOMMU_READ, IOMMU_WRITE = 1, 2
+
+#: how many mappings a container may have (the module's parameter dma_entry_limit)
+DMA_ENTRY_LIMIT = 65535
+
+#: how many pages are pinned at once: one page full of pointers to pages
+BATCH = PAGE_SIZE // 8
+
+zero_pins = Seam("vaddr_get_pfns", "what becomes of pins of the zero page, which are not given back later")
+pin_pages = Seam("vfio_pin_pages_remote", "how many pages are pinned at a time")
+follow_fault_writable = Seam("follow_fault_pfn", "may a read-only entry of device memory be mapped for writing")
+
+
+class VfioDma(Model):
+    """One mapping: [iova, iova + size) bytes of the device at ``vaddr`` of ``mm``."""
+
+    __slots__ = ("lock",)
+    iova = Const()
+    vaddr = Const()
+    prot = Const()
+    mm = Const()
+    size = Guarded("lock")
+    locked_vm = Guarded("lock")
+
+    def __init__(self, iommu: VfioIommu, iova: int, vaddr: int, prot: int, mm: MmStruct) -> None:
+        super().__init__(f"dma[{iova:#x}]", iova=iova, vaddr=vaddr, prot=prot, mm=mm, size=0, locked_vm=0)
+        self.lock = iommu.lock
+
+
+class VfioIommu(Model):
+    """A container: its mappings, and the IOMMU's page table, iova page -> frame. ``limit``: RLIMIT_MEMLOCK in pages;
+    None for who may lock as much as he likes.
+    """
+
+    __slots__ = ("holder", "limit", "lock", "machine")
+    dma_list = Guarded("lock")
+    domain = Guarded("lock")
+    dma_avail = Guarded("lock")
+
+    def __init__(self, machine: Machine, name: str = "iommu", limit: int | None = None) -> None:
+        super().__init__(name, dma_list=(), domain={}, dma_avail=DMA_ENTRY_LIMIT)
+        self.machine = machine
+        self.limit = limit
+        self.holder = f"VFIO {name}"
+        self.lock = Mutex(f"{name}:lock", "vfio_iommu_lock")
+
+    def iova_to_phys(self, iova: int) -> int | None:
+        """The frame that the device reaches at ``iova``; no event.
+
+        Source: drivers/iommu/iommu.c iommu_iova_to_phys.
+        """
+        frame: int | None = self.peek("domain").get(iova >> PAGE_SHIFT)
+        return frame
+
+    def unpin(self, pfn: int) -> None:
+        """Give one pin back.
+
+        Source: mm/gup.c unpin_user_page.
+        """
+        pages = Pages(self.holder)
+        pages.add(self.machine.pages[pfn], pfn)
+        unpin_user_pages(pages)
+
+    def held(self) -> Pages:
+        """The pages that its mappings hold, for ``folios_at_rest``; no event."""
+        pages = Pages(self.holder)
+        for pfn in self.peek("domain").values():
+            folio = self.machine.pages.get(pfn)
+            if folio is not None and not folio.reserved:
+                pages.add(folio, pfn)
+        return pages
+
+
+def is_invalid_reserved_pfn(machine: Machine, pfn: int) -> bool:
+    """A frame that nobody counts: it has no page, or a reserved one."""
+    folio: Folio | None = machine.pages.get(pfn)
+    if folio is not None:
+        return bool(folio.reserved)
+    return not machine.e820.pfn_valid(pfn) or machine.e820.page_reserved(pfn)
+
+
+def put_pfn(iommu: VfioIommu, pfn: int) -> int:
+    """Unpin a frame: 1, or 0 of one that nobody counts."""
+    if is_invalid_reserved_pfn(iommu.machine, pfn):
+        return 0
+    iommu.unpin(pfn)
+    return 1
+
+
+# -- pinning ----------------------------------------------------------------------------------------------------------
+def follow_fault_pfn(mm: MmStruct, vaddr: int, prot: int) -> tuple[int, int]:
+    """The frame that device memory is mapped to at ``vaddr``, faulted in if it has to be: (0 or an errno, frame).
+
+    Nothing is held: the frame is what was there when somebody looked.
+    """
+    vma = vma_lookup(mm, vaddr)
+    if vma is None or not vma.has(VM_PFNMAP):
+        return -EFAULT, 0
+    error, pfn, writable = follow_pte(vma, vaddr)
+    if error:
+        error = fixup_user_fault(mm, vaddr, bool(prot & IOMMU_WRITE))
+        vma = vma_lookup(mm, vaddr)
+        if error or vma is None or not vma.has(VM_PFNMAP):
+            return error or -EFAULT, 0
+        error, pfn, writable = follow_pte(vma, vaddr)
+        if error:
+            return error, 0
+    if prot & IOMMU_WRITE and not writable and follow_fault_writable():
+        return -EFAULT, 0
+    return 0, pfn
+
+
+@follow_fault_writable.alternative(
+    "any", source="drivers/vfio/vfio_iommu_type1.c follow_fault_pfn, v5.10; dossier C.3", releases="<= v5.11"
+)
+def takes_any_entry() -> bool:
+    """Nobody looks: the device may write to what the process may not."""
+    return False
+
+
+@follow_fault_writable.alternative(
+    "writable",
+    source="drivers/vfio/vfio_iommu_type1.c follow_fault_pfn, 5.10.262, 6.1.192",
+    releases=">= v5.12, deb-5.10.262",
+)
+def takes_writable_entries() -> bool:
+    """-EFAULT."""
+    return True
+
+
+def vaddr_get_pfns(iommu: VfioIommu, dma: VfioDma, vaddr: int, npages: int) -> tuple[int, list[int]]:
+    """Pin up to ``npages`` pages, or look one frame of device memory up: (how many or an errno, their frames).
+
+    Source: drivers/vfio/vfio_iommu_type1.c vaddr_get_pfns.
+    """
+    mm = dma.mm
+    pages = Pages(iommu.holder)
+    flags = FOLL_LONGTERM | (FOLL_WRITE if dma.prot & IOMMU_WRITE else 0)
+    mmap_read_lock(mm)
+    got = pin_user_pages_remote(mm, vaddr, npages, flags, pages)
+    if got > 0:
+        pfns = [pfn or 0 for pfn in pages.pfns]
+        zero_pins(iommu, pfns)
+        mmap_read_unlock(mm)
+        return got, pfns
+    vma = vma_lookup(mm, vaddr)
+    if vma is None or not vma.has(VM_PFNMAP):
+        mmap_read_unlock(mm)
+        return got or -EFAULT, []
+    error, pfn = follow_fault_pfn(mm, vaddr, dma.prot)
+    mmap_read_unlock(mm)
+    if error:
+        return error, []
+    if not is_invalid_reserved_pfn(iommu.machine, pfn):
+        return -EFAULT, []
+    reached("device memory was mapped by its frame number")
+    return 1, [pfn]
+
+
+@zero_pins.alternative(
+    "kept", source="drivers/vfio/vfio_iommu_type1.c vaddr_get_pfns, v5.10; dossier C.4", releases="<= v6.0-rc1"
+)
+def keeps_zero_pins(iommu: VfioIommu, pfns: list[int]) -> None:
+    """They stay: put_pfn does not unpin reserved pages, and the zero page is one. Nobody gives these pins back."""
+
+
+@zero_pins.alternative(
+    "given-back",
+    source="873aefb376bb 'vfio/type1: Unpin zero pages'; drivers/vfio/vfio_iommu_type1.c vaddr_get_pfns, 6.1.192",
+    releases=">= v6.0, deb-5.10.262",
+)
+def gives_zero_pins_back(iommu: VfioIommu, pfns: list[int]) -> None:
+    """At once. (6.12 has no such loop: pins of the zero page count nothing any more.)"""
+    for pfn in pfns:
+        if is_zero_pfn(pfn):
+            iommu.unpin(pfn)
+
+
+def charge(iommu: VfioIommu, dma: VfioDma, more: int) -> bool:
+    """May ``more`` pages be locked besides those that are?
+
+    Source: drivers/vfio/vfio_iommu_type1.c vfio_pin_pages_remote.
+    """
+    mmap_read_lock(dma.mm)
+    locked: int = dma.mm.locked_vm
+    mmap_read_unlock(dma.mm)
+    return iommu.limit is None or locked + more <= iommu.limit
+
+
+@pin_pages.alternative(
+    "one-by-one",
+    source="drivers/vfio/vfio_iommu_type1.c vfio_pin_pages_remote, v5.10, 5.10.262",
+    releases="<= v5.11, deb-5.10.262",
+)
+def one_by_one(iommu: VfioIommu, dma: VfioDma, vaddr: int, npage: int, batch: list[int]) -> tuple[int, int]:
+    """Page by page. The first that does not continue the run has been pinned already; it is put, and pinned again."""
+    got, pfns = vaddr_get_pfns(iommu, dma, vaddr, 1)
+    if got < 0:
+        return got, 0
+    base = pfns[0]
+    rsvd = is_invalid_reserved_pfn(iommu.machine, base)
+    acct = 0 if rsvd else 1
+    if not charge(iommu, dma, acct):
+        put_pfn(iommu, base)
+        return -ENOMEM, 0
+    pinned, error = 1, 0
+    while pinned < npage:
+        got, pfns = vaddr_get_pfns(iommu, dma, vaddr + pinned * PAGE_SIZE, 1)
+        if got < 0:
+            break
+        if pfns[0] != base + pinned or rsvd != is_invalid_reserved_pfn(iommu.machine, pfns[0]):
+            put_pfn(iommu, pfns[0])
+            break
+        if not rsvd and not charge(iommu, dma, acct + 1):
+            put_pfn(iommu, pfns[0])
+            error = -ENOMEM
+            break
+        acct += 0 if rsvd else 1
+        pinned += 1
+    return pinned_run(iommu, dma, base, pinned, acct, error)
+
+
+@pin_pages.alternative(
+    "batches", source="drivers/vfio/vfio_iommu_type1.c vfio_pin_pages_remote (from 6.1)", releases=">= v5.12"
+)
+def by_batches(iommu: VfioIommu, dma: VfioDma, vaddr: int, npage: int, batch: list[int]) -> tuple[int, int]:
+    """Up to 512 pages at once. What does not continue the run is left in ``batch`` for the next."""
+    pinned = acct = error = base = 0
+    rsvd = False
+    while pinned < npage:
+        if not batch:
+            got, pfns = vaddr_get_pfns(iommu, dma, vaddr + pinned * PAGE_SIZE, min(npage - pinned, BATCH))
+            if got < 0:
+                error = got
+                break
+            batch.extend(pfns)
+        if not pinned:
+            base = batch[0]
+            rsvd = is_invalid_reserved_pfn(iommu.machine, base)
+        if batch[0] != base + pinned or rsvd != is_invalid_reserved_pfn(iommu.machine, batch[0]):
+            break
+        if not rsvd and not charge(iommu, dma, acct + 1):
+            error = -ENOMEM
+            break
+        acct += 0 if rsvd else 1
+        pinned += 1
+        del batch[0]
+    return pinned_run(iommu, dma, base, pinned, acct, error)
+
+
+def pinned_run(iommu: VfioIommu, dma: VfioDma, base: int, pinned: int, acct: int, error: int) -> tuple[int, int]:
+    """Account for a run, or undo it: (pages or an errno, the first frame)."""
+    error = error or vfio_lock_acct(iommu, dma, acct)
+    if error:
+        for pfn in range(base, base + pinned):
+            put_pfn(iommu, pfn)
+        return error, 0
+    return pinned, base
+
+
+def vfio_lock_acct(iommu: VfioIommu, dma: VfioDma, npage: int) -> int:
+    """Account ``npage`` pages (less than 0: give back) to the process: 0, or -ENOMEM. Takes mmap_lock W."""
+    if not npage:
+        return 0
+    error = 0
+    mmap_write_lock(dma.mm)
+    if npage > 0 and iommu.limit is not None and dma.mm.locked_vm + npage > iommu.limit:
+        error = -ENOMEM
+    else:
+        dma.mm.locked_vm = dma.mm.locked_vm + npage
+        dma.locked_vm = dma.locked_vm + npage
+    mmap_write_unlock(dma.mm)
+    return error
+
+
+# -- MAP_DMA, UNMAP_DMA -----------------------------------------------------------------------------------------------
+def vfio_dma_do_map(iommu: VfioIommu, process: Process, iova: int, vaddr: int, size: int, prot: int) -> int:
+    """VFIO_IOMMU_MAP_DMA: 0 or an errno; then nothing of it is left. (Wrapping round: 7.3 says -EOVERFLOW.)"""
+    if not size or not prot or (size | iova | vaddr) & PAGE_SIZE - 1:
+        return -EINVAL
+    if max(iova, vaddr) + size - 1 >= 1 << 64:
+        return -EINVAL
+    mutex_lock(iommu.lock)
+    error = 0
+    if any(one.iova < iova + size and iova < one.iova + one.size for one in iommu.dma_list):
+        error = -EEXIST
+    elif not iommu.dma_avail:
+        error = -ENOSPC
+    else:
+        iommu.dma_avail = iommu.dma_avail - 1
+        dma = VfioDma(iommu, iova, vaddr, prot, process.mm)
+        iommu.dma_list = (*iommu.dma_list, dma)
+        error = vfio_pin_map_dma(iommu, dma, size)
+    mutex_unlock(iommu.lock)
+    return error
+
+
+def vfio_pin_map_dma(iommu: VfioIommu, dma: VfioDma, map_size: int) -> int:
+    """Pin and map run by run: 0, or the errno of the run that failed, with all of them undone."""
+    batch: list[int] = []
+    while dma.size < map_size:
+        left = map_size - dma.size >> PAGE_SHIFT
+        npage, pfn = pin_pages(iommu, dma, dma.vaddr + dma.size, left, batch)
+        if npage < 0:
+            for one in batch:
+                put_pfn(iommu, one)
+            vfio_remove_dma(iommu, dma)
+            return int(npage)
+        first = dma.iova + dma.size >> PAGE_SHIFT
+        iommu.domain = {**iommu.domain, **{first + n: pfn + n for n in range(npage)}}
+        dma.size = dma.size + (npage << PAGE_SHIFT)
+    return 0
+
+
+def vfio_remove_dma(iommu: VfioIommu, dma: VfioDma) -> None:
+    """Take a mapping away: out of the IOMMU first, then unpinned and no longer accounted for."""
+    first = dma.iova >> PAGE_SHIFT
+    pages = range(first, first + (dma.size >> PAGE_SHIFT))
+    domain = iommu.domain
+    iommu.domain = {page: pfn for page, pfn in domain.items() if page not in pages}
+    unlocked = sum(put_pfn(iommu, domain[page]) for page in pages)
+    vfio_lock_acct(iommu, dma, -unlocked)
+    iommu.dma_list = tuple(one for one in iommu.dma_list if one is not dma)
+    iommu.dma_avail = iommu.dma_avail + 1
+
+
+def vfio_dma_do_unmap(iommu: VfioIommu, iova: int, size: int) -> int:
+    """VFIO_IOMMU_UNMAP_DMA: the bytes that were unmapped; -EINVAL if the range cuts a mapping in two."""
+    if not size or (size | iova) & PAGE_SIZE - 1 or iova + size > 1 << 64:
+        return -EINVAL
+    mutex_lock(iommu.lock)
+    inside = [one for one in iommu.dma_list if one.iova < iova + size and iova < one.iova + one.size]
+    if any(one.iova < iova or one.iova + one.size > iova + size for one in inside):
+        mutex_unlock(iommu.lock)
+        return -EINVAL
+    unmapped = 0
+    for dma in inside:
+        unmapped += dma.size
+        vfio_remove_dma(iommu, dma)
+    mutex_unlock(iommu.lock)
+    return unmapped

@@ -1,0 +1,442 @@
+"""get_user_pages and pin_user_pages, the slow path: what a VMA allows, what an entry is worth, faulting in, releasing.
+
+GET takes a reference to each page, PIN a pin. Addresses are bytes, counts are pages. A negative errno, or how many
+pages were had; with an error after some pages it is their number. mmap_lock R is held. ``gup_fast`` is the lockless
+path, ``gup_longterm`` what FOLL_LONGTERM adds.
+
+Source: mm/gup.c, functions of the same name. Of the model's own: Pages, Locked, release.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmlitmus.explore.findings import reached, report
+from mmlitmus.explore.runtime import current, loop_point
+from mmlitmus.kernel.arch.x86.pgtable import (
+    DIRTY_BITS,
+    NONE,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PRESENT,
+    RW,
+    TABLE,
+    pmd_leaf,
+    pmd_offset,
+    pte_offset_map_lock,
+    pte_pfn,
+    pte_present,
+    pte_unmap_unlock,
+    ptep_get,
+    pud_leaf,
+    pud_offset,
+)
+from mmlitmus.kernel.errno import EBUSY, EEXIST, EFAULT, EINTR, EMLINK, ENOMEM
+from mmlitmus.kernel.mm.memory import handle_mm_fault
+from mmlitmus.kernel.mm.memory_pages import vm_normal_page
+from mmlitmus.kernel.mm.mm_types import (
+    FAULT_FLAG_ALLOW_RETRY,
+    FAULT_FLAG_REMOTE,
+    FAULT_FLAG_TRIED,
+    FAULT_FLAG_UNSHARE,
+    FAULT_FLAG_WRITE,
+    VM_FAULT_ERROR,
+    VM_FAULT_OOM,
+    VM_FAULT_RETRY,
+    VM_FAULT_WRITE,
+    VM_IO,
+    VM_MAYREAD,
+    VM_MAYWRITE,
+    VM_PFNMAP,
+    VM_READ,
+    VM_SHARED,
+    VM_WRITE,
+    MmStruct,
+    VmArea,
+    is_cow_mapping,
+)
+from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
+from mmlitmus.kernel.mm.page_alloc import GUP_PIN_COUNTING_BIAS, ZERO, Folio, folio_put, is_zero_pfn
+from mmlitmus.kernel.mm.vma import vma_lookup
+from mmlitmus.kernel.policy import Seam
+
+# The kernel's names; the bits differ from release to release, and these are the model's own.
+FOLL_WRITE, FOLL_GET, FOLL_DUMP, FOLL_FORCE, FOLL_NOWAIT = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 4
+FOLL_NOFAULT, FOLL_ANON, FOLL_LONGTERM, FOLL_TRIED, FOLL_REMOTE = 1 << 5, 1 << 6, 1 << 7, 1 << 8, 1 << 9
+FOLL_PIN, FOLL_FAST_ONLY, FOLL_COW = 1 << 10, 1 << 11, 1 << 12
+
+#: what following an entry comes to, besides an errno
+NEEDS_FAULT, GOT, SKIPPED = 0, 1, 2
+
+writable_file_mapping_allowed = Seam(
+    "writable_file_mapping_allowed", "may a mapping whose driver hears of first stores be pinned for writing, for long"
+)
+gup_must_unshare = Seam("gup_must_unshare", "which read-only pages a pin for reading has made the process's own first")
+can_follow_write_pte = Seam("can_follow_write_pte", "how a forced write knows that it may write to a read-only entry")
+follow_pfn_pte = Seam("follow_pfn_pte", "what becomes of an entry that maps a frame and no page")
+zero_page_pin = Seam("try_grab_folio", "is a pin of the zero page counted")
+
+
+class Pages:
+    """An array of pages that somebody has got or pinned. ``holder`` is the ledger's name for him; a slot that was not
+    filled is None. ``pfns`` are the pages' frames.
+    """
+
+    __slots__ = ("folios", "holder", "pfns")
+
+    def __init__(self, holder: str) -> None:
+        self.holder = holder
+        self.folios: list[Folio | None] = []
+        self.pfns: list[int | None] = []
+
+    def add(self, folio: Folio | None, pfn: int | None) -> None:
+        """One more slot."""
+        self.folios.append(folio)
+        self.pfns.append(pfn)
+
+    def cut(self, nr: int) -> None:
+        """Leave ``nr`` slots."""
+        del self.folios[nr:], self.pfns[nr:]
+
+    def __len__(self) -> int:
+        return len(self.folios)
+
+
+class Locked:
+    """``int *locked``: does the caller still hold mmap_lock?"""
+
+    __slots__ = ("held",)
+
+    def __init__(self, held: bool) -> None:
+        self.held = held
+
+
+# -- what the VMA allows ----------------------------------------------------------------------------------------------
+def check_vma_flags(vma: VmArea, flags: int) -> int:
+    """0, or the errno with which a VMA is refused: asked once a VMA, in this order. (DAX, secretmem, huge pages and
+    files with a page cache are not modelled.)
+    """
+    vm_flags = vma.vm_flags
+    if vm_flags & (VM_IO | VM_PFNMAP):
+        return -EFAULT
+    if flags & FOLL_ANON and not vma.vm_ops.anonymous:
+        return -EFAULT
+    if flags & FOLL_WRITE:
+        if not writable_file_mapping_allowed(vma, flags):
+            return -EFAULT
+        if not vm_flags & VM_WRITE and not (flags & FOLL_FORCE and is_cow_mapping(vm_flags)):
+            return -EFAULT
+    elif not vm_flags & VM_READ and not (flags & FOLL_FORCE and vm_flags & VM_MAYREAD):
+        return -EFAULT
+    return 0
+
+
+@writable_file_mapping_allowed.alternative("any", source="mm/gup.c check_vma_flags, 6.1.192", releases="<= v6.4")
+def any_mapping(vma: VmArea, flags: int) -> bool:
+    """Yes."""
+    return True
+
+
+@writable_file_mapping_allowed.alternative(
+    "untracked",
+    source="mm/gup.c writable_file_mapping_allowed (from 6.12), mm/vma.c vma_needs_dirty_tracking (from 6.12)",
+    releases=">= v6.5",
+)
+def mappings_without_dirty_tracking(vma: VmArea, flags: int) -> bool:
+    """Not a shared one whose driver has ->pfn_mkwrite: it would not hear of the device's stores."""
+    if flags & (FOLL_PIN | FOLL_LONGTERM) != FOLL_PIN | FOLL_LONGTERM:
+        return True
+    return not (vma.has(VM_SHARED | VM_MAYWRITE) == VM_SHARED | VM_MAYWRITE and vma.vm_ops.pfn_mkwrite is not None)
+
+
+# -- what an entry is worth -------------------------------------------------------------------------------------------
+def no_page_table(vma: VmArea, flags: int) -> int:
+    """Nothing is there: a fault will tell; a core dump does not ask for it where there is nobody to fill it."""
+    return -EFAULT if flags & FOLL_DUMP and vma.vm_ops.fault is None else NEEDS_FAULT
+
+
+def follow_page_mask(vma: VmArea, address: int, flags: int, pages: Pages | None) -> int:
+    """Take the page that ``address`` maps: GOT, SKIPPED, NEEDS_FAULT, or an errno. Huge leaves, which here are device
+    memory only, have no pages: -EFAULT.
+    """
+    pud = pud_offset(vma.vm_mm, address)
+    entry = TABLE if pud is None else pud.entry
+    if entry == NONE:
+        return no_page_table(vma, flags)
+    table = pmd_offset(vma.vm_mm, address)
+    pmd = table.entry
+    if pud_leaf(entry) or pmd_leaf(pmd):
+        return -EFAULT
+    return no_page_table(vma, flags) if pmd == NONE else follow_page_pte(vma, table, address, flags, pages)
+
+
+def follow_page_pte(vma: VmArea, table: Any, address: int, flags: int, pages: Pages | None) -> int:
+    """... by its PTE, under the page-table lock. -EMLINK: the page has to be unshared first."""
+    ptl = pte_offset_map_lock(table)
+    pte = ptep_get(table, address)
+    if not pte_present(pte) or (not pte & PRESENT and not flags & FOLL_FORCE):
+        pte_unmap_unlock(ptl)
+        return no_page_table(vma, flags) if pte == NONE else NEEDS_FAULT
+    folio = vm_normal_page(vma.vm_mm, pte)
+    if flags & FOLL_WRITE and not can_follow_write_pte(vma, pte, folio, flags):
+        pte_unmap_unlock(ptl)
+        return NEEDS_FAULT
+    result = GOT
+    if folio is None:
+        result, folio = follow_zero_or_pfn(vma, pte, flags)
+    if folio is not None and not pte & RW and gup_must_unshare(vma, flags, folio):
+        result = -EMLINK
+    elif folio is not None and pages is not None:
+        if try_grab_folio(folio, flags, pages.holder):
+            pages.add(folio, pte_pfn(pte))
+        else:
+            result = -ENOMEM
+    elif result == SKIPPED and pages is not None:
+        pages.add(None, None)
+    pte_unmap_unlock(ptl)
+    return result
+
+
+def follow_zero_or_pfn(vma: VmArea, pte: int, flags: int) -> tuple[int, Folio | None]:
+    """A special entry: the zero page is a page after all; anything else is a frame without one.
+
+    Source: mm/gup.c follow_page_pte.
+    """
+    if flags & FOLL_DUMP:
+        return -EFAULT, None
+    if is_zero_pfn(pte_pfn(pte)):
+        return GOT, vma.vm_mm.machine.zero_page()
+    result: int = follow_pfn_pte(flags)
+    return result, None
+
+
+@follow_pfn_pte.alternative("slot-left", source="mm/gup.c follow_pfn_pte, __get_user_pages, v5.10", releases="<= v5.16")
+def leave_the_slot(flags: int) -> int:
+    """Who wants a reference is refused. A pin is counted as done, and its slot of the array is not written."""
+    if flags & FOLL_GET:
+        return -EFAULT
+    reached("a slot was left unfilled")
+    return SKIPPED
+
+
+@follow_pfn_pte.alternative("eexist", source="mm/gup.c follow_pfn_pte, __get_user_pages, 6.1.192", releases=">= v5.18")
+def refuse_with_eexist(flags: int) -> int:
+    """-EEXIST for who wants pages; who only wants the range filled goes on."""
+    return -EEXIST if flags & (FOLL_GET | FOLL_PIN) else SKIPPED
+
+
+@can_follow_write_pte.alternative("foll-cow", source="mm/gup.c can_follow_write_pte, v5.10", releases="<= v5.19")
+def if_the_fault_broke_cow(vma: VmArea, pte: int, folio: Folio | None, flags: int) -> bool:
+    """The last fault has said that it broke COW, and the entry is dirty."""
+    return bool(pte & RW) or bool(flags & FOLL_FORCE and flags & FOLL_COW and pte & DIRTY_BITS)
+
+
+@can_follow_write_pte.alternative(
+    "exclusive", source="mm/gup.c can_follow_write_pte (6.1 - 6.12), can_follow_write_common (7.3)", releases=">= v6.0"
+)
+def if_the_page_is_exclusive(vma: VmArea, pte: int, folio: Folio | None, flags: int) -> bool:
+    """The page is the process's own: anonymous, exclusive, in a private mapping that could be written."""
+    if pte & RW:
+        return True
+    if not flags & FOLL_FORCE or vma.has(VM_SHARED | VM_MAYWRITE) != VM_MAYWRITE:
+        return False
+    return folio is not None and folio.anon and bool(folio.anon_exclusive)
+
+
+@gup_must_unshare.alternative("never", source="mm/gup.c follow_page_pte, v5.10", releases="<= v5.18")
+def never_unshare(vma: VmArea | None, flags: int, folio: Folio) -> bool:
+    """Nothing: what is pinned for reading may go its own way at the next store."""
+    return False
+
+
+@gup_must_unshare.alternative("anon", source="include/linux/mm.h gup_must_unshare, 6.1.192", releases="v5.19 - v6.1")
+def unshare_shared_anon(vma: VmArea | None, flags: int, folio: Folio) -> bool:
+    """A page of a process's own that is not exclusive."""
+    if flags & (FOLL_WRITE | FOLL_PIN) != FOLL_PIN or not folio.anon:
+        return False
+    return not folio.anon_exclusive
+
+
+@gup_must_unshare.alternative("or-longterm", source="mm/internal.h gup_must_unshare, 6.12.117", releases=">= v6.2")
+def unshare_for_longterm(vma: VmArea | None, flags: int, folio: Folio) -> bool:
+    """And for a long-term pin in a private mapping whatever is no page of a process's own, the zero page among it.
+    ``vma`` is None in the fast path, which does not know.
+    """
+    if flags & (FOLL_WRITE | FOLL_PIN) != FOLL_PIN:
+        return False
+    if folio.anon:
+        return not folio.anon_exclusive
+    return bool(flags & FOLL_LONGTERM) and (vma is None or is_cow_mapping(vma.has(VM_SHARED | VM_MAYWRITE)))
+
+
+# -- taking and giving back -------------------------------------------------------------------------------------------
+def try_grab_folio(folio: Folio, flags: int, holder: str) -> bool:
+    """One reference or one pin. False: it is free already.
+
+    Source: mm/gup.c try_grab_page (to 6.1), try_grab_folio (from 6.1).
+    """
+    if flags & FOLL_GET:
+        return folio.ref_add_unless_zero(f"references of {holder}", 1)
+    if flags & FOLL_PIN:
+        if zero_page_pin(folio):
+            return True
+        if folio.order:
+            folio.add_return("pincount", 1)
+            return folio.ref_add_unless_zero(f"pins of {holder}", 1)
+        return folio.ref_add_unless_zero(f"pins of {holder}", GUP_PIN_COUNTING_BIAS)
+    return True
+
+
+def gup_put_folio(folio: Folio, flags: int, holder: str) -> None:
+    """Undo ``try_grab_folio``.
+
+    Source: mm/gup.c put_compound_head, unpin_user_page (5.10), gup_put_folio (from 6.1).
+    """
+    if flags & FOLL_GET:
+        folio_put(folio, f"references of {holder}")
+    elif not zero_page_pin(folio):
+        if folio.order:
+            folio.add_return("pincount", -1)
+        folio_put(folio, f"pins of {holder}", 1 if folio.order else GUP_PIN_COUNTING_BIAS)
+
+
+@zero_page_pin.alternative("counted", source="mm/gup.c try_grab_page, v5.10", releases="<= v6.4")
+def counts_the_zero_page(folio: Folio) -> bool:
+    """Like any other page's."""
+    return False
+
+
+@zero_page_pin.alternative(
+    "not-counted", source="mm/gup.c try_grab_folio, gup_put_folio, 6.1.192, 6.12.117", releases=">= v6.5, deb-6.1.192"
+)
+def spares_the_zero_page(folio: Folio) -> bool:
+    """No: it is not going anywhere."""
+    return bool(folio.kind == ZERO)
+
+
+def unpin_user_pages(pages: Pages) -> None:
+    """Give all pins back."""
+    release(pages, FOLL_PIN)
+
+
+def put_pages(pages: Pages) -> None:
+    """Give all references back.
+
+    Source: mm/swap.c release_pages (to 6.12), mm/folio.c release_pages (7.3).
+    """
+    release(pages, FOLL_GET)
+
+
+def release(pages: Pages, flags: int) -> None:
+    """Give back what the array holds; it is empty afterwards. A slot that was never filled is not looked for: what is
+    in it is taken for a page.
+    """
+    for folio in pages.folios:
+        if folio is None:
+            report("BUG", "unfilled-slot", f"{current().name} gives back a page from a slot that nobody has filled")
+        else:
+            gup_put_folio(folio, flags, pages.holder)
+    pages.cut(0)
+
+
+# -- faulting in ------------------------------------------------------------------------------------------------------
+def faultin_page(vma: VmArea, address: int, flags: int, unshare: bool, locked: Locked | None) -> tuple[int, int]:
+    """Fault in what the walk did not find: (0 or an errno, the flags to go on with). -EBUSY: mmap_lock was dropped."""
+    if flags & FOLL_NOFAULT:
+        return -EFAULT, flags
+    fault = FAULT_FLAG_WRITE if flags & FOLL_WRITE else 0
+    fault |= FAULT_FLAG_REMOTE if flags & FOLL_REMOTE else 0
+    fault |= FAULT_FLAG_ALLOW_RETRY if locked is not None else 0
+    fault |= FAULT_FLAG_TRIED if flags & FOLL_TRIED else 0
+    fault |= FAULT_FLAG_UNSHARE if unshare else 0
+    result = handle_mm_fault(vma, address, fault)
+    if result & VM_FAULT_ERROR:
+        return (-ENOMEM if result & VM_FAULT_OOM else -EFAULT), flags
+    if result & VM_FAULT_RETRY:
+        if locked is not None:
+            locked.held = False
+        return -EBUSY, flags
+    if result & VM_FAULT_WRITE:
+        flags |= FOLL_COW
+    return 0, flags
+
+
+def __get_user_pages(
+    mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages | None, locked: Locked | None
+) -> int:
+    """Pages one by one: look, fault, look again. Nothing but SIGKILL ends that for a page that cannot be had."""
+    vma: VmArea | None = None
+    done, error = 0, 0
+    foll_flags = flags
+    while done < nr_pages:
+        loop_point(mm, start, nr_pages, flags, pages, locked, vma, done, error, foll_flags)
+        if vma is None or start >= vma.vm_end:
+            vma = vma_lookup(mm, start)
+            if vma is None or check_vma_flags(vma, flags):
+                error = -EFAULT
+                break
+        if mm.machine.fatal_signal_pending():
+            error = -EINTR
+            break
+        result = follow_page_mask(vma, start, foll_flags, pages)
+        if result in (NEEDS_FAULT, -EMLINK):
+            error, foll_flags = faultin_page(vma, start, foll_flags, result == -EMLINK, locked)
+            if error:
+                error = 0 if error == -EBUSY else error
+                break
+            continue
+        if result < 0:
+            error = result
+            break
+        done += 1
+        start += PAGE_SIZE
+        foll_flags = flags
+    return done or error
+
+
+def __get_user_pages_locked(
+    mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages | None, locked: Locked | None
+) -> int:
+    """``__get_user_pages``, and again where a fault has dropped mmap_lock, if the caller can do without it
+    (``locked``). It is taken here if he does not hold it.
+    """
+    if nr_pages <= 0:
+        return 0
+    must_unlock = False
+    if locked is not None and not locked.held:
+        mmap_read_lock(mm)
+        locked.held = must_unlock = True
+    if flags & FOLL_PIN and not mm.has_pinned:
+        mm.has_pinned = True
+    done = 0
+    while True:
+        loop_point(mm, start, nr_pages, flags, pages, locked, must_unlock, done)
+        got = __get_user_pages(mm, start, nr_pages - done, flags, pages, locked)
+        if locked is None or locked.held:
+            done = done + got if got > 0 else done or got
+            break
+        done += got
+        start += got << PAGE_SHIFT
+        flags |= FOLL_TRIED
+        must_unlock = True
+        if mm.machine.fatal_signal_pending():
+            done = done or -EINTR
+            break
+        mmap_read_lock(mm)
+        locked.held = True
+    if must_unlock and locked is not None and locked.held:
+        mmap_read_unlock(mm)
+        locked.held = False
+    return done
+
+
+def is_valid_gup_args(flags: int, pages: Pages | None) -> bool:
+    """GET and PIN exclude each other, and who wants to keep pages for long has to pin them.
+
+    Source: mm/gup.c is_valid_gup_flags (to 6.1), is_valid_gup_args (from 6.12).
+    """
+    both = flags & (FOLL_GET | FOLL_PIN) == FOLL_GET | FOLL_PIN
+    if both or (flags & FOLL_LONGTERM and not flags & FOLL_PIN) or (flags & (FOLL_GET | FOLL_PIN) and pages is None):
+        report("WARN", "gup-flags", f"{current().name} asks for pages with flags that exclude each other")
+        return False
+    return True

@@ -1,0 +1,244 @@
+"""The functions that callers of get_user_pages use; and the lockless path, which looks at entries and nothing else.
+
+The fast path runs with interrupts off, so that whoever has cleared an entry waits with his flush, and so with freeing
+the page. It takes the page that the entry maps, looks at the entry once more, and stops at the first page that it
+cannot have: everything else is left to the slow path, with mmap_lock. It does not see VMAs, and stops at every special
+entry, the zero page's among them.
+
+Source: mm/gup.c, functions of the same name.
+"""
+
+from __future__ import annotations
+
+from mmlitmus.explore.findings import reached
+from mmlitmus.kernel.arch.x86.pgtable import (
+    NONE,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PRESENT,
+    RW,
+    SPECIAL,
+    USER,
+    PteTable,
+    pmd_leaf,
+    pmd_offset,
+    pte_pfn,
+    ptep_get,
+    pud_leaf,
+    pud_offset,
+)
+from mmlitmus.kernel.errno import EFAULT, EINVAL, EOVERFLOW
+from mmlitmus.kernel.mm.fork import write_protect
+from mmlitmus.kernel.mm.gup import (
+    FOLL_FAST_ONLY,
+    FOLL_FORCE,
+    FOLL_GET,
+    FOLL_LONGTERM,
+    FOLL_NOFAULT,
+    FOLL_PIN,
+    FOLL_REMOTE,
+    FOLL_WRITE,
+    Locked,
+    Pages,
+    gup_must_unshare,
+    gup_put_folio,
+    is_valid_gup_args,
+    release,
+)
+from mmlitmus.kernel.mm.gup_longterm import gup_longterm_locked, is_longterm_pinnable
+from mmlitmus.kernel.mm.mm_types import MmStruct
+from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
+from mmlitmus.kernel.mm.mmu_gather import TASK_SIZE
+from mmlitmus.kernel.mm.page_alloc import GUP_PIN_COUNTING_BIAS, Folio, folio_put, try_get_folio
+from mmlitmus.kernel.policy import Seam, running
+from mmlitmus.kernel.sync.might import might_fault
+
+#: flags that the fast functions take
+FAST_FLAGS = FOLL_WRITE | FOLL_LONGTERM | FOLL_FORCE | FOLL_PIN | FOLL_GET | FOLL_FAST_ONLY | FOLL_NOFAULT
+
+gup_fast_overflow = Seam("gup_fast_fallback", "what the fast functions say of a range that wraps round")
+
+
+# -- with mmap_lock ---------------------------------------------------------------------------------------------------
+def get_user_pages_remote(
+    mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages, locked: Locked | None = None
+) -> int:
+    """References to ``nr_pages`` pages of any mm, from ``start``. Needs mmap_lock R, which faults may drop if
+    ``locked`` is given.
+    """
+    flags |= FOLL_GET | FOLL_REMOTE
+    if not is_valid_gup_args(flags, pages):
+        return -EINVAL
+    return gup_longterm_locked(mm, start & ~(PAGE_SIZE - 1), nr_pages, flags, pages, locked)
+
+
+def pin_user_pages_remote(
+    mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages, locked: Locked | None = None
+) -> int:
+    """Pins of them. (Up to 6.1, LONGTERM with ``locked`` was refused; nobody here asks for it.)"""
+    flags |= FOLL_PIN | FOLL_REMOTE
+    if not is_valid_gup_args(flags, pages):
+        return -EINVAL
+    return gup_longterm_locked(mm, start & ~(PAGE_SIZE - 1), nr_pages, flags, pages, locked)
+
+
+def get_user_pages(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages) -> int:
+    """References to pages of the caller's own mm. Needs mmap_lock R."""
+    flags |= FOLL_GET
+    if not is_valid_gup_args(flags, pages):
+        return -EINVAL
+    return gup_longterm_locked(mm, start & ~(PAGE_SIZE - 1), nr_pages, flags, pages, None)
+
+
+def pin_user_pages(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages) -> int:
+    """Pins of pages of the caller's own mm. Needs mmap_lock R."""
+    flags |= FOLL_PIN
+    if not is_valid_gup_args(flags, pages):
+        return -EINVAL
+    return gup_longterm_locked(mm, start & ~(PAGE_SIZE - 1), nr_pages, flags, pages, None)
+
+
+# -- without ----------------------------------------------------------------------------------------------------------
+def get_user_pages_fast(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages) -> int:
+    """References, by the fast path as far as it goes."""
+    return gup_fast_fallback(mm, start, nr_pages, flags | FOLL_GET, pages)
+
+
+def pin_user_pages_fast(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages) -> int:
+    """Pins, by the fast path as far as it goes."""
+    return gup_fast_fallback(mm, start, nr_pages, flags | FOLL_PIN, pages)
+
+
+def get_user_pages_fast_only(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages) -> int:
+    """References to what the fast path gets; never negative."""
+    return max(0, gup_fast_fallback(mm, start, nr_pages, flags | FOLL_GET | FOLL_FAST_ONLY, pages))
+
+
+def gup_fast_fallback(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages) -> int:
+    """The fast path, then the slow one for the rest. If that fails, what was had before is the answer.
+
+    The slow part holds mmap_lock throughout; from 6.2 on it gives it back between the rounds of a long-term pin.
+
+    Source: mm/gup.c internal_get_user_pages_fast (to 6.1), gup_fast_fallback (from 6.12).
+    """
+    if flags & ~FAST_FLAGS or not is_valid_gup_args(flags, pages):
+        return -EINVAL
+    if flags & FOLL_PIN and not mm.has_pinned:
+        mm.has_pinned = True
+    if not flags & FOLL_FAST_ONLY:
+        might_fault(mm)
+    start &= ~(PAGE_SIZE - 1)
+    end = start + (nr_pages << PAGE_SHIFT)
+    if end >= 1 << 64:
+        result: int = gup_fast_overflow()
+        return result
+    if end > TASK_SIZE:
+        return -EFAULT
+    done = gup_fast(mm, start, end, flags, pages)
+    if done == nr_pages or flags & FOLL_FAST_ONLY:
+        return done
+    rest = Pages(pages.holder)
+    mmap_read_lock(mm)
+    got = gup_longterm_locked(mm, start + (done << PAGE_SHIFT), nr_pages - done, flags, rest, None)
+    mmap_read_unlock(mm)
+    for folio, pfn in zip(rest.folios, rest.pfns, strict=True):
+        pages.add(folio, pfn)
+    if got < 0:
+        return done or got
+    return done + got
+
+
+@gup_fast_overflow.alternative(
+    "nothing", source="mm/gup.c internal_get_user_pages_fast, v5.10, 6.1.192", releases="<= v6.1"
+)
+def wraps_to_nothing() -> int:
+    """No page, and no error."""
+    return 0
+
+
+@gup_fast_overflow.alternative("eoverflow", source="mm/gup.c gup_fast_fallback, 6.12.117", releases=">= v6.12")
+def wraps_to_eoverflow() -> int:
+    """-EOVERFLOW."""
+    return -EOVERFLOW
+
+
+def gup_fast(mm: MmStruct, start: int, end: int, flags: int, pages: Pages) -> int:
+    """How many pages from ``start`` bytes on the lockless path gets. A pin beside a fork is given back.
+
+    Source: mm/gup.c lockless_pages_from_mm (to 6.1), gup_fast (from 6.12).
+    """
+    protect = running().chosen(write_protect)
+    seen = 0
+    if flags & FOLL_PIN:
+        seen = protect.read(mm)
+        if seen & 1:
+            return 0
+    before = len(pages)
+    cpu = mm.machine.this_cpu()
+    cpu.local_irq_disable()
+    at = start
+    while at < end and gup_fast_pte(mm, at, flags, pages):
+        at += PAGE_SIZE
+    cpu.local_irq_enable()
+    if flags & FOLL_PIN and protect.retry(mm, seen):
+        reached("fast GUP gave its pins back")
+        undone = Pages(pages.holder)
+        for n in range(before, len(pages)):
+            undone.add(pages.folios[n], pages.pfns[n])
+        pages.cut(before)
+        release(undone, FOLL_PIN)
+        return 0
+    return len(pages) - before
+
+
+def gup_fast_pte(mm: MmStruct, address: int, flags: int, pages: Pages) -> bool:
+    """One page: False where the fast path stops. Huge leaves are device memory here, and stop it.
+
+    Source: mm/gup.c gup_pte_range (to 6.1), gup_fast_pte_range (from 6.12).
+    """
+    pud = pud_offset(mm, address)
+    if pud is not None:
+        upper = pud.entry
+        if upper == NONE or pud_leaf(upper):
+            return False
+    table: PteTable = pmd_offset(mm, address)
+    pmd = table.entry
+    if pmd == NONE or pmd_leaf(pmd):
+        return False
+    pte = ptep_get(table, address)
+    wanted = PRESENT | USER | (RW if flags & FOLL_WRITE else 0)
+    if pte & wanted != wanted or pte & SPECIAL:
+        return False
+    folio: Folio | None = mm.machine.pages.get(pte_pfn(pte))
+    if folio is None or not try_grab_folio_fast(folio, flags, pages.holder):
+        return False
+    if table.entry != pmd or ptep_get(table, address) != pte:
+        reached("fast GUP saw the entry change")
+        gup_put_folio(folio, flags, pages.holder)
+        return False
+    if not pte & RW and gup_must_unshare(None, flags, folio):
+        gup_put_folio(folio, flags, pages.holder)
+        return False
+    pages.add(folio, pte_pfn(pte))
+    return True
+
+
+def try_grab_folio_fast(folio: Folio, flags: int, holder: str) -> bool:
+    """A reference first, for the page may be free already; then the pin. False: it is free, or may not be pinned for
+    long where it is.
+
+    Source: mm/gup.c try_grab_compound_head (5.10), try_grab_folio (6.1), try_grab_folio_fast (from 6.12).
+    """
+    if flags & FOLL_GET:
+        return try_get_folio(folio, f"references of {holder}")
+    name = f"pins of {holder}"
+    if not try_get_folio(folio, name):
+        return False
+    if flags & FOLL_LONGTERM and not is_longterm_pinnable(folio):
+        folio_put(folio, name)
+        return False
+    if folio.order:
+        folio.add_return("pincount", 1)
+    else:
+        folio.ref_add(name, GUP_PIN_COUNTING_BIAS - 1)
+    return True

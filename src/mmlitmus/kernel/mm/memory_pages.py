@@ -1,0 +1,332 @@
+"""Counted pages in page tables: anonymous memory and the zero page, private copies, pages that a driver has inserted.
+
+What mm/memory.c does with a special entry, which maps a frame and no page, is in ``memory.py``.
+
+Source: mm/memory.c, functions of the same name; where a docstring does not say otherwise. Of the model's own:
+map_anon_folio, wp_counted_page and locked_entry.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmlitmus.explore.findings import bug, reached
+from mmlitmus.kernel.arch.x86.pgtable import (
+    ACCESSED,
+    DIRTY,
+    NONE,
+    PAGE_SIZE,
+    RW,
+    SOFT_DIRTY,
+    SPECIAL,
+    PteTable,
+    may_write,
+    mk_pte,
+    pmd_offset,
+    pte_offset_map_lock,
+    pte_pfn,
+    pte_present,
+    pte_unmap_unlock,
+    ptep_get,
+    ptep_get_and_clear,
+    set_pte_at,
+    stop_writing,
+)
+from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
+from mmlitmus.kernel.errno import EBUSY, EFAULT, EINVAL, ENOMEM
+from mmlitmus.kernel.mm.mm_types import (
+    FAULT_FLAG_UNSHARE,
+    FAULT_FLAG_VMA_LOCK,
+    FAULT_FLAG_WRITE,
+    VM_FAULT_ERROR,
+    VM_FAULT_NOPAGE,
+    VM_FAULT_OOM,
+    VM_FAULT_RETRY,
+    VM_FAULT_SIGBUS,
+    VM_FAULT_WRITE,
+    VM_MIXEDMAP,
+    VM_PFNMAP,
+    VM_SHARED,
+    VM_WRITE,
+    MmStruct,
+    VmArea,
+    VmFault,
+)
+from mmlitmus.kernel.mm.mmap_lock import vma_end_read
+from mmlitmus.kernel.mm.page_alloc import ZERO_PFN, Folio, alloc_folio, folio_get, folio_put, page_tables
+from mmlitmus.kernel.mm.pgalloc import pte_alloc
+from mmlitmus.kernel.mm.swap import folio_add_lru, lru_add_drain
+from mmlitmus.kernel.mm.vma_flags import vm_flags_set
+from mmlitmus.kernel.policy import Seam
+from mmlitmus.kernel.sync.folio_lock import folio_lock, folio_trylock, folio_unlock
+
+wp_can_reuse_anon_folio = Seam(
+    "wp_can_reuse_anon_folio", "when a store to a read-only page of a process's own is done in place"
+)
+fault_unshare = Seam("fault_unshare", "what a fault with FAULT_FLAG_UNSHARE copies")
+
+
+def vm_normal_page(mm: MmStruct, entry: int) -> Folio | None:
+    """The page that an entry maps and counts; None for a special entry, the zero page's among them, and for what is not
+    present.
+    """
+    if entry & SPECIAL or not pte_present(entry):
+        return None
+    folio: Folio | None = mm.machine.pages.get(pte_pfn(entry))
+    return folio
+
+
+# -- the first touch --------------------------------------------------------------------------------------------------
+def anon_vma_prepare(vmf: VmFault) -> int:
+    """Make the VMA one that has pages of a process's own: 0, or RETRY where only the VMA is locked, which will not do.
+
+    Source: include/linux/rmap.h anon_vma_prepare (to 6.12); mm/memory.c __vmf_anon_prepare (from
+    6.12); mm/rmap.c.
+    """
+    vma = vmf.vma
+    if not vma.vm_ops.anonymous or vma.anon_vma:
+        return 0
+    if vmf.flags & FAULT_FLAG_VMA_LOCK:
+        vma_end_read(vma)
+        return VM_FAULT_RETRY
+    vma.anon_vma = True
+    return 0
+
+
+def do_anonymous_page(vmf: VmFault, table: PteTable) -> int:
+    """The first touch of a page of anonymous memory: a load maps the zero page, by a special entry that counts nothing;
+    a store maps a page of its own, which nobody else maps.
+    """
+    vma, mm = vmf.vma, vmf.vma.vm_mm
+    if vma.has(VM_SHARED):
+        return VM_FAULT_SIGBUS
+    if pte_alloc(mm, table) < 0:
+        return VM_FAULT_OOM
+    if not vmf.flags & FAULT_FLAG_WRITE:
+        ptl = pte_offset_map_lock(table)
+        if ptep_get(table, vmf.address) == NONE:
+            set_pte_at(table, vmf.address, mk_pte(ZERO_PFN, vma.vm_page_prot | SPECIAL))
+            reached("the zero page was mapped")
+        pte_unmap_unlock(ptl)
+        return 0
+    retry = anon_vma_prepare(vmf)
+    if retry:
+        return retry
+    folio = alloc_folio(mm, "the page")
+    if folio is None:
+        return VM_FAULT_OOM
+    entry = mk_pte(folio.pfn, vma.vm_page_prot | ACCESSED)
+    if vma.vm_flags & VM_WRITE:
+        entry |= RW | DIRTY | SOFT_DIRTY
+    ptl = pte_offset_map_lock(table)
+    if ptep_get(table, vmf.address) == NONE:
+        map_anon_folio(mm, table, vmf.address, folio, entry)
+        pte_unmap_unlock(ptl)
+        return 0
+    pte_unmap_unlock(ptl)
+    folio_put(folio, page_tables(mm))
+    return 0
+
+
+def map_anon_folio(mm: MmStruct, table: PteTable, address: int, folio: Folio, entry: int) -> None:
+    """Map a new page for the first time, and put it on its LRU list. The PTL is held.
+
+    Source: mm/rmap.c page_add_new_anon_rmap (to 6.1), folio_add_new_anon_rmap (from 6.12); mm/swap.c
+    lru_cache_add_inactive_or_unevictable (to 6.1), folio_add_lru_vma (from 6.12).
+    """
+    folio.add_return("mapcount", 1)
+    folio_add_lru(mm.machine, folio)
+    set_pte_at(table, address, entry)
+
+
+# -- stores to what is mapped read-only -------------------------------------------------------------------------------
+def locked_entry(table: PteTable, address: int) -> int:
+    """The entry, read under the page-table lock: none if there is no table any more."""
+    return ptep_get(table, address) if table.entry != NONE else NONE
+
+
+def do_wp_page(vmf: VmFault, table: PteTable, orig: int, write: bool) -> int:
+    """A store to a page that is mapped read-only; or, with UNSHARE, somebody who wants it to be this process's own
+    before he pins it. ``write``: may the VMA be written? If not, somebody forces a store to a private mapping.
+    """
+    unshare = bool(vmf.flags & FAULT_FLAG_UNSHARE)
+    if vmf.vma.has(VM_SHARED):
+        return 0 if unshare else wp_pfn_shared(vmf, table, orig)
+    folio = vm_normal_page(vmf.vma.vm_mm, orig)
+    if unshare and not fault_unshare(folio):
+        reached("unsharing did nothing")
+        return 0
+    if folio is None:
+        return wp_page_copy(vmf, table, orig, None, write)
+    return wp_counted_page(vmf, table, orig, folio, write)
+
+
+def wp_counted_page(vmf: VmFault, table: PteTable, orig: int, folio: Folio, write: bool) -> int:
+    """... to a counted page: in place, if it is this process's own; else it is copied, and held meanwhile.
+
+    Source: mm/memory.c do_wp_page, wp_page_reuse.
+    """
+    ptl = pte_offset_map_lock(table)
+    if locked_entry(table, vmf.address) != orig:
+        pte_unmap_unlock(ptl)
+        return 0
+    if not folio.anon or not wp_can_reuse_anon_folio(vmf.vma.vm_mm.machine, folio):
+        folio_get(folio, "a fault")
+        pte_unmap_unlock(ptl)
+        return wp_page_copy(vmf, table, orig, folio, write)
+    if not vmf.flags & FAULT_FLAG_UNSHARE:
+        new = orig | RW | ACCESSED | DIRTY | SOFT_DIRTY
+        set_pte_at(table, vmf.address, may_write(new) if write else stop_writing(new))
+        reached("a private page was written in place")
+    pte_unmap_unlock(ptl)
+    return 0 if write else VM_FAULT_WRITE
+
+
+def sole_reference(folio: Folio) -> bool:
+    """Does nobody but one entry hold the folio? Asked with the folio locked, which must not be waited for.
+
+    Source: mm/memory.c do_wp_page (to 6.1), wp_can_reuse_anon_folio (from 6.12).
+    """
+    if not folio_trylock(folio.lock):
+        return False
+    alone: bool = folio.refcount == 1
+    if alone:
+        folio.anon_exclusive = True
+    folio_unlock(folio.lock)
+    return alone
+
+
+@wp_can_reuse_anon_folio.alternative("sole-reference", source="mm/memory.c do_wp_page, v5.10", releases="<= v5.18")
+def if_nobody_else_holds_it(machine: Any, folio: Folio) -> bool:
+    """Only if nobody else holds it: any reference, a pin or a batch of this very CPU's, makes it a copy."""
+    return bool(folio.refcount == 1) and sole_reference(folio)
+
+
+@wp_can_reuse_anon_folio.alternative(
+    "exclusive",
+    source="mm/memory.c do_wp_page (6.1), wp_can_reuse_anon_folio (from 6.12)",
+    releases=">= v5.19",
+)
+def if_it_is_exclusive(machine: Any, folio: Folio) -> bool:
+    """If it is exclusive, whoever holds it besides; or if nobody else holds it, this CPU's batch emptied first."""
+    if folio.anon_exclusive:
+        return True
+    if folio.refcount > 3:
+        return False
+    if folio.lru == "batch":
+        lru_add_drain(machine)
+    return bool(folio.refcount == 1) and sole_reference(folio)
+
+
+@fault_unshare.alternative("anon", source="mm/memory.c do_wp_page, 6.1.192", releases="v5.19 - v6.1; not asked before")
+def unshare_pages_of_processes(folio: Folio | None) -> bool:
+    """A page of a process's own that it shares with another; nothing else, the zero page not."""
+    return folio is not None and folio.anon
+
+
+@fault_unshare.alternative("any", source="mm/memory.c do_wp_page, 6.12.117", releases=">= v6.2")
+def unshare_anything(folio: Folio | None) -> bool:
+    """Whatever is mapped there: the zero page, a page of a file."""
+    return True
+
+
+def wp_pfn_shared(vmf: VmFault, table: PteTable, orig: int) -> int:
+    """The first store to a shared page of device memory: the driver may object, then the entry becomes writable."""
+    ops = vmf.vma.vm_ops
+    if ops.pfn_mkwrite is not None:
+        if vmf.flags & FAULT_FLAG_VMA_LOCK:
+            vma_end_read(vmf.vma)
+            return VM_FAULT_RETRY
+        result: int = ops.pfn_mkwrite(vmf)
+        if result & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
+            return result
+    ptl = pte_offset_map_lock(table)
+    if locked_entry(table, vmf.address) == orig:
+        set_pte_at(table, vmf.address, may_write(orig | RW | ACCESSED | DIRTY | SOFT_DIRTY))
+    pte_unmap_unlock(ptl)
+    return 0
+
+
+def wp_page_copy(vmf: VmFault, table: PteTable, orig: int, old: Folio | None, write: bool) -> int:
+    """A page of the process's own takes the place of ``orig``: mapped as the VMA is, and not special. ``old``: the
+    counted page that ``orig`` maps, which is held for this.
+
+    The old entry is flushed before the new one is there, so that no CPU goes on reading what was there. Who only wants
+    the page unshared gets a read-only entry.
+    """
+    vma, mm = vmf.vma, vmf.vma.vm_mm
+    retry = anon_vma_prepare(vmf)
+    new = None if retry else alloc_folio(mm, "the copy")
+    if new is None:
+        if old is not None:
+            folio_put(old, "a fault")
+        return retry or VM_FAULT_OOM
+    copied = VM_FAULT_WRITE if not write and not vmf.flags & FAULT_FLAG_UNSHARE else 0
+    ptl = pte_offset_map_lock(table)
+    if locked_entry(table, vmf.address) == orig:
+        entry = mk_pte(new.pfn, vma.vm_page_prot | ACCESSED)
+        if vmf.flags & FAULT_FLAG_UNSHARE:
+            entry |= orig & SOFT_DIRTY
+            reached("a page was unshared")
+        else:
+            entry |= RW | DIRTY | SOFT_DIRTY
+            entry = entry if write else stop_writing(entry)
+            reached("a private page was copied")
+        ptep_get_and_clear(table, vmf.address)
+        flush_tlb_range(mm, vmf.address, vmf.address + PAGE_SIZE)
+        map_anon_folio(mm, table, vmf.address, new, entry)
+        if old is not None:
+            old.add_return("mapcount", -1)
+        pte_unmap_unlock(ptl)
+        if old is not None:
+            folio_put(old, page_tables(mm))
+    else:
+        copied = 0
+        pte_unmap_unlock(ptl)
+        folio_put(new, page_tables(mm))
+    if old is not None:
+        folio_put(old, "a fault")
+    return copied
+
+
+# -- pages under migration, pages of drivers --------------------------------------------------------------------------
+def do_swap_page(vmf: VmFault, folio: Folio) -> int:
+    """A fault at the entry of a page under migration: wait until whoever migrates it unlocks it, and look again.
+
+    Source: mm/memory.c do_swap_page; mm/migrate.c migration_entry_wait (to 6.12), mm/filemap.c
+    softleaf_entry_wait_on_locked (7.3).
+    """
+    if vmf.flags & FAULT_FLAG_VMA_LOCK:
+        vma_end_read(vmf.vma)
+        return VM_FAULT_RETRY
+    folio_lock(folio.lock)
+    folio_unlock(folio.lock)
+    reached("a fault waited for a migration")
+    return 0
+
+
+def vm_insert_page(vma: VmArea, addr: int, folio: Folio) -> int:
+    """Map a page that a driver has allocated and holds: 0 or an errno. The entry counts it. Needs mmap_lock W the first
+    time, when the VMA becomes a VM_MIXEDMAP.
+    """
+    if not vma.vm_start <= addr < vma.vm_end:
+        return -EFAULT
+    if not vma.has(VM_MIXEDMAP):
+        if vma.has(VM_PFNMAP):
+            bug("insert-page-pfnmap", f"vm_insert_page into {vma.name}, which is a PFNMAP")
+        vm_flags_set(vma, VM_MIXEDMAP)
+    if folio.anon:
+        return -EINVAL
+    mm = vma.vm_mm
+    table = pmd_offset(mm, addr)
+    if pte_alloc(mm, table) < 0:
+        return -ENOMEM
+    ptl = pte_offset_map_lock(table)
+    if ptep_get(table, addr) != NONE:
+        pte_unmap_unlock(ptl)
+        return -EBUSY
+    folio_get(folio, page_tables(mm))
+    folio.add_return("mapcount", 1)
+    set_pte_at(table, addr, mk_pte(folio.pfn, vma.vm_page_prot))
+    pte_unmap_unlock(ptl)
+    return 0

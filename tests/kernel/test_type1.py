@@ -1,0 +1,165 @@
+"""VFIO type1: what MAP_DMA says of which mapping, what it accounts for, and that a failing one leaves nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mmlitmus.invariants.folios import folios_at_rest
+from mmlitmus.kernel.arch.x86.pgtable import pte_pfn
+from mmlitmus.kernel.drivers.misc.probe import open_probe
+from mmlitmus.kernel.drivers.vfio.type1 import (
+    IOMMU_READ,
+    IOMMU_WRITE,
+    VfioIommu,
+    vfio_dma_do_map,
+    vfio_dma_do_unmap,
+)
+from mmlitmus.kernel.errno import EEXIST, EFAULT, EINVAL, ENOMEM, ENOSPC
+from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_NONE, PROT_READ
+from mmlitmus.kernel.sync.mutex import mutex_lock, mutex_unlock
+
+from .world import ERAS, PAGE, World, run
+
+everywhere = pytest.mark.parametrize("kernel", ERAS)
+RW = IOMMU_READ | IOMMU_WRITE
+
+
+def at_rest(w: World, iommu: VfioIommu) -> bool:
+    return not list(folios_at_rest(w.m, (iommu.held(),)))
+
+
+@everywhere
+def test_memory_as_recorded(kernel: str) -> None:
+    """Results and VmLck of 5.10, 6.1, 6.12 and 7.3."""
+    zero = kernel in ("v5.10", "deb-5.10.262", "v6.1", "deb-6.1.192")
+
+    def body(w: World) -> None:
+        iommu = VfioIommu(w.m)
+        n = 0
+
+        def ask(a: int, prot: int, pages: int = 4) -> tuple[int, int]:
+            nonlocal n
+            n += 1
+            before = w.p.locked()
+            result = vfio_dma_do_map(iommu, w.p, n << 20, a, pages * PAGE, prot)
+            return result, w.p.locked() - before
+
+        written = w.p.mmap_anon(4, at="a")
+        for page in range(4):
+            w.p.write(written + page * PAGE)
+        assert ask(written, RW) == ask(written, IOMMU_READ) == (0, 4)
+        assert ask(w.p.mmap_anon(4, at="b"), RW) == (0, 4)
+        untouched = w.p.mmap_anon(4, at="c")
+        assert ask(untouched, IOMMU_READ) == (0, 0 if zero else 4)
+        read_only = w.p.mmap_anon(4, at="d", prot=PROT_READ)
+        assert ask(read_only, RW) == (-EFAULT, 0)
+        assert ask(w.p.mmap_anon(4, at="e", prot=PROT_NONE), RW) == (-EFAULT, 0)
+        assert ask(w.bar(2, at=w.m.slot("f")), RW, 2) == (0, 0), "device memory is not accounted"
+        assert ask(w.bar(2, at=w.m.slot("f")), IOMMU_READ, 2) == (0, 0)
+        if kernel != "v5.10":  # where the zero page's pins leak
+            assert at_rest(w, iommu)
+
+    run(body, kernel)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "pins"), [("v5.10", 63), ("deb-5.10.262", 0), ("v5.14", 32), ("v5.19", 32), ("v6.0", 0), ("v6.12", 0)]
+)
+def test_the_zero_page_leak_is_2n_minus_1_then_n_then_none(kernel: str, pins: int) -> None:
+    def body(w: World) -> None:
+        iommu = VfioIommu(w.m)
+        a = w.p.mmap_anon(32)
+        assert vfio_dma_do_map(iommu, w.p, 0, a, 32 * PAGE, IOMMU_READ) == 0
+        assert vfio_dma_do_unmap(iommu, 0, 32 * PAGE) == 32 * PAGE
+        assert w.m.zero_page().refcount == 1 + 1024 * pins
+
+    run(body, kernel, pages=4)
+
+
+@everywhere
+def test_frames_of_the_probe_module_as_recorded(kernel: str) -> None:
+    """Reserved memory and a hole yes, RAM no, private mappings no."""
+
+    def body(w: World) -> None:
+        w.probe = open_probe(w.m)
+        iommu = VfioIommu(w.m)
+        for n, (region, expected) in enumerate((("reserved", 0), ("hole", 0), ("ram", -EFAULT))):
+            a = w.p.mmap(w.probe.file("remap", "", region), 2, at="a")
+            assert vfio_dma_do_map(iommu, w.p, n << 20, a, 2 * PAGE, RW) == expected, region
+        a = w.p.mmap(w.probe.file("remap", "", "reserved"), 2, at="b", flags=MAP_PRIVATE)
+        w.p.read(a)
+        if kernel != "v5.10":
+            assert vfio_dma_do_map(iommu, w.p, 9 << 20, a, PAGE, RW) == -EFAULT
+        w.p.write(a)
+        assert vfio_dma_do_map(iommu, w.p, 9 << 20, a, PAGE, RW) == -EFAULT, "the copy is RAM, and the VMA a PFNMAP"
+
+    run(body, kernel)
+
+
+@everywhere
+def test_what_the_iova_points_at(kernel: str) -> None:
+    def body(w: World) -> None:
+        iommu = VfioIommu(w.m)
+        a = w.p.mmap_anon(3)
+        assert vfio_dma_do_map(iommu, w.p, 0x10000, a, 3 * PAGE, RW) == 0
+        frames = [pte_pfn(w.p.pte(a + n * PAGE)) for n in range(3)]
+        assert [iommu.iova_to_phys(0x10000 + n * PAGE) for n in range(3)] == frames
+        assert iommu.iova_to_phys(0x10000 + 3 * PAGE) is None
+        w.p.munmap(a, 3)
+        assert [iommu.iova_to_phys(0x10000 + n * PAGE) for n in range(3)] == frames, "it keeps them"
+        assert w.m.pages[frames[0]].refcount == 1024
+        assert at_rest(w, iommu)
+        assert vfio_dma_do_unmap(iommu, 0, 1 << 30) == 3 * PAGE
+        assert iommu.iova_to_phys(0x10000) is None
+        assert all(w.m.pages[frame].freed for frame in frames)
+        assert w.p.locked() == 0
+        assert at_rest(w, iommu)
+
+    run(body, kernel)
+
+
+@everywhere
+def test_bad_input(kernel: str) -> None:
+    def body(w: World) -> None:
+        iommu = VfioIommu(w.m)
+        a = w.p.mmap_anon(4)
+
+        def ask(iova: int, vaddr: int, size: int, prot: int = RW) -> Any:
+            return vfio_dma_do_map(iommu, w.p, iova, vaddr, size, prot)
+
+        assert ask(0, a, 0) == ask(0, a, PAGE, 0) == ask(1, a, PAGE) == ask(0, a + 1, PAGE) == ask(0, a, 5) == -EINVAL
+        assert ask((1 << 64) - PAGE, a, 2 * PAGE) == -EINVAL
+        assert ask(0, a, 2 * PAGE) == 0
+        assert ask(PAGE, a, PAGE) == -EEXIST
+        assert vfio_dma_do_unmap(iommu, 0, PAGE) == -EINVAL, "it would cut the mapping in two"
+        assert vfio_dma_do_unmap(iommu, 0, 0) == vfio_dma_do_unmap(iommu, 1, PAGE) == -EINVAL
+        assert vfio_dma_do_unmap(iommu, 1 << 40, PAGE) == 0
+        assert ask(1 << 20, a + 2 * PAGE, 4 * PAGE) == -EFAULT, "two pages, and a hole behind them"
+        assert iommu.iova_to_phys(1 << 20) is None
+        assert w.p.locked() == 2
+        assert at_rest(w, iommu)
+        mutex_lock(iommu.lock)
+        iommu.dma_avail = 0
+        mutex_unlock(iommu.lock)
+        assert ask(1 << 20, a, PAGE) == -ENOSPC
+
+    run(body, kernel)
+
+
+@everywhere
+@pytest.mark.parametrize("limit", range(5))
+def test_a_limit_in_the_middle(kernel: str, limit: int) -> None:
+    def body(w: World) -> None:
+        iommu = VfioIommu(w.m, limit=limit)
+        a = w.p.mmap_anon(4)
+        for page in (2, 0, 3, 1):  # frames that are no run
+            w.p.write(a + page * PAGE)
+        result = vfio_dma_do_map(iommu, w.p, 0, a, 4 * PAGE, RW)
+        assert result == (0 if limit == 4 else -ENOMEM)
+        assert w.p.locked() == (4 if limit == 4 else 0)
+        assert len(iommu.held()) == (4 if limit == 4 else 0)
+        assert at_rest(w, iommu)
+
+    run(body, kernel)

@@ -46,6 +46,10 @@ static ulong hole[2] = { 0, SZ_128M };
 module_param_array(hole, ulong, NULL, 0444);
 MODULE_PARM_DESC(hole, "address[,size] in bytes of memory kept back at boot that has none; 0 for none");
 
+static bool movable;
+module_param(movable, bool, 0444);
+MODULE_PARM_DESC(movable, "take the region ram from ZONE_MOVABLE, where there is one (movablecore=)");
+
 struct region {
 	unsigned long pfn;
 	unsigned long pages;
@@ -852,7 +856,8 @@ static int __init probe_init(void)
 		error = set_bar();
 	if (error)
 		return error;
-	ram = alloc_pages(GFP_KERNEL | __GFP_ZERO, RAM_ORDER);
+	/* what is movable by its zone and on no LRU list can be migrated by nobody: a long-term pin may wait for that */
+	ram = alloc_pages((movable ? GFP_HIGHUSER_MOVABLE : GFP_KERNEL) | __GFP_ZERO, RAM_ORDER);
 	if (!ram)
 		return -ENOMEM;
 	split_page(ram, RAM_ORDER);	/* each is counted for itself: some ways to map one count it */

@@ -8,11 +8,14 @@ from collections import Counter
 
 import pytest
 
+from mmlitmus.conform import pins
 from mmlitmus.conform.codec import encode
 from mmlitmus.conform.drills import DRILLS, lessons
 from mmlitmus.conform.generate import (
     DRILLED,
     KILLS,
+    LANGUAGES,
+    LIFTED,
     MACHINES,
     PAGES,
     RULES,
@@ -22,6 +25,7 @@ from mmlitmus.conform.generate import (
     Parts,
     World,
     generate,
+    kinds_of,
     programs,
     sensible,
     why_not,
@@ -29,11 +33,19 @@ from mmlitmus.conform.generate import (
 from mmlitmus.conform.schema import (
     CACHES,
     INSERTS,
+    PAGE_INSERTS,
+    PIN_FLAGS,
+    TRANSFERS,
+    VARIANTS,
     Advise,
+    Clear,
     Dev,
+    Dma,
     Exit,
     Fork,
+    Limit,
     Map,
+    Pin,
     Probe,
     Program,
     Protect,
@@ -41,7 +53,9 @@ from mmlitmus.conform.schema import (
     Step,
     Switch,
     Touch,
+    Transfer,
     Unmap,
+    Unpin,
 )
 
 MANY = 400
@@ -156,6 +170,8 @@ FORBIDDEN: dict[str, list[Step]] = {
     "execute-only": [mapped(), Protect(slot="a", pages=1, prot="x")],
     "mixed-counted-pages": [mapped(insert="mixed", region="ram")],
     "mixed-populated": [mapped(insert="mixed"), Advise(slot="a", page=3, pages=1, advice="lock")],
+    "unfilled-slots": [mapped(insert="mixed"), Transfer(kind="process_vm_readv", slot="a", page=3)],
+    "pinned-pages": [mapped(), Pin(slot="a", pages=1, variant="pin_user_pages")],
     "mixed-expanded": [mapped(insert="mixed"), Remap(slot="a", pages=2, new_pages=3, flags=("maymove",))],
 }
 
@@ -210,3 +226,62 @@ def test_a_move_takes_all_of_its_source_and_a_copy_none() -> None:
 def test_steps_of_a_process_that_is_not_there_are_left_out() -> None:
     steps = [mapped(), Switch(process=1), Touch(slot="a"), Fork(child=1), Fork(child=1), Exit(), Touch(slot="a")]
     assert sensible(steps) == (mapped(), Touch(slot="a"), Fork(child=1), Exit())
+
+
+# -- pinned pages -----------------------------------------------------------------------------------------------------
+def test_programs_are_about_pinned_pages_only_when_asked_for() -> None:
+    beyond = (Pin, Unpin, Transfer, Dma, Clear, Limit)
+    for machine in ("pc", "q35"):
+        plain = [step for program in programs(3, 30, machine) for step in program.steps]
+        assert not any(isinstance(step, beyond) for step in plain)
+        asked = [step for program in programs(3, 30, machine, language="gup") for step in program.steps]
+        assert any(isinstance(step, Pin) for step in asked)
+        assert any(isinstance(step, Dma) for step in asked) == (machine == "q35")
+
+
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+def test_programs_about_pinned_pages_keep_to_their_rules_and_make_sense(machine: str) -> None:
+    for program in programs(3, 60, machine, language="gup"):
+        assert program.id.startswith(f"{machine}-gup-3-")
+        assert sensible(program.steps, "gup") == program.steps
+        current, live = 0, {0}
+        for step in program.steps:
+            if isinstance(step, Switch):
+                current = step.process
+            elif isinstance(step, Fork):
+                live.add(step.child)
+            elif isinstance(step, Exit):
+                live.discard(current)
+            elif isinstance(step, Pin | Transfer):
+                assert step.process is None or step.process in live
+    again = [*programs(3, 3, machine, language="gup")]
+    assert again == [*programs(3, 3, machine, language="gup")]
+    assert again != [*programs(3, 3, machine)]
+
+
+def test_everything_about_pinned_pages_comes_up() -> None:
+    found = [s for m in ("pc", "q35") for program in programs(3, 120, m, language="gup") for s in program.steps]
+    pinned = [s for s in found if isinstance(s, Pin)]
+    assert {s.variant for s in pinned} == set(VARIANTS)
+    assert {flag for s in pinned for flag in s.flags} == set(PIN_FLAGS) - {"nofault"}, "5.10 has no FOLL_NOFAULT"
+    assert {s.kind for s in found if isinstance(s, Transfer)} == set(TRANSFERS)
+    assert {(s.action, s.prot) for s in found if isinstance(s, Dma) and s.action == "map"} >= {
+        ("map", prot) for prot in ("", "r", "w", "rw")
+    }
+    assert {s.backing for s in found if isinstance(s, Map)} == {"bar", "anonymous", "pfnmap", "file"}
+    assert {s.insert for s in found if isinstance(s, Map)} >= {*PAGE_INSERTS, "mixed", "remap", "fault_pfn"}
+
+
+def test_scenes_of_pinned_pages_have_names_kinds_and_words() -> None:
+    scenes = [*pins.SCENES, *pins.DMA_SCENES]
+    assert len({one.name for one in (*scenes, *DRILLS)}) == len(scenes) + len(DRILLS)
+    kinds = {kind for has in MACHINES.values() for kind in kinds_of(has, "gup")}
+    for one in scenes:
+        assert one.scene.__doc__
+        assert one.kinds
+        assert set(one.kinds) <= kinds
+
+
+def test_a_language_lifts_rules_about_the_model_and_none_about_the_guest() -> None:
+    assert set(LIFTED) <= {rule.name for rule in UNMODELLED}
+    assert {rule.name for rule in RULES} - {rule.name for rule in LANGUAGES["gup"]} == set(LIFTED)

@@ -8,13 +8,16 @@ import pytest
 
 from mmlitmus.conform.live import LiveError, header_of, hear, slots_of, text_of, words_of
 from mmlitmus.conform.schema import (
+    Dma,
     Exit,
     Fork,
     Map,
+    Pin,
     Program,
     Remap,
     Switch,
     Touch,
+    Translation,
     Unmap,
 )
 
@@ -225,6 +228,59 @@ def test_without_the_module_nobody_sees_frames_and_events() -> None:
     said = [BEGIN, step(0, {"ok": True}, frames={}, events={}, locked={"0": 0}), GOOD[2], END]
     observed = hear(PROGRAM, said, "ended", "", header).program.steps[0].observed
     assert (observed.frames, observed.events, observed.locked) == (None, None, {"0": 0})
+
+
+PINS = Program(id="p", steps=(Pin(slot="a", pages=3, variant="pin_user_pages", flags=("write", "longterm")),))
+
+
+def test_the_words_of_a_pin() -> None:
+    assert words_of(PINS.steps[0]) == "pin slot=a pages=3 variant=pin_user_pages flags=write,longterm"
+    assert words_of(Dma(action="unmap", iova=1, pages=4)) == "dma action=unmap iova=1 pages=4"
+
+
+def test_what_a_pin_got_slot_by_slot() -> None:
+    """One that the kernel did not fill, one of a region as what it is more than before, one of RAM."""
+    begin = {**BEGIN, "frames": counted((0xFD000, 8, 1, 0))}
+    pins = [None, frame(0xFD001, 1025, 1), frame(0x77777, 1025, 1)]
+    said = [begin, step(0, {"ok": True, "count": 3}, pins=pins), END]
+    heard = hear(PINS, said, "ended", "", header_of(READY, IDENTITY), "gup")
+    observed = heard.program.steps[0].observed
+    assert observed.result is not None
+    assert (observed.result.outcome, observed.result.count) == ("ok", 3)
+    assert observed.pins is not None
+    assert [f and (f.pfn, f.refs, f.maps) for f in observed.pins] == [None, (0xFD001, 1024, 1), (0x77777, 1025, 1)]
+    uncounted = hear(PINS, [BEGIN, *said[1:]], "ended", "", header_of(READY, IDENTITY), "gup")
+    assert uncounted.program.steps[0].observed.pins is None, "nobody counted before"
+
+
+def test_where_iovas_are() -> None:
+    program = Program(id="p", steps=(Dma(action="map", slot="a", pages=3),))
+    begin = {**BEGIN, "frames": counted((0xFD000, 8, 1, 0))}
+    iovas = {"0+0": {"pfn": "0xfea00"}, "0+1": None, "0+2": frame(0xFD001, 1025, 1)}
+    said = [begin, step(0, {"ok": True}, iovas=iovas), END]
+    heard = hear(program, said, "ended", "", header_of(READY, IDENTITY), "gup")
+    assert heard.program.steps[0].observed.iovas == {
+        "0+0": Translation(pfn=0xFEA00),
+        "0+1": None,
+        "0+2": Translation(pfn=0xFD001, refs=1024, maps=1),
+    }
+    bare = hear(program, said, "ended", "", header_of({**READY, "module": None}, IDENTITY), "gup")
+    assert bare.program.steps[0].observed.iovas is None
+
+
+def test_programs_about_mappings_have_no_pins() -> None:
+    with pytest.raises(LiveError, match="no generated program may have"):
+        hear(PINS, [BEGIN, step(0, {"ok": True, "count": 3}), END], "ended", "", header_of(READY, IDENTITY))
+
+
+def test_a_hang_that_ends_by_a_signal_is_told_from_one_that_does_not() -> None:
+    for killed in (True, False):
+        died = {"died": "hang", **({"killed": True} if killed else {})}
+        said = [BEGIN, step(0, died), {**END, "stopped": "at step 0"}]
+        heard = hear(PINS, said, "ended", "", header_of(READY, IDENTITY), "gup")
+        result = heard.program.steps[0].observed.result
+        assert result is not None
+        assert (heard.died, result.outcome, result.killed) == ("hang", "died: hang", killed)
 
 
 @pytest.mark.parametrize("kind", ["oops", "panic", "hang", "died"])

@@ -21,15 +21,26 @@ from mmlitmus.conform.schema import ACTIONS as DEVICE_ACTIONS
 from mmlitmus.conform.schema import (
     ADVICE,
     CACHES,
+    CLEARED,
     INSERTS,
+    OF_ANOTHER,
+    PAGE_INSERTS,
+    PIN_FLAGS,
+    REMOTE,
+    TRANSFERS,
+    VARIANTS,
     VERBS,
     Advise,
+    Clear,
     Dev,
+    Dma,
     Exit,
     Fork,
+    Limit,
     Map,
     Observe,
     Observed,
+    Pin,
     Probe,
     Program,
     Protect,
@@ -38,7 +49,9 @@ from mmlitmus.conform.schema import (
     Step,
     Switch,
     Touch,
+    Transfer,
     Unmap,
+    Unpin,
 )
 from mmlitmus.conform.store import RECORDINGS, load
 
@@ -55,6 +68,8 @@ ALL: dict[str, list[Step]] = {
         *(Map(slot="c", pages=8, page=4, backing="pfnmap", region=r, frame=2, offset=4) for r in ("ram", "reserved")),
         Map(slot="a", pages=1, backing="anonymous", sharing="private", prot="", flags=("fixed_noreplace",)),
         Map(slot="a", pages=1, backing="anonymous", prot="rwx"),
+        Map(slot="a", pages=1, backing="file", offset=3),
+        *(Map(slot="a", pages=1, backing="pfnmap", region="ram", insert=i) for i in PAGE_INSERTS),
     ],
     "unmap": [Unmap(slot="a", page=2, pages=3)],
     "remap": [
@@ -71,6 +86,22 @@ ALL: dict[str, list[Step]] = {
     "exit": [Fork(child=1), Switch(process=1), Exit(), Switch(process=0)],
     "dev": [Dev(action=a) for a in DEVICE_ACTIONS],
     "probe": [Probe(call="unmap_mapping_range", offset=1, pages=2)],
+    "pin": [
+        Fork(child=1),
+        *(Pin(slot="a", pages=2, variant=v, flags=("write", "longterm"), hold=1) for v in VARIANTS),
+        *(Pin(slot="a", pages=24, page=3, variant=REMOTE[1], flags=(f,), process=1) for f in PIN_FLAGS),
+    ],
+    "unpin": [Unpin(), Unpin(hold=3, flags=("dirty",))],
+    "transfer": [
+        *(Transfer(kind=kind, slot="a", page=1, pages=24) for kind in TRANSFERS),
+        *(Transfer(kind=kind, slot="a", process=0) for kind in OF_ANOTHER),
+    ],
+    "dma": [
+        *(Dma(action="map", iova=2, offset=3, pages=4, slot="a", page=1, prot=p) for p in ("", "r", "w", "rw")),
+        Dma(action="unmap", pages=256),
+    ],
+    "clear": [Clear(what=what) for what in CLEARED],
+    "limit": [Limit(locked=0), Limit(locked=8)],
     "observe": [Observe()],
 }
 #: what may differ, as the C program words it: on the real kernel, in the model
@@ -179,7 +210,8 @@ def test_no_part_is_left_over() -> None:
     known = parts()
     needed = {name for part in known.values() for name in part.needs}
     assert needed <= {*known, "outcome"}
-    source = (Path(reproducer.__code__.co_filename).with_name("c_program.py")).read_text()
+    folder = Path(reproducer.__code__.co_filename)
+    source = "".join(folder.with_name(name).read_text() for name in ("c_program.py", "c_pages.py"))
     needed |= {name for names, _, _ in ACTIONS.values() for name in names}
     for name in known:
         assert name in needed or f'"{name}"' in source or name in LOOKERS, name

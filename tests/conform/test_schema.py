@@ -17,16 +17,23 @@ from mmlitmus.conform.schema import (
     BACKINGS,
     CACHES,
     CALLS,
+    CLEARED,
     FORMAT_VERSION,
     INSERTS,
     LEVELS,
     MEMTYPES,
     MESSAGES,
+    PAGE_INSERTS,
+    PIN_FLAGS,
+    TRANSFERS,
+    VARIANTS,
     VERBS,
     Advise,
     BarKey,
+    Clear,
     Dev,
     DeviceKey,
+    Dma,
     Entry,
     Exit,
     Fork,
@@ -34,11 +41,13 @@ from mmlitmus.conform.schema import (
     Header,
     KernelKey,
     LabKey,
+    Limit,
     Map,
     Memtype,
     Message,
     Observe,
     Observed,
+    Pin,
     Probe,
     Program,
     Protect,
@@ -48,7 +57,10 @@ from mmlitmus.conform.schema import (
     Source,
     Switch,
     Touch,
+    Transfer,
+    Translation,
     Unmap,
+    Unpin,
     read_step,
 )
 from mmlitmus.conform.store import RecordingError, dump, dumps, load, loads, packaged
@@ -63,14 +75,17 @@ places = st.builds("{}:{}{}".format, st.integers(0, 1), slots, page)
 entries = st.none() | st.builds(Entry, st.sampled_from(LEVELS), bits)
 unknown = st.dictionaries(st.sampled_from(["short", "later"]), st.integers() | st.text() | st.none(), max_size=1)
 results = (
-    st.builds(Result, ok=st.just(True), value=st.none() | bits, extra=unknown)
+    st.builds(Result, ok=st.just(True), value=st.none() | bits, count=st.none() | st.integers(0, 99), extra=unknown)
     | st.builds(Result, errno=st.sampled_from(["EINVAL", "ENOMEM"]))
     | st.builds(Result, signal=st.sampled_from(["SIGBUS", "SIGSEGV"]), code=st.none() | st.integers(1, 5))
-    | st.builds(Result, died=st.sampled_from(["oops", "hang"]))
+    | st.builds(Result, died=st.sampled_from(["oops", "hang"]), killed=st.booleans())
 )
 memtypes = st.builds(Memtype, start=bits, end=bits, type=st.sampled_from(MEMTYPES), extra=unknown)
 messages = st.builds(Message, message=st.sampled_from(MESSAGES), start=bits, end=bits, extra=unknown)
 frames = st.builds(Frame, pfn=bits, refs=st.integers(-3, 3), maps=st.integers(-3, 3), extra=unknown)
+translations = st.builds(
+    Translation, pfn=bits, refs=st.none() | st.integers(-3, 3), maps=st.none() | st.integers(-3, 3), extra=unknown
+)
 events = st.sampled_from(
     ["start unmap a0-a4", "end protection-vma b0-0x7f0002000800", "start release 0x0-0xff", "lost 3"]
 )
@@ -85,6 +100,8 @@ observations = st.builds(
     locked=st.none() | st.dictionaries(processes, st.integers(0, 9), max_size=2),
     frames=st.none() | st.dictionaries(places, frames, max_size=2),
     events=st.none() | st.dictionaries(processes, st.lists(events, max_size=2).map(tuple), max_size=2),
+    pins=st.none() | st.lists(st.none() | frames, max_size=2).map(tuple),
+    iovas=st.none() | st.dictionaries(st.builds("{}+{}".format, page, page), st.none() | translations, max_size=2),
     extra=unknown,
 )
 seen = {"observed": observations, "extra": unknown}
@@ -92,7 +109,7 @@ steps = st.one_of(
     st.builds(
         Map, slot=slots, page=page, pages=pages, backing=st.sampled_from(BACKINGS),
         device=st.integers(0, 1), offset=page, prot=prots, bar=st.integers(0, 5),
-        region=st.sampled_from(["", "hole"]), frame=page, insert=st.sampled_from(INSERTS),
+        region=st.sampled_from(["", "hole"]), frame=page, insert=st.sampled_from([*INSERTS, *PAGE_INSERTS]),
         cache=st.sampled_from(CACHES), opened=st.sampled_from(["rw", "r"]),
         sharing=st.sampled_from(["shared", "private"]),
         flags=st.sampled_from([(), ("fixed",), ("locked", "fixed_noreplace")]), **seen,
@@ -110,6 +127,22 @@ steps = st.one_of(
     st.builds(Exit, **seen),
     st.builds(Dev, action=st.sampled_from(ACTIONS), device=st.integers(0, 1), page=page, **seen),
     st.builds(Probe, call=st.sampled_from(CALLS), offset=page, pages=pages, **seen),
+    st.builds(
+        Pin, slot=slots, page=page, pages=st.integers(1, 24), variant=st.sampled_from(VARIANTS), hold=page,
+        process=st.none() | page, flags=st.lists(st.sampled_from(PIN_FLAGS), unique=True).map(tuple), **seen,
+    ),
+    st.builds(Unpin, hold=page, flags=st.sampled_from([(), ("dirty",)]), **seen),
+    st.builds(
+        Transfer, kind=st.sampled_from(TRANSFERS), slot=slots, page=page, pages=st.integers(1, 24),
+        process=st.none() | page, **seen,
+    ),
+    st.builds(
+        Dma, action=st.sampled_from(["map", "unmap"]), iova=st.integers(0, 15), offset=page,
+        pages=st.integers(1, 256), slot=st.none() | slots, page=page, prot=st.sampled_from(["", "r", "w", "rw"]),
+        **seen,
+    ),
+    st.builds(Clear, what=st.sampled_from(CLEARED), **seen),
+    st.builds(Limit, locked=page, **seen),
     st.builds(Observe, **seen),
 )  # fmt: skip
 programs = st.builds(
@@ -281,9 +314,30 @@ BAD_STEPS = [
     ([step("map", slot="a", pages=1, flags=["fixed", "fixed"])], r"steps\[0\]\.flags: a flag is named twice"),
     ([step("map", slot="a", pages=1, device=1)], r"steps\[0\]: there is no device 1; the header lists 1"),
     (
-        [step("map", slot="a", pages=1, backing="file")],
-        r"steps\[0\]\.backing: 'file' is none of bar, anonymous, pfnmap",
+        [step("map", slot="a", pages=1, backing="cheese")],
+        r"steps\[0\]\.backing: 'cheese' is none of bar, anonymous, pfnmap, file, udmabuf, dma_heap",
     ),
+    ([step("pin", slot="a", pages=25, variant="pin_user_pages")], r"steps\[0\]\.pages: 25 is out of range \(1 to 24\)"),
+    ([step("pin", slot="a", pages=1, variant="pin")], r"variant: 'pin' is none of get_user_pages, "),
+    (
+        [step("pin", slot="a", pages=1, variant="pin_user_pages", process=0)],
+        r"steps\[0\]: pin_user_pages takes neither a process nor locked",
+    ),
+    (
+        [step("pin", slot="a", pages=1, variant="pin_user_pages_remote", process=1)],
+        r"steps\[0\]: there is no process 1",
+    ),
+    ([step("transfer", kind="vmsplice", slot="a", process=0)], r"steps\[0\]: vmsplice is of the process's own memory"),
+    ([step("dma", action="map", pages=1)], r"steps\[0\]: a map for DMA wants a slot"),
+    ([step("dma", action="unmap", pages=2, offset=255)], r"steps\[0\]: a slot of IOVAs has 256 pages"),
+    ([step("dma", action="unmap", pages=1, iova=16)], r"steps\[0\]\.iova: 16 is out of range \(0 to 15\)"),
+    (
+        [step("map", slot="a", pages=1, backing="pfnmap", region="hole", insert="fault_page")],
+        r"steps\[0\]: fault_page is of the region ram only",
+    ),
+    ([step("observe", {"result": {"errno": "EINVAL", "count": 1}})], r"only a result that is ok has a count"),
+    ([step("observe", {"result": {"ok": True, "killed": True}})], r"only what died was killed"),
+    ([step("observe", {"iovas": {"3": None}})], r"'3' is not an IOVA"),
     ([step("map", slot="a", pages=1, backing="pfnmap", region="bar")], r"no region 'bar'; the header lists hole"),
     ([step("map", slot="a", pages=1, backing="pfnmap")], r"steps\[0\]: there is no region ''"),
     ([step("map", slot="a", pages=9, backing="pfnmap", region="hole", frame=8)], r"region hole has 16 pages, too few"),
@@ -454,6 +508,7 @@ def test_what_is_no_place_in_a_file():
 def test_every_verb_has_its_class():
     assert set(VERBS) == {
         "map", "unmap", "remap", "protect", "advise", "touch", "fork", "switch", "exit", "dev", "probe", "observe",
+        "pin", "unpin", "transfer", "dma", "clear", "limit",
     }  # fmt: skip
 
 
@@ -483,10 +538,15 @@ def test_the_documentation_names_everything():
         Memtype,
         Message,
         Frame,
+        Translation,
     ):
         missing += [f"{cls.__name__}.{name}" for name in names_of(cls) if f"`{name}`" not in text]
     missing += [action for action in ACTIONS if f"`{action}`" not in rows["dev"]]
     missing += [w for w in (*BACKINGS, *INSERTS, *CACHES) if w and f"`{w}`" not in rows["map"]]
+    missing += [insert for insert in PAGE_INSERTS if f"`{insert}`" not in rows["map"]]
+    missing += [w for w in (*VARIANTS, *PIN_FLAGS) if f"`{w}`" not in rows["pin"]]
+    missing += [w for w in TRANSFERS if f"`{w}`" not in rows["transfer"]]
+    missing += [w for w in CLEARED if f"`{w}`" not in rows["clear"]]
     missing += [call for call in CALLS if f"`{call}`" not in rows["probe"]]
     missing += [f"{w}" for w in (*MEMTYPES, *MESSAGES) if f"`{w}`" not in text]
     missing += [rule.name for rule in RULES if rule.name not in rows]

@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from . import c_pages
 from .c_text import (
     ACTIONS,
     CACHE_NAMES,
-    DEVICES,
     KEPT_BACK,
     PLACES,
     REGIONS,
@@ -29,6 +29,7 @@ from .c_text import (
     parts,
     prot,
     quoted,
+    vfio_lines,
     wrap_at,
 )
 from .live import words_of
@@ -271,6 +272,8 @@ class Writer:
             self.put("count_regions();", 1)
         if "touch" in wanted:
             self.put("catch_signals();", 1)
+        if "file" in wanted:
+            self.put("open_file();", 1)
         if "log" in wanted:
             self.put("open_log();", 1)
         if "memtypes" in wanted:
@@ -375,13 +378,14 @@ class Writer:
         lines += ["", f"\tgcc -O1 -o {name} {name}.c && ./{name}{addresses}", ""]
         lines += ["It runs as root."] if self._needs_root() else []
         lines += self._module()
-        lines += self._vfio()
+        lines += vfio_lines(self.devices, self.header)
         lines += self._statuses()
         head = "\n".join(f" * {line}".rstrip().replace("*/", "* /").replace(" * \t", " *\t") for line in lines)
         return f"// SPDX-License-Identifier: GPL-2.0-only\n/*\n{head}\n */"
 
     def _needs_root(self) -> bool:
-        return bool(self.devices or {"probe", "fill", "unmap", "entry", "memtypes", "log", "pagemap"} & self.wanted)
+        rooted = {"probe", "fill", "unmap", "entry", "memtypes", "log", "pagemap", "pin", "unpin"}
+        return bool(self.devices or rooted & self.wanted)
 
     def _summary(self) -> list[str]:
         looks = [look for look in self.what.looks if look.kernel != look.model]
@@ -430,19 +434,6 @@ class Writer:
             lines.append(f"The kernel's command line keeps memory back for it: {' '.join(words)}")
         return lines
 
-    def _vfio(self) -> list[str]:
-        lines = []
-        for n in sorted(self.devices):
-            pci = self.header.devices[n].pci if self.header is not None and n < len(self.header.devices) else None
-            pci = pci or (DEVICES[n] if n < len(DEVICES) else None)
-            number = "" if len(self.devices) == 1 else str(n)
-            which = f"ADDRESS{number} is a PCI function in an IOMMU group of its own"
-            lines.append(f"{which}; here {pci} of QEMU's q35:" if pci else f"{which}:")
-            if pci:
-                new = f"echo {pci.replace(':', ' ')} > /sys/bus/pci/drivers/vfio-pci/new_id"
-                lines.append(f"\tmodprobe vfio-pci; {new}")
-        return lines
-
     def _statuses(self) -> list[str]:
         if any(look.kernel != look.model for look in self.what.looks):
             return ["Exit status: 0: as the real kernel; 1: as the model expects; 2: neither, or it could not be run."]
@@ -469,6 +460,7 @@ class Writer:
             flags.append("MAP_ANONYMOUS")
         elif step.backing == "bar":
             self.devices.add(step.device)
+            self.need("region-of")
             fd = f"device[{step.device}]"
             offset = f"region_of({fd}, VFIO_PCI_BAR{step.bar}_REGION_INDEX)"
             offset += f" + {pages(step.offset)}" if step.offset else ""
@@ -482,6 +474,9 @@ class Writer:
             )  # fmt: skip
             self.put(f"fd = probe_file({', '.join(words)});")
             fd, offset = "fd", f"{pages(step.offset)}" if step.offset else "0"
+        elif step.backing == "file":
+            self.need("file")
+            fd, offset = "file", pages(step.offset)
         else:
             raise ReproduceError(f"program {self.program.id}: there is no C for {words_of(step)}")
         flags += [f"MAP_{flag.upper()}" for flag in step.flags]
@@ -582,6 +577,7 @@ EMIT: dict[type[Step], Callable[..., None]] = {
     Touch: Writer.touch,
     Dev: Writer.dev,
     Probe: Writer.probe,
+    **c_pages.EMIT,
 }
 
 #: what can be seen, by the name of the field

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from .schema import Header
 
 SOURCE = Path(__file__).with_name("reproducer.c")
 #: columns of a line of C, a tab taken for eight
@@ -140,3 +143,18 @@ def quoted(text: str) -> str:
 def file_name(program: str) -> str:
     """The file that a program's C goes into."""
     return "".join(c if c.isalnum() or c in ".-_" else "_" for c in program) + ".c"
+
+
+def vfio_lines(devices: Collection[int], header: Header | None) -> list[str]:
+    """How to come by the devices of a program, for its head."""
+    lines = []
+    for n in sorted(devices):
+        pci = header.devices[n].pci if header is not None and n < len(header.devices) else None
+        pci = pci or (DEVICES[n] if n < len(DEVICES) else None)
+        number = "" if len(devices) == 1 else str(n)
+        which = f"ADDRESS{number} is a PCI function in an IOMMU group of its own"
+        lines.append(f"{which}; here {pci} of QEMU's q35:" if pci else f"{which}:")
+        if pci:
+            new = f"echo {pci.replace(':', ' ')} > /sys/bus/pci/drivers/vfio-pci/new_id"
+            lines.append(f"\tmodprobe vfio-pci; {new}")
+    return lines

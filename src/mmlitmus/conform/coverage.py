@@ -19,7 +19,22 @@ from mmlitmus.kernel import eras
 
 from .execute import execute
 from .generate import Parts, programs
-from .schema import Advise, Fork, Header, Map, Program, Protect, Remap, Step, Switch, Touch, Unmap
+from .schema import (
+    Advise,
+    Dma,
+    Fork,
+    Header,
+    Map,
+    Pin,
+    Program,
+    Protect,
+    Remap,
+    Step,
+    Switch,
+    Touch,
+    Transfer,
+    Unmap,
+)
 from .world import Kind, World
 
 
@@ -39,7 +54,8 @@ class Reached:
 
 def operation_of(step: Step) -> str:
     """The verb; with its advice, action or call where it has several."""
-    word = getattr(step, "advice", None) or getattr(step, "action", None) or getattr(step, "access", None)
+    names = ("advice", "action", "access", "variant", "kind", "what")
+    word = next((getattr(step, name) for name in names if hasattr(step, name)), None)
     return f"{step.op} {word}" if word else step.op
 
 
@@ -62,9 +78,13 @@ class Place:
         """What a step is done to: what is mapped at its first page; of a map, what it maps. None if nobody knows."""
         if isinstance(step, Map):
             return f"{step.insert if step.backing == 'pfnmap' else step.backing} {step.sharing}"
-        if not isinstance(step, Unmap | Remap | Protect | Advise | Touch):
+        if not isinstance(step, Unmap | Remap | Protect | Advise | Touch | Pin | Transfer | Dma):
+            return "-"
+        if step.slot is None:
             return "-"
         at = (self.world.current, step.slot, step.page)
+        if isinstance(step, Pin | Transfer) and step.process is not None:
+            at = (step.process, step.slot, step.page)
         return None if at in self.unsure else word_of(self.world.likely.get(at))
 
     def after(self, step: Step, outcome: str | None) -> None:

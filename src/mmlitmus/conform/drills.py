@@ -6,7 +6,7 @@ The rules of ``generate`` hold for scenes too: a step that one forbids is left o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -49,9 +49,9 @@ def drill(*kinds: str, weight: int = 1) -> Callable[[Scene], Scene]:
     return register
 
 
-def lessons(kinds: tuple[str, ...]) -> list[tuple[str, Drill]]:
+def lessons(kinds: tuple[str, ...], scenes: Sequence[Drill] = DRILLS) -> list[tuple[str, Drill]]:
     """Every scene with every kind that it is for, of those in ``kinds``."""
-    return [(kind, one) for one in DRILLS for kind in kinds if kind in one.kinds for _ in range(one.weight)]
+    return [(kind, one) for one in scenes for kind in kinds if kind in one.kinds for _ in range(one.weight)]
 
 
 # -- loads and stores -------------------------------------------------------------------------------------------------

@@ -241,6 +241,8 @@ class Run:
         process = self.processes.get(self.current)
         if process is None and not isinstance(step, Switch):
             return Seen()  # a fork that worked, as recorded, failed here: what was seen of the child is seen of nobody
+        if type(step) not in DOES:
+            raise NotModelledError(f"program {self.program.id}: {step.op} is not modelled ({step})")
         seen: Seen = DOES[type(step)](self, step, process)
         return seen
 
@@ -262,6 +264,8 @@ class Run:
             return self.devices[step.device].file
         if step.backing == "anonymous":
             return self.anonymous.file
+        if step.backing != "pfnmap":
+            raise NotModelledError(f"program {self.program.id}: {step.backing} is not modelled ({step})")
         assert self.probe is not None, "checked when the recording was read"
         frame = step.frame - step.offset  # that of the file's page 0
         try:

@@ -11,20 +11,26 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-from .drills import ANONYMOUS, BAR, MODULE, UNCOUNTED, Drill, lessons
+from . import pins
+from .drills import ANONYMOUS, BAR, DRILLS, MODULE, UNCOUNTED, Drill, lessons
 from .schema import (
     ADVICE,
     CACHES,
     INSERTS,
+    PAGE_INSERTS,
     Advise,
+    Clear,
     Dev,
+    Dma,
     Exit,
     Fork,
     Header,
+    Limit,
     Map,
+    Pin,
     Probe,
     Program,
     Protect,
@@ -32,7 +38,9 @@ from .schema import (
     Step,
     Switch,
     Touch,
+    Transfer,
     Unmap,
+    Unpin,
 )
 from .world import PAGES as PAGES
 from .world import SLOTS as SLOTS
@@ -117,12 +125,33 @@ def _nowhere(world: World, step: Step) -> bool:
     return ("fixed" in step.flags) != (step.to is not None)
 
 
+def _fills_no_slot(world: World, step: Step) -> bool:
+    if isinstance(step, Transfer) and not step.kind.startswith("process_vm"):
+        return False
+    if not isinstance(step, Transfer | Dma) or step.slot is None:
+        return False
+    process = step.process if isinstance(step, Transfer) else None
+    return any(kind.insert == "mixed" for kind in world.kinds(step.slot, step.page, step.pages, process))
+
+
+def _beyond_mappings(world: World, step: Step) -> bool:
+    if isinstance(step, Map):
+        return step.backing not in ("bar", "anonymous", "pfnmap") or step.insert in PAGE_INSERTS
+    return isinstance(step, Pin | Unpin | Transfer | Dma | Clear | Limit)
+
+
 KILLS = (
     Rule(
         "remap-over-entries",
         "remap_pfn_range over an entry that is there is a BUG: a mapping that ->fault fills whole (remap_fault) is the "
         "only one of its program, and no part of it is zapped",
         _over_entries,
+    ),
+    Rule(
+        "unfilled-slots",
+        "5.10's pin_user_pages says of a special entry of a VM_MIXEDMAP that it has got the page, and has not: whoever "
+        "believes it (process_vm_readv, process_vm_writev, MAP_DMA) uses a struct page that there is not",
+        _fills_no_slot,
     ),
 )
 
@@ -169,19 +198,28 @@ UNMODELLED = (
         "mlock and MADV_POPULATE of a VM_MIXEDMAP fault its pages in by get_user_pages: not modelled",
         _populates_mixed,
     ),
+    Rule(
+        "pinned-pages",
+        "get_user_pages, what uses it, and the pages that it counts are not modelled yet",
+        _beyond_mappings,
+    ),
 )
 
 RULES = (*KILLS, *UNMODELLED)
+#: rules that do not hold for programs about pinned pages
+LIFTED = ("anonymous-pages", "mixed-counted-pages", "mixed-populated", "pinned-pages")
+#: what programs may be about: mappings of device memory, or get_user_pages too, of any memory
+LANGUAGES = {"mapping": RULES, "gup": tuple(rule for rule in RULES if rule.name not in LIFTED)}
 
 
-def why_not(world: World, step: Step) -> Rule | None:
+def why_not(world: World, step: Step, language: str = "mapping") -> Rule | None:
     """The rule that keeps a step out of a program; None if it may come."""
-    return next((rule for rule in RULES if rule.applies(world, step)), None)
+    return next((rule for rule in LANGUAGES[language] if rule.applies(world, step)), None)
 
 
-def sensible(steps: Sequence[Step]) -> tuple[Step, ...] | None:
-    """The steps without those that have become impossible (of a process that is not there); None if a rule forbids
-    one of the rest.
+def sensible(steps: Sequence[Step], language: str = "mapping") -> tuple[Step, ...] | None:
+    """The steps without those that have become impossible (of a process that is not there); None if a rule of the
+    language forbids one of the rest.
     """
     world = World()
     kept: list[Step] = []
@@ -193,7 +231,9 @@ def sensible(steps: Sequence[Step]) -> tuple[Step, ...] | None:
             continue
         if isinstance(step, Fork) and step.child in world.born:
             continue
-        if why_not(world, step) is not None:
+        if isinstance(step, Pin | Transfer) and step.process is not None and step.process not in world.live:
+            continue
+        if why_not(world, step, language) is not None:
             return None
         world.after(step)
         kept.append(step)
@@ -224,6 +264,13 @@ class Parts:
         return kinds if self.devices or not self.probe else (*kinds, *MODULE)
 
 
+def kinds_of(has: Parts, language: str) -> tuple[str, ...]:
+    """The kinds of mapping that scenes of a language are played with."""
+    if language == "mapping":
+        return has.kinds
+    return (*has.kinds, pins.FILE) if has.devices or not has.probe else (*has.kinds, pins.FILE, *PAGE_INSERTS)
+
+
 MACHINES = {"pc": Parts("pc"), "q35": Parts("q35", devices=1)}
 
 
@@ -233,31 +280,48 @@ def parts_of(header: Header) -> Parts:
     return Parts(machine, bool(header.regions), len(header.devices))
 
 
-def generate(seed: int, number: int, *, machine: str = "pc", wrong: int = WRONG, has: Parts | None = None) -> Program:
+def generate(
+    seed: int,
+    number: int,
+    *,
+    machine: str = "pc",
+    wrong: int = WRONG,
+    has: Parts | None = None,
+    language: str = "mapping",
+) -> Program:
     """The ``number``-th program of a seed, for a machine: pc (the probe module's mappings) or q35 (a device's BAR).
 
     The same arguments give the same program. ``wrong``: how many calls of a hundred are wrong on purpose. ``has``: what
     the guest has, if it is not what its machine has on a kernel with a probe module; without the module, no program has
-    a mapping of its.
+    a mapping of its. ``language``: mapping, or gup, whose programs only real kernels can run yet.
     """
     has = has or MACHINES[machine]
-    source = Source(random.Random(f"mmlitmus/{has.name}/{seed}/{number}"), has, wrong, number)
-    return Program(id=f"{has.name}-{seed}-{number}", seed=seed, steps=tuple(source.steps()))
+    name = has.name if language == "mapping" else f"{has.name}-{language}"
+    source = Source(random.Random(f"mmlitmus/{name}/{seed}/{number}"), has, wrong, number, language)
+    return Program(id=f"{name}-{seed}-{number}", seed=seed, steps=tuple(source.steps()))
 
 
 def programs(
-    seed: int, count: int, machine: str = "pc", first: int = 0, *, has: Parts | None = None
+    seed: int,
+    count: int,
+    machine: str = "pc",
+    first: int = 0,
+    *,
+    has: Parts | None = None,
+    language: str = "mapping",
 ) -> Iterator[Program]:
     """``count`` programs of a seed from the ``first``-th on, as ``generate`` makes them."""
-    return (generate(seed, n, machine=machine, has=has) for n in range(first, first + count))
+    return (generate(seed, n, machine=machine, has=has, language=language) for n in range(first, first + count))
 
 
 @cache
-def _lessons(has: Parts) -> tuple[list[tuple[str, Drill]], list[tuple[str, Drill]]]:
+def _lessons(has: Parts, language: str) -> tuple[list[tuple[str, Drill]], list[tuple[str, Drill]]]:
     """The scenes that have to come first in a program, and all others, in an order in which none is near its like."""
     first: list[tuple[str, Drill]] = []
     later: list[tuple[str, Drill]] = []
-    for kind, drill in lessons(has.kinds):
+    about_pins = [*pins.SCENES, *(pins.DMA_SCENES if has.devices else ())]
+    scenes = DRILLS if language == "mapping" else about_pins
+    for kind, drill in lessons(kinds_of(has, language), scenes):
         (first if kind == "remap_fault" else later).append((kind, drill))
     for order in (first, later):
         random.Random(f"mmlitmus/{has.name}").shuffle(order)
@@ -267,11 +331,12 @@ def _lessons(has: Parts) -> tuple[list[tuple[str, Drill]], list[tuple[str, Drill
 class Source:
     """Where one program's steps come from."""
 
-    def __init__(self, chance: random.Random, has: Parts, wrong: int, number: int) -> None:
+    def __init__(self, chance: random.Random, has: Parts, wrong: int, number: int, language: str = "mapping") -> None:
         self.chance = chance
         self.has = has
         self.wrong = wrong
         self.number = number
+        self.language = language
         self.world = World()
         self.made: list[Map] = []
 
@@ -283,7 +348,7 @@ class Source:
         for n in range(self.chance.randint(6, 16)):
             for _ in range(50):
                 step = self.map() if n == 0 else self.step()
-                if step is not None and why_not(self.world, step) is None:
+                if step is not None and why_not(self.world, step, self.language) is None:
                     yield self.taken(step)
                     break
             if self.world.current not in self.world.live:
@@ -302,7 +367,7 @@ class Source:
     # -- scenes --------------------------------------------------------------------------------------------------
     def drilled(self, turn: int) -> Iterator[Step]:
         """A few scenes; each has its turn, whatever the seed."""
-        first, later = _lessons(self.has)
+        first, later = _lessons(self.has, self.language)
         chosen = [later[(turn * SCENES + n) % len(later)] for n in range(SCENES)]
         if first:
             chosen.insert(0, first[turn % len(first)])
@@ -322,7 +387,11 @@ class Source:
             return False
         if isinstance(step, Fork) and step.child in world.born:
             return False
-        return why_not(world, step) is None
+        if isinstance(step, Pin | Transfer) and step.process is not None and step.process not in world.live:
+            return False
+        if isinstance(step, Pin | Unpin) and not self.has.probe:
+            return False
+        return why_not(world, step, self.language) is None
 
     def fresh(self, kind: str, **asked: Any) -> Map:
         """A mapping of a kind, as asked for and otherwise any; where something may be mapped already, over it."""
@@ -370,6 +439,8 @@ class Source:
             does.append((16, self.dev))
         elif self.has.probe:
             does.append((8, self.probe))
+        if self.language == "gup":
+            does += [(weight, partial(make, self)) for weight, make in pins.anything(self)]
         (make,) = self.chance.choices([make for _, make in does], [weight for weight, _ in does])
         return make()
 

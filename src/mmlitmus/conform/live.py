@@ -37,6 +37,7 @@ from .schema import (
     Step,
     Switch,
     Touch,
+    Translation,
 )
 
 #: what the agent is asked to look at beyond entries, flags and memtypes. ``events`` registers an MMU notifier with each
@@ -151,11 +152,18 @@ class Heard:
     why: str = ""
 
 
-def hear(program: Program, objects: Sequence[Mapping[str, Any]], kind: str, why: str, header: Header) -> Heard:
+def hear(
+    program: Program,
+    objects: Sequence[Mapping[str, Any]],
+    kind: str,
+    why: str,
+    header: Header,
+    language: str = "mapping",
+) -> Heard:
     """What the agent's objects say of a program. ``kind``: of the outcome, ``ended`` or one of DEATHS.
 
     A step that the guest did not survive is the last one. Steps of a process that is not there because its fork failed
-    are left out. LiveError if the agent could not do what it was asked.
+    are left out. LiveError if the agent could not do what it was asked. ``language``: of the program.
     """
     before: Counter[tuple[int, int, str]] | None = None
     counted: dict[int, tuple[int, int]] | None = None
@@ -192,7 +200,7 @@ def hear(program: Program, objects: Sequence[Mapping[str, Any]], kind: str, why:
             raise LiveError(f"the guest did not survive ({kind}: {why}), and no step was under way")
         steps.append(replace(program.steps[number], observed=Observed(result=Result(died=kind))))
         stopped = kind
-    ran = sensible(steps)
+    ran = sensible(steps, language)
     if ran is None:
         raise LiveError(f"program {program.id} has a step that no generated program may have")
     done = replace(
@@ -238,7 +246,7 @@ def _step(
     if "events" in seen:
         seen["events"] = {process: [_event(e) for e in events] for process, events in (seen["events"] or {}).items()}
     if header.key.lab.module is None:
-        for name in ("frames", "events"):  # without the module the agent looks at nothing
+        for name in ("frames", "events", "iovas"):  # without the module the agent looks at nothing
             seen.pop(name, None)
     try:
         observed = decode(Observed, seen, "observed")
@@ -256,6 +264,13 @@ def _step(
         observed = replace(observed, memtypes=memtypes)
     if observed.frames is not None:
         observed = replace(observed, frames=_since(observed.frames, counted, header))
+    if observed.pins is not None:
+        got = {str(n): frame for n, frame in enumerate(observed.pins) if frame is not None}
+        since = _since(got, counted, header)
+        slots = range(len(observed.pins))
+        observed = replace(observed, pins=None if since is None else tuple(since.get(str(n)) for n in slots))
+    if observed.iovas is not None:
+        observed = replace(observed, iovas=_translations(observed.iovas, counted, header))
     return replace(step, observed=observed)
 
 
@@ -286,6 +301,20 @@ def _since(
         if before is None:
             return None
         found[place] = replace(frame, refs=frame.refs - before[0], maps=frame.maps - before[1])
+    return found
+
+
+def _translations(
+    iovas: Mapping[str, Translation | None], counted: Mapping[int, tuple[int, int]] | None, header: Header
+) -> dict[str, Translation | None]:
+    """The counts of regions' frames likewise; without counts where one had not been counted."""
+    found = {}
+    for iova, at in iovas.items():
+        found[iova] = at
+        if at is not None and at.refs is not None and at.maps is not None:
+            since = _since({iova: Frame(pfn=at.pfn, refs=at.refs, maps=at.maps)}, counted, header)
+            frame = since[iova] if since is not None else None
+            found[iova] = replace(at, refs=frame.refs if frame else None, maps=frame.maps if frame else None)
     return found
 
 

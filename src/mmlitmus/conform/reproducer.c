@@ -133,7 +133,10 @@ static void open_probe(void)
 //# <unistd.h>
 enum region { RESERVED, BAR, HOLE, RAM };
 /* remap_pfn_range() by mmap, of half of it, or by a fault; vmf_insert_pfn(), _prot(), vmf_insert_mixed() by faults */
-enum insert { REMAP, REMAP_REFILL, REMAP_PARTIAL, REMAP_FAULT, FAULT_PFN, FAULT_PFN_PROT, HUGE, MIXED, NONE };
+enum insert {
+	REMAP, REMAP_REFILL, REMAP_PARTIAL, REMAP_FAULT, FAULT_PFN, FAULT_PFN_PROT, HUGE, MIXED, NONE,
+	INSERT_PAGE, FAULT_PAGE	/* vm_insert_page() by mmap; a page that ->fault answers with */
+};
 enum cache { DEFAULT, WC, UC_MINUS, UC, WT, WP };
 
 struct probe_fill {
@@ -167,6 +170,282 @@ static long unmap_range(long page, long pages)
 	const struct probe_range range = { .page = page, .pages = pages };
 
 	return ioctl(probe, PROBE_IOC_UNMAP, &range);
+}
+
+//@ say-count: say now
+/* A call that returns how many, or -1; WANTED is what it returned when it was recorded, or -1. */
+static void say_count(int step, const char *call, long got, long wanted)
+{
+	bool other = got >= 0 && wanted >= 0 && got != wanted;
+
+	say(step, call, got < 0 ? -1 : 0);
+	if (got >= 0)
+		printf("step %d: count: %ld%s\n", step, got, other ? ", recorded another" : "");
+	now.unlike_kernel |= other;
+	now.unlike_model |= other;
+}
+
+//@ pin: probe
+//# <errno.h>
+//# <stdio.h>
+//# <sys/types.h>
+//# <unistd.h>
+enum variant {
+	GET_USER_PAGES, GET_USER_PAGES_FAST, GET_USER_PAGES_FAST_ONLY, GET_USER_PAGES_REMOTE, GET_USER_PAGES_UNLOCKED,
+	PIN_USER_PAGES, PIN_USER_PAGES_FAST, PIN_USER_PAGES_REMOTE, PIN_USER_PAGES_UNLOCKED
+};
+/* FOLL_* by the module's numbers; PIN_LOCKED: the remote functions get their argument "locked" */
+enum {
+	PIN_WRITE = 1, PIN_FORCE = 2, PIN_LONGTERM = 4, PIN_NOWAIT = 8, PIN_NOFAULT = 16, PIN_DUMP = 32, PIN_LOCKED = 64
+};
+
+struct probe_pin {
+	__s32 pid;
+	__u32 variant, flags, hold;
+	__u64 address;
+	__u32 pages;
+	__s32 got;	/* what the function returned */
+	__u64 pfn[24];
+};
+
+#define PROBE_IOC_PIN _IOWR('m', 0x09, struct probe_pin)
+
+/* The module gets pages of a process (0: this one), and keeps them. */
+static long pin(int step, void *at, int pages, enum variant variant, int flags, pid_t pid, int hold)
+{
+	struct probe_pin pin = {
+		.pid = pid, .variant = variant, .flags = flags, .hold = hold, .address = (unsigned long)at, .pages = pages
+	};
+
+	if (ioctl(probe, PROBE_IOC_PIN, &pin))
+		err(2, "PROBE_IOC_PIN");
+	for (int n = 0; n < pin.got; n++)
+		if (pin.pfn[n] == ~0ULL)
+			printf("step %d: pages[%d] was not filled\n", step, n);
+	errno = pin.got < 0 ? -pin.got : 0;
+	return pin.got < 0 ? -1 : pin.got;
+}
+
+//@ unpin: probe
+//# <stdbool.h>
+struct probe_unpin {
+	__u32 hold, all, dirty, released;
+};
+
+#define PROBE_IOC_UNPIN _IOWR('m', 0x0a, struct probe_unpin)
+
+static long unpin(int hold, bool dirty)
+{
+	struct probe_unpin unpin = { .hold = hold, .dirty = dirty };
+
+	return ioctl(probe, PROBE_IOC_UNPIN, &unpin) ? -1 : (long)unpin.released;
+}
+
+//@ file:
+//# <err.h>
+//# <sys/mman.h>
+//# <unistd.h>
+/* A file in memory. */
+static int file;
+
+static void open_file(void)
+{
+	file = memfd_create("file", 0);
+	if (file < 0 || ftruncate(file, 16 * PAGE))
+		err(2, "memfd_create");
+}
+
+//@ moved:
+/* The other end of what is moved. */
+static char moved[24 * PAGE];
+
+//@ vm-move: moved
+//# <stdbool.h>
+//# <sys/types.h>
+//# <sys/uio.h>
+//# <unistd.h>
+static long vm_move(pid_t pid, void *at, size_t size, bool store)
+{
+	struct iovec here = { moved, size }, there = { at, size };
+
+	pid = pid ? pid : getpid();
+	return store ? process_vm_writev(pid, &here, 1, &there, 1, 0) : process_vm_readv(pid, &here, 1, &there, 1, 0);
+}
+
+//@ memory-file: moved
+//# <errno.h>
+//# <fcntl.h>
+//# <stdbool.h>
+//# <stdio.h>
+//# <sys/types.h>
+//# <unistd.h>
+static long memory_file(pid_t pid, void *at, size_t size, bool store)
+{
+	char path[32];
+	int fd, error;
+	long got;
+
+	snprintf(path, sizeof(path), "/proc/%d/mem", (int)(pid ? pid : getpid()));
+	fd = open(path, O_RDWR);
+	if (fd < 0)
+		return -1;
+	got = store ? pwrite(fd, moved, size, (off_t)at) : pread(fd, moved, size, (off_t)at);
+	error = errno;
+	close(fd);
+	errno = error;
+	return got;
+}
+
+//@ trace: moved
+//# <errno.h>
+//# <sched.h>
+//# <signal.h>
+//# <stdbool.h>
+//# <sys/ptrace.h>
+//# <sys/types.h>
+//# <sys/wait.h>
+//# <unistd.h>
+static struct {
+	pid_t pid;
+	char *at;
+	long pages, got;
+	bool store;
+	int error;
+} traced;
+
+static int tracer(void *unused)
+{
+	long word = 0;
+	int status;
+
+	(void)unused;
+	if (ptrace(PTRACE_SEIZE, traced.pid, NULL, NULL) || ptrace(PTRACE_INTERRUPT, traced.pid, NULL, NULL) ||
+	    waitpid(traced.pid, &status, __WALL) != traced.pid) {
+		traced.error = errno;
+		_exit(0);
+	}
+	for (long page = 0; page < traced.pages; page++) {
+		errno = 0;
+		if (traced.store)
+			word = ptrace(PTRACE_POKEDATA, traced.pid, traced.at + page * PAGE, (void *)0x5aUL);
+		else
+			word = ptrace(PTRACE_PEEKDATA, traced.pid, traced.at + page * PAGE, NULL);
+		if (errno && word == -1) {
+			traced.error = errno;
+			break;
+		}
+		traced.got = (page + 1) * sizeof(word);
+	}
+	ptrace(PTRACE_DETACH, traced.pid, NULL, NULL);
+	_exit(0);
+}
+
+/* A word at the start of each page, by a child that shares this process's memory: nobody traces himself. */
+static long trace(pid_t pid, void *at, long pages, bool store)
+{
+	pid_t child;
+
+	traced.pid = pid ? pid : getpid();
+	traced.at = at;
+	traced.pages = pages;
+	traced.store = store;
+	traced.got = -1;
+	child = clone(tracer, moved + sizeof(moved), CLONE_VM | SIGCHLD, NULL);
+	if (child < 0)
+		return -1;
+	while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+		;
+	errno = traced.error;
+	return traced.got;
+}
+
+//@ pipe-in: moved
+//# <errno.h>
+//# <fcntl.h>
+//# <stdbool.h>
+//# <sys/uio.h>
+//# <unistd.h>
+/* Into a pipe that is large enough, without waiting. */
+static long pipe_in(void *at, size_t size, bool splice)
+{
+	struct iovec here = { at, size };
+	int ends[2], error;
+	long got;
+
+	if (pipe2(ends, O_NONBLOCK))
+		return -1;
+	fcntl(ends[1], F_SETPIPE_SZ, 2 * (int)sizeof(moved));
+	got = splice ? vmsplice(ends[1], &here, 1, SPLICE_F_NONBLOCK) : write(ends[1], at, size);
+	error = errno;
+	close(ends[0]);
+	close(ends[1]);
+	errno = error;
+	return got;
+}
+
+//@ direct: moved
+//# <err.h>
+//# <errno.h>
+//# <fcntl.h>
+//# <stdbool.h>
+//# <unistd.h>
+/* Past the page cache; of a file that is made here for it. */
+static long direct(void *at, size_t size, bool store)
+{
+	const char *name = "mmlitmus-o_direct";
+	int fd = open(name, O_RDWR | O_CREAT | O_EXCL, 0600), error;
+	long got;
+
+	if (fd < 0 || write(fd, moved, sizeof(moved)) != sizeof(moved) || fsync(fd))
+		err(2, "%s", name);
+	close(fd);
+	fd = open(name, O_RDWR | O_DIRECT);
+	unlink(name);
+	if (fd < 0)
+		err(2, "%s, O_DIRECT", name);
+	got = store ? pwrite(fd, at, size, 0) : pread(fd, at, size, 0);
+	error = errno;
+	close(fd);
+	errno = error;
+	return got;
+}
+
+//@ clear:
+//# <err.h>
+//# <errno.h>
+//# <fcntl.h>
+//# <unistd.h>
+static long clear_refs(int what)
+{
+	int fd = open("/proc/self/clear_refs", O_WRONLY), error;
+	char text = '0' + what;
+	long got;
+
+	if (fd < 0)
+		err(2, "clear_refs");
+	got = write(fd, &text, 1);
+	error = errno;
+	close(fd);
+	errno = error;
+	return got < 0 ? -1 : 0;
+}
+
+//@ limit:
+//# <linux/capability.h>
+//# <sys/resource.h>
+//# <sys/syscall.h>
+//# <unistd.h>
+/* So much memory may be locked, and CAP_IPC_LOCK does not excuse from that. */
+static long limit_locked(long size)
+{
+	const struct rlimit limit = { size, size };
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+
+	if (setrlimit(RLIMIT_MEMLOCK, &limit) || syscall(SYS_capget, &header, data))
+		return -1;
+	data[0].effective &= ~(1U << CAP_IPC_LOCK);
+	return syscall(SYS_capset, &header, data);
 }
 
 //@ vfio:
@@ -206,6 +485,10 @@ static int open_device(const char *address)
 	return fd;
 }
 
+//@ region-of: vfio
+//# <linux/vfio.h>
+//# <sys/ioctl.h>
+//# <unistd.h>
 /* Where a region is in a device's file. */
 static off_t region_of(int fd, int index)
 {
@@ -216,7 +499,7 @@ static off_t region_of(int fd, int index)
 	return info.offset;
 }
 
-//@ memory: vfio
+//@ memory: region-of
 //# <linux/pci_regs.h>
 //# <stdbool.h>
 //# <stdint.h>
@@ -232,7 +515,7 @@ static long set_memory(int fd, bool on)
 	return pwrite(fd, &command, sizeof(command), at) == sizeof(command) ? 0 : -1;
 }
 
-//@ power: vfio
+//@ power: region-of
 //# <linux/pci_regs.h>
 //# <stdint.h>
 /* A power state, by the power management capability: 0 is D0, 3 is D3hot. */
@@ -268,7 +551,7 @@ static long set_feature(int fd, unsigned int feature)
 	return ioctl(fd, VFIO_DEVICE_FEATURE, &request);
 }
 
-//@ register: vfio
+//@ register: region-of
 //# <stdint.h>
 static uint32_t value;
 
@@ -278,6 +561,26 @@ static long read_register(int fd, long page)
 	ssize_t got = pread(fd, &value, sizeof(value), region_of(fd, VFIO_PCI_BAR0_REGION_INDEX) + page * 4096);
 
 	return got == sizeof(value) ? 0 : -1;
+}
+
+//@ dma: vfio
+#define IOVA(slot, page) (((slot) + 1) * 256 * PAGE + (page) * PAGE)
+
+static long map_dma(unsigned long iova, size_t size, void *memory, int flags)
+{
+	struct vfio_iommu_type1_dma_map map = {
+		.argsz = sizeof(map), .flags = flags, .vaddr = (unsigned long)memory, .iova = iova, .size = size
+	};
+
+	return ioctl(container, VFIO_IOMMU_MAP_DMA, &map);
+}
+
+/* Pages, or -1. */
+static long unmap_dma(unsigned long iova, size_t size)
+{
+	struct vfio_iommu_type1_dma_unmap unmap = { .argsz = sizeof(unmap), .iova = iova, .size = size };
+
+	return ioctl(container, VFIO_IOMMU_UNMAP_DMA, &unmap) ? -1 : (long)(unmap.size / PAGE);
 }
 
 //@ processes: now say

@@ -10,182 +10,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .codec import BITS, BadValueError, Kind, decode, encode, extra, many, mapping, nested, number, of, optional, text
+from .observed import COUNT, FLAG, INDEX, PROT, SHA256, SLOT, WORD, flags
+from .observed import LEVELS as LEVELS
+from .observed import MEMTYPES as MEMTYPES
+from .observed import MESSAGES as MESSAGES
+from .observed import Entry as Entry
+from .observed import Frame as Frame
+from .observed import Memtype as Memtype
+from .observed import Message as Message
+from .observed import Observed as Observed
+from .observed import Result as Result
+from .observed import Translation as Translation
 
 FORMAT = "mmlitmus-recording"
 #: raised when an older reader would misread a file; a new optional field is no reason
 FORMAT_VERSION = 1
-
-ERRNO = text(matching=re.compile(r"E[A-Z0-9]+"), called="an errno's name")
-SIGNAL = text(matching=re.compile(r"SIG[A-Z0-9]+"), called="a signal's name")
-SLOT = text(matching=re.compile(r"[a-z]"), called="a slot (one letter, a to z)")
-PLACE = text(matching=re.compile(r"[0-9]+:[a-z][0-9]+"), called="a place (process:slot page, such as 0:a2)")
-PROCESS = text(matching=re.compile(r"[0-9]+"), called="a process's number")
-SHA256 = text(matching=re.compile(r"[0-9a-f]{64}"), called="a SHA-256 in hex")
-WORD = text()
-FLAG = Kind(lambda value, path: _read_bool(value, path), lambda value: value)
-COUNT = number(1)
-INDEX = number(0)
-CHANGE = number(-(1 << 31), 1 << 31)
-LEVELS = ("pgd", "p4d", "pud", "pmd", "pte")
-#: cache types in the words of /sys/kernel/debug/x86/pat_memtype_list (arch/x86/mm/pat/memtype.c, cattr_name)
-MEMTYPES = ("write-back", "write-combining", "uncached-minus", "uncached", "write-through", "write-protected")
-#: what the kernel may print about a memtype, by what it says
-MESSAGES = (
-    "freeing-invalid-memtype", "expected-mapping-type", "ram-range-type", "conflicting-types", "reserve-failed",
-    "ram-reserve-failed",
-)  # fmt: skip
-
-
-def _read_bool(value: Any, path: str) -> bool:
-    if not isinstance(value, bool):
-        raise BadValueError(path, f"true or false is wanted, not {value!r}")
-    return value
-
-
-def _read_prot(value: Any, path: str) -> str:
-    if value not in ("", "r", "w", "x", "rw", "rx", "wx", "rwx"):
-        raise BadValueError(path, f'a protection is "" or letters of "rwx" in that order, not {value!r}')
-    return str(value)
-
-
-PROT = Kind(_read_prot, str)
-
-
-def flags(*names: str) -> Kind:
-    """A list of flag names, each at most once."""
-    kind = many(text(one_of=names))
-
-    def read(value: Any, path: str) -> tuple[str, ...]:
-        got: tuple[str, ...] = kind.read(value, path)
-        if len(set(got)) < len(got):
-            raise BadValueError(path, "a flag is named twice")
-        return got
-
-    return Kind(read, kind.write)
-
-
-# -- observations -----------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Entry:
-    """A page-table entry as the probe read it: at which level its walk ended, and the raw bits there."""
-
-    level: str
-    bits: int
-
-    def __str__(self) -> str:
-        return f"{self.level}:{self.bits:#x}"
-
-
-def _read_entry(value: Any, path: str) -> Entry:
-    level, _, bits = value.partition(":") if isinstance(value, str) else ("", "", "")
-    if level not in LEVELS:
-        raise BadValueError(path, f'an entry is "LEVEL:0x..." with a level of {", ".join(LEVELS)}, not {value!r}')
-    return Entry(level, BITS.read(bits, path))
-
-
-ENTRY = Kind(_read_entry, str)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """How an operation ended: exactly one of ok, errno, signal, died.
-
-    ``value``: what a read returned. ``code``: si_code of the signal. ``died``: what became of the guest (oops, hang).
-    """
-
-    ok: bool = of(FLAG, default=False)
-    errno: str | None = of(ERRNO, default=None)
-    signal: str | None = of(SIGNAL, default=None)
-    died: str | None = of(WORD, default=None)
-    value: int | None = of(BITS, default=None)
-    code: int | None = of(number(-128, 1 << 30), default=None)
-    extra: dict[str, Any] = extra()
-
-    @property
-    def outcome(self) -> str:
-        """One word: ``ok``, ``-EFAULT``, ``SIGBUS``, ``died: oops``."""
-        if self.died is not None:
-            return f"died: {self.died}"
-        return f"-{self.errno}" if self.errno else self.signal or "ok"
-
-
-def _read_result(value: Any, path: str) -> Result:
-    result = decode(Result, value, path)
-    given = [result.ok, *(x is not None for x in (result.errno, result.signal, result.died))]
-    if sum(given) != 1:
-        raise BadValueError(path, "a result is exactly one of ok (true), errno, signal, died")
-    if result.value is not None and not result.ok:
-        raise BadValueError(path, "only a result that is ok has a value")
-    if result.code is not None and result.signal is None:
-        raise BadValueError(path, "only a signal has a code")
-    return result
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memtype:
-    """An entry of the memtype tree: physical addresses [``start``, ``end``) in bytes, and the cache ``type``."""
-
-    start: int = of(BITS)
-    end: int = of(BITS)
-    type: str = of(text(one_of=MEMTYPES))
-    extra: dict[str, Any] = extra()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Message:
-    """What the kernel printed about the physical addresses [``start``, ``end``), in bytes."""
-
-    message: str = of(text(one_of=MESSAGES))
-    start: int = of(BITS)
-    end: int = of(BITS)
-    extra: dict[str, Any] = extra()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frame:
-    """How often the kernel counts a frame as held (``refs``) and mapped (``maps``), this CPU's LRU batches empty.
-
-    Of a frame of a region it is how much more than before the program; of any other frame of RAM, the count itself.
-    """
-
-    pfn: int = of(BITS)
-    refs: int = of(CHANGE)
-    maps: int = of(CHANGE)
-    extra: dict[str, Any] = extra()
-
-
-ADDRESS = r"(?:[a-z][0-9]+|0x[0-9a-f]{1,16})"
-#: ``start unmap a0-a4``: an MMU notifier's call, of a range without its last page
-EVENT = text(
-    matching=re.compile(rf"(?:start|end) [a-z-]+ {ADDRESS}-{ADDRESS}|lost [0-9]+"),
-    called="a notifier event (such as start unmap a0-a4)",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observed:
-    """What was seen after a step. What is absent, or null, was not observed.
-
-    ``memtypes``: the memtype tree's entries in the probe's regions that were not there when the program started.
-    ``pagemap``: the raw word of /proc/PID/pagemap, by place. ``locked``: VmLck by process, in pages. ``frames``: by
-    place, of those whose entry maps a frame with a struct page. ``events``: what an MMU notifier of each process heard.
-    """
-
-    result: Result | None = of(optional(Kind(_read_result, encode)), default=None)
-    entries: dict[str, Entry | None] = of(mapping(PLACE, optional(ENTRY)), default_factory=dict)
-    vm_flags: dict[str, str | None] = of(mapping(PLACE, optional(WORD)), default_factory=dict)
-    memtypes: tuple[Memtype, ...] | None = of(optional(many(nested(Memtype))), default=None)
-    pagemap: dict[str, int | None] = of(mapping(PLACE, optional(BITS)), default_factory=dict)
-    locked: dict[str, int] | None = of(optional(mapping(PROCESS, INDEX)), default=None)
-    frames: dict[str, Frame] | None = of(optional(mapping(PLACE, nested(Frame))), default=None)
-    events: dict[str, tuple[str, ...]] | None = of(optional(mapping(PROCESS, many(EVENT))), default=None)
-    extra: dict[str, Any] = extra()
-
-    @property
-    def places(self) -> list[str]:
-        """Every place that something is said about."""
-        return list(dict.fromkeys([*self.entries, *self.vm_flags, *self.pagemap, *(self.frames or ())]))
-
 
 # -- steps ------------------------------------------------------------------------------------------------------------
 VERBS: dict[str, type[Step]] = {}
@@ -212,20 +51,24 @@ class Step:
         return " ".join([self.op, *(f"{k}={v}" for k, v in words.items())])
 
 
-BACKINGS = ("bar", "anonymous", "pfnmap")
+BACKINGS = ("bar", "anonymous", "pfnmap", "file", "udmabuf", "dma_heap")
 INSERTS = ("remap", "remap_partial", "fault_pfn", "fault_pfn_prot", "remap_refill", "remap_fault", "mixed")
+#: and with pages of the region ``ram`` that the kernel counts
+PAGE_INSERTS = ("insert_page", "fault_page")
 CACHES = ("", "wc", "uc-", "uc", "wt", "wp")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Map(Step):
     """mmap ``pages`` pages at page ``page`` of ``slot``: of a device's BAR from page ``offset``, of anonymous memory,
-    or (pfnmap) of frames of a region of the probe module's, from page ``offset`` of its file.
+    of a file in memory (memfd) or a buffer of udmabuf or the system's DMA heap, 16 pages, one of each a program, or
+    (pfnmap) of frames of a region of the probe module's, from page ``offset`` of its file.
 
     For a pfnmap, ``frame`` is the region's page that the mapping begins with. ``insert`` is how the module fills it:
     remap_pfn_range of all of it, or of its first half, in ->mmap; vmf_insert_pfn, or vmf_insert_pfn_prot, in ->fault;
     remap_refill is remap, and ->fault puts back what was zapped; remap_fault, all of it by the first fault; mixed,
-    vmf_insert_mixed in ->fault.
+    vmf_insert_mixed in ->fault; of the region ram only: insert_page, vm_insert_page in ->mmap, and fault_page, ->fault
+    answers with the page.
     ``cache``: which cache type the module asks for; empty is what mmap gave. ``opened``: how the file was opened.
     """
 
@@ -237,7 +80,7 @@ class Map(Step):
     bar: int = of(number(0, 5), default=0)
     region: str = of(WORD, default="")
     frame: int = of(INDEX, default=0)
-    insert: str = of(text(one_of=INSERTS), default="remap")
+    insert: str = of(text(one_of=(*INSERTS, *PAGE_INSERTS)), default="remap")
     cache: str = of(text(one_of=CACHES), default="")
     opened: str = of(text(one_of=("rw", "r")), default="rw")
     offset: int = of(INDEX, default=0)
@@ -352,6 +195,106 @@ class Probe(Step):
     call: str = of(text(one_of=CALLS))
     offset: int = of(INDEX, default=0)
     pages: int = of(COUNT)
+
+
+#: pages that one step gets or moves at most
+FEW = number(1, 24)
+ANY_PROCESS = optional(INDEX)
+VARIANTS = (
+    "get_user_pages", "get_user_pages_fast", "get_user_pages_fast_only", "get_user_pages_remote",
+    "get_user_pages_unlocked", "pin_user_pages", "pin_user_pages_fast", "pin_user_pages_remote",
+    "pin_user_pages_unlocked",
+)  # fmt: skip
+#: variants that are given a process
+REMOTE = ("get_user_pages_remote", "pin_user_pages_remote")
+PIN_FLAGS = ("write", "force", "longterm", "nowait", "nofault", "dump", "locked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pin(Step):
+    """The probe module gets ``pages`` pages by the kernel function ``variant``, in the current process, and keeps them
+    under the number ``hold`` until an unpin of it or the program's end.
+
+    ``flags``: FOLL_* in lower case; ``locked`` is none: the remote functions get their argument of that name, by which
+    they may drop the mmap lock. ``process``: whose pages, for the remote functions; absent is the current one's.
+    """
+
+    slot: str = of(SLOT)
+    page: int = of(INDEX, default=0)
+    pages: int = of(FEW)
+    variant: str = of(text(one_of=VARIANTS))
+    flags: tuple[str, ...] = of(flags(*PIN_FLAGS), default=())
+    process: int | None = of(ANY_PROCESS, default=None)
+    hold: int = of(INDEX, default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unpin(Step):
+    """The probe module lets go of all that is kept under ``hold``: put_page, or unpin_user_page for what pin_user_pages
+    got. ``dirty``: the pages are marked as written to.
+    """
+
+    hold: int = of(INDEX, default=0)
+    flags: tuple[str, ...] = of(flags("dirty"), default=())
+
+
+TRANSFERS = (
+    "process_vm_readv", "process_vm_writev", "proc_mem_read", "proc_mem_write", "ptrace_peek", "ptrace_poke",
+    "vmsplice", "o_direct_read", "o_direct_write", "write_pipe",
+)  # fmt: skip
+#: kinds that may be of another process's memory
+OF_ANOTHER = TRANSFERS[:6]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Step):
+    """A system call that moves what is in ``pages`` pages: process_vm_readv, process_vm_writev; read or write of
+    /proc/PID/mem; ptrace, one word of each page; vmsplice or write into a pipe, without waiting; o_direct_read, from
+    the disk into the pages, and o_direct_write.
+
+    ``process``: whose pages, for the first six; absent is the current one's.
+    """
+
+    kind: str = of(text(one_of=TRANSFERS))
+    slot: str = of(SLOT)
+    page: int = of(INDEX, default=0)
+    pages: int = of(FEW, default=1)
+    process: int | None = of(ANY_PROCESS, default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dma(Step):
+    """VFIO_IOMMU_MAP_DMA or VFIO_IOMMU_UNMAP_DMA of ``pages`` pages from page ``offset`` of the slot ``iova`` of IOVAs
+    on, in the container that all devices are in. Slots of IOVAs have 256 pages and lie one behind the other. What a map
+    maps is from page ``page`` of ``slot`` on.
+    """
+
+    action: str = of(text(one_of=("map", "unmap")))
+    iova: int = of(number(0, 15), default=0)
+    offset: int = of(INDEX, default=0)
+    pages: int = of(number(1, 256))
+    slot: str | None = of(SLOT, default=None)
+    page: int = of(INDEX, default=0)
+    prot: str = of(text(one_of=("", "r", "w", "rw")), default="rw")
+
+
+CLEARED = ("referenced", "referenced_anonymous", "referenced_mapped", "soft_dirty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clear(Step):
+    """A write to /proc/self/clear_refs: what to forget of all pages of the current process's."""
+
+    what: str = of(text(one_of=CLEARED), default="soft_dirty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit(Step):
+    """setrlimit(RLIMIT_MEMLOCK) to ``locked`` pages, and the current process gives up CAP_IPC_LOCK, which excuses from
+    it. Its children inherit both.
+    """
+
+    locked: int = of(INDEX)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -491,17 +434,36 @@ class Header:
         """The region of that name."""
         return next((r for r in self.regions if r.name == name), None)
 
-    def check_backing(self, step: Map | Dev | Probe, path: str) -> None:
+    def check_backing(self, step: Step, path: str) -> None:
         """Is there what a step names? BadValueError when not."""
-        if isinstance(step, Probe):
+        if isinstance(step, Dma):
+            if not self.devices:
+                raise BadValueError(path, "the header lists no devices")
+            if step.action == "map" and step.slot is None:
+                raise BadValueError(path, "a map for DMA wants a slot")
+            if step.offset + step.pages > 256:
+                raise BadValueError(path, "a slot of IOVAs has 256 pages")
+            return
+        if isinstance(step, Probe | Pin | Unpin):
             if not self.regions:
                 raise BadValueError(path, "the header lists no regions of a probe module")
+            remote = isinstance(step, Pin) and (step.process is not None or "locked" in step.flags)
+            if remote and isinstance(step, Pin) and step.variant not in REMOTE:
+                raise BadValueError(path, f"{step.variant} takes neither a process nor locked")
+            return
+        if isinstance(step, Transfer):
+            if step.process is not None and step.kind not in OF_ANOTHER:
+                raise BadValueError(path, f"{step.kind} is of the process's own memory")
+            return
+        if not isinstance(step, Map | Dev):
             return
         if isinstance(step, Map) and step.backing != "bar":
             region = self.region(step.region)
             if step.backing == "pfnmap" and region is None:
                 names = ", ".join(r.name for r in self.regions) or "none"
                 raise BadValueError(path, f"there is no region {step.region!r}; the header lists {names}")
+            if step.backing == "pfnmap" and step.insert in PAGE_INSERTS and step.region != "ram":
+                raise BadValueError(path, f"{step.insert} is of the region ram only")
             if region is not None and step.frame + step.pages > region.pages:
                 raise BadValueError(path, f"region {region.name} has {region.pages} pages, too few")
             return
@@ -560,8 +522,10 @@ class Program:
                 current = step.process
             elif isinstance(step, Exit):
                 live.discard(current)
-            elif isinstance(step, Map | Dev | Probe):
+            else:
                 header.check_backing(step, path)
+            if isinstance(step, Pin | Transfer) and step.process is not None and step.process not in live:
+                raise BadValueError(path, f"there is no process {step.process}")
             for place in step.observed.places:
                 if int(place.partition(":")[0]) not in live:
                     raise BadValueError(f"{path}.observed", f"{place} is of a process that is not there")

@@ -89,6 +89,11 @@ static void begin(void)
 	say_end();
 }
 
+static bool is_there(long process)
+{
+	return process < PROCESSES && processes[process].pid;
+}
+
 /* Run a step. False: the program cannot go on. */
 static bool run_step(int number, int *current)
 {
@@ -98,11 +103,13 @@ static bool run_step(int number, int *current)
 
 	expect(number);
 	if (!*step->error && step->verb->perform) {
-		absent = !processes[*current].pid;
+		absent = !processes[*current].pid || (is_about_another(step) && !is_there(step->process));
 		if (!absent)
 			run_in(*current, step, &program, limit, &result);
+		if (step->verb->perform == dma_step && result.how == OK)
+			note_dma(step);
 	} else if (!*step->error && !strcmp(step->verb->name, "switch")) {
-		absent = step->process >= PROCESSES || !processes[step->process].pid;
+		absent = !is_there(step->process);
 		*current = step->process < PROCESSES ? step->process : PROCESSES - 1;
 	}
 	say_begin();
@@ -137,6 +144,8 @@ static void finish(int done)
 		say_null("stopped");
 	}
 	clean = stop_processes(limit);
+	let_go_of_pages();
+	unmap_iovas();
 	say_log("after");
 	say_bool("clean", clean);
 	if (program.want & WANT_FRAMES)
@@ -155,6 +164,7 @@ static void run_program(void)
 		watch_over();
 	reset_devices();
 	start_log();
+	open_memory(&program);
 	start_processes(&program);
 	begin();
 	for (number = 0; number < program.steps; number++)

@@ -6,6 +6,8 @@
  *	agent.c		the conversation, and a program from its begin to its end
  *	words.c		from a line of text to a step, by tables
  *	steps.c		the processes, and what each step does in them
+ *	memory.c	what is mapped that is no device's: files and buffers
+ *	pages.c		the steps that have the kernel get at a process's pages
  *	devices.c	PCI functions through VFIO
  *	look.c		what is seen after a step
  *	output.c	JSON
@@ -34,7 +36,19 @@
 #define ERROR_SIZE 160
 #define PROBE_PATH "/dev/mmlitmus_probe"
 
-enum backing { BACKING_BAR, BACKING_ANONYMOUS, BACKING_PFNMAP };
+#define FILE_PAGES 16	/* of what is mapped that is no device's */
+#define MOVED_PAGES PROBE_PIN_PAGES	/* that a transfer takes at most */
+/* IOVAs: slot n is at 1M + n times 1M, below what edu can address. */
+#define IOVA_SLOTS 16
+#define IOVA_PAGES 256L
+#define IOVA_SIZE (IOVA_PAGES * PAGE)
+
+enum backing { BACKING_BAR, BACKING_ANONYMOUS, BACKING_PFNMAP, BACKING_FILE, BACKING_UDMABUF, BACKING_DMA_HEAP, BACKINGS };
+
+enum transfer {
+	PROCESS_VM_READV, PROCESS_VM_WRITEV, PROC_MEM_READ, PROC_MEM_WRITE, PTRACE_PEEK, PTRACE_POKE, VMSPLICE,
+	O_DIRECT_READ, O_DIRECT_WRITE, WRITE_PIPE
+};
 
 enum action {
 	ACTION_MEMORY_OFF, ACTION_MEMORY_ON, ACTION_D3HOT, ACTION_D0, ACTION_LOW_POWER_ENTER, ACTION_LOW_POWER_EXIT,
@@ -54,6 +68,11 @@ struct result {
 	bool has_value;
 	uint64_t value;		/* what a read returned; of a fork, the child's pid */
 	uint64_t at;		/* where a mapping went, if not to where it was asked to go */
+	bool has_count;
+	long count;		/* pages that were got, let go or unmapped; bytes that were moved */
+	int slots;		/* of pages[], that a pin says it has filled */
+	uint64_t pfns[PROBE_PIN_PAGES];
+	bool killed;		/* DIED of a hang: SIGKILL ended it */
 	char why[ERROR_SIZE];	/* NOT_RUN: why; DIED: of what */
 };
 
@@ -84,6 +103,7 @@ struct step {
 	long backing, device, bar, region, frame, insert, cache, opened, offset, prot, sharing, flags;
 	long new_pages, to;
 	long advice, access, child, process, action, call;
+	long variant, hold, transfer, iova, what, locked;
 	int places;
 	int first_place;
 };
@@ -125,6 +145,7 @@ double now(void);
 void ended(struct result *result, bool worked);
 __attribute__((format(printf, 2, 3))) void not_run(struct result *result, const char *format, ...);
 void start_processes(const struct program *program);
+bool is_about_another(const struct step *step);
 void run_in(int process, const struct step *step, const struct program *program, double limit, struct result *result);
 bool stop_processes(double limit);
 void map_step(const struct step *step, struct result *result);
@@ -136,6 +157,20 @@ void touch_step(const struct step *step, struct result *result);
 void fork_step(const struct step *step, struct result *result);
 void exit_step(const struct step *step, struct result *result);
 void probe_step(const struct step *step, struct result *result);
+void clear_step(const struct step *step, struct result *result);
+void limit_step(const struct step *step, struct result *result);
+
+/* -- memory.c -- */
+void open_memory(const struct program *program);
+int memory_fd(long backing);
+const char *memory_name(long backing);
+
+/* -- pages.c -- */
+extern pid_t whose;	/* in a process: the one that its step is about; 0 is the process itself */
+void pin_step(const struct step *step, struct result *result);
+void unpin_step(const struct step *step, struct result *result);
+void transfer_step(const struct step *step, struct result *result);
+void let_go_of_pages(void);
 
 /* -- devices.c -- */
 struct bar {
@@ -145,7 +180,7 @@ struct bar {
 };
 
 struct device {
-	char name[16], id[16];
+	char name[16], id[16], pci[16];	/* its address is the last */
 	int fd;
 	uint64_t config;	/* offset of config space in the file */
 	struct bar bars[6];
@@ -157,6 +192,12 @@ extern int device_count;
 void find_devices(char **ids, int count);
 void reset_devices(void);
 void dev_step(const struct step *step, struct result *result);
+void dma_step(const struct step *step, struct result *result);
+void note_dma(const struct step *step);
+long iova_pages(int slot);
+bool dma_pages(void);
+bool find_iova(int slot, long page, uint64_t *address);
+void unmap_iovas(void);
 
 /* -- look.c -- */
 void say_ready(void);

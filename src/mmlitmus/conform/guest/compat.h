@@ -53,6 +53,52 @@ static inline vm_fault_t probe_insert_pmd(struct vm_fault *vmf, unsigned long pf
 }
 #endif
 
+/* 6.5 did away with the argument for VMAs. */
+static inline long probe_get_user_pages(unsigned long start, unsigned long pages, unsigned int flags, struct page **to)
+{
+#if SINCE(6, 5)
+	return get_user_pages(start, pages, flags, to);
+#else
+	return get_user_pages(start, pages, flags, to, NULL);
+#endif
+}
+
+static inline long probe_pin_user_pages(unsigned long start, unsigned long pages, unsigned int flags, struct page **to)
+{
+#if SINCE(6, 5)
+	return pin_user_pages(start, pages, flags, to);
+#else
+	return pin_user_pages(start, pages, flags, to, NULL);
+#endif
+}
+
+static inline long probe_get_user_pages_remote(struct mm_struct *mm, unsigned long start, unsigned long pages,
+					       unsigned int flags, struct page **to, int *locked)
+{
+#if SINCE(6, 5)
+	return get_user_pages_remote(mm, start, pages, flags, to, locked);
+#else
+	return get_user_pages_remote(mm, start, pages, flags, to, NULL, locked);
+#endif
+}
+
+static inline long probe_pin_user_pages_remote(struct mm_struct *mm, unsigned long start, unsigned long pages,
+					       unsigned int flags, struct page **to, int *locked)
+{
+#if SINCE(6, 5)
+	return pin_user_pages_remote(mm, start, pages, flags, to, locked);
+#else
+	return pin_user_pages_remote(mm, start, pages, flags, to, NULL, locked);
+#endif
+}
+
+/* 5.16 added a flag that keeps get_user_pages() from faulting; 0 where there is none. */
+#if SINCE(5, 16)
+#define PROBE_FOLL_NOFAULT FOLL_NOFAULT
+#else
+#define PROBE_FOLL_NOFAULT 0
+#endif
+
 /* How often a page is mapped, or its folio, where one is all that the kernel counts. */
 static inline int probe_mapcount(struct page *page)
 {

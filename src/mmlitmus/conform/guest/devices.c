@@ -159,6 +159,7 @@ static void add_device(const char *id, bool must)
 		return;
 	}
 	snprintf(device->id, sizeof(device->id), "%s", id);
+	snprintf(device->pci, sizeof(device->pci), "%s", address);
 	snprintf(device->name, sizeof(device->name), "%s", id);
 	for (size_t n = 0; n < sizeof(names) / sizeof(names[0]); n++)
 		if (!strcmp(id, names[n].id))
@@ -298,6 +299,93 @@ void dev_step(const struct step *step, struct result *result)
 	if (error >= 0) {
 		errno = error;
 		ended(result, !error);
+	}
+}
+
+/* -- DMA ---------------------------------------------------------------------------------------------------------- */
+
+static long mapped[IOVA_SLOTS];	/* pages of each slot of IOVAs, from its start, that the program has mapped once */
+
+static uint64_t iova_of(long slot, long page)
+{
+	return (slot + 1) * IOVA_SIZE + page * PAGE;
+}
+
+/* Through the container that all devices are in: what one of them reaches, all do. */
+void dma_step(const struct step *step, struct result *result)
+{
+	struct vfio_iommu_type1_dma_map map = {
+		.argsz = sizeof(map),
+		.flags = step->prot,
+		.vaddr = step->slot < 0 ? 0 : (uintptr_t)address_of(step->slot, step->page),
+		.iova = iova_of(step->iova, step->offset),
+		.size = step->pages * PAGE,
+	};
+	struct vfio_iommu_type1_dma_unmap unmap = { .argsz = sizeof(unmap), .iova = map.iova, .size = map.size };
+
+	if (!device_count) {
+		not_run(result, "there is no device behind VFIO");
+	} else if (step->action && step->slot < 0) {
+		not_run(result, "dma: a map wants a slot");
+	} else if (step->action) {
+		ended(result, !ioctl(container, VFIO_IOMMU_MAP_DMA, &map));
+	} else {
+		ended(result, !ioctl(container, VFIO_IOMMU_UNMAP_DMA, &unmap));
+		result->has_count = result->how == OK;
+		result->count = unmap.size / PAGE;
+	}
+}
+
+/* The agent, of a step that a process performed. */
+void note_dma(const struct step *step)
+{
+	if (step->action && mapped[step->iova] < step->offset + step->pages)
+		mapped[step->iova] = step->offset + step->pages;
+}
+
+/* How many pages of a slot to look at: the first ones, of what is large. */
+long iova_pages(int slot)
+{
+	return mapped[slot] < MOVED_PAGES ? mapped[slot] : MOVED_PAGES;
+}
+
+bool dma_pages(void)
+{
+	for (int slot = 0; slot < IOVA_SLOTS; slot++)
+		if (mapped[slot])
+			return true;
+	return false;
+}
+
+/* The physical address that an IOVA is at. False: none. */
+bool find_iova(int slot, long page, uint64_t *address)
+{
+	struct probe_iova at = { .iova = iova_of(slot, page) };
+	unsigned int domain, bus, device, function;
+
+	if (sscanf(devices[0].pci, "%x:%x:%x.%x", &domain, &bus, &device, &function) != 4)
+		return false;
+	at.domain = domain;
+	at.bus = bus;
+	at.devfn = device << 3 | function;
+	if (ioctl(probe_fd, PROBE_IOC_IOVA, &at) || !at.address)
+		return false;
+	*address = at.address;
+	return true;
+}
+
+/* At a program's end. */
+void unmap_iovas(void)
+{
+	struct vfio_iommu_type1_dma_unmap unmap = { .argsz = sizeof(unmap), .size = IOVA_SIZE };
+
+	for (int slot = 0; slot < IOVA_SLOTS; slot++) {
+		if (!mapped[slot])
+			continue;
+		unmap.iova = iova_of(slot, 0);
+		unmap.size = IOVA_SIZE;
+		ioctl(container, VFIO_IOMMU_UNMAP_DMA, &unmap);
+		mapped[slot] = 0;
 	}
 }
 

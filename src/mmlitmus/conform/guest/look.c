@@ -172,6 +172,59 @@ static bool count_frame(uint64_t pfn, struct probe_frame *frame)
 	return probe_fd >= 0 && !ioctl(probe_fd, PROBE_IOC_FRAME, frame) && frame->valid;
 }
 
+static void say_counted(const char *key, const struct probe_frame *frame)
+{
+	say_open(key, '{');
+	say_bits("pfn", frame->pfn);
+	say_number("refs", frame->refs);
+	say_number("maps", frame->maps);
+	say_close('}');
+}
+
+/* What a pin got, slot by slot of pages[]; null: the kernel says that it has filled the slot, and has not. */
+static void say_pins(const struct result *result)
+{
+	struct probe_frame frame;
+
+	drain();
+	say_open("pins", '[');
+	for (int n = 0; n < result->slots; n++) {
+		if (result->pfns[n] != PROBE_NO_PFN && count_frame(result->pfns[n], &frame))
+			say_counted(NULL, &frame);
+		else
+			say_null(NULL);
+	}
+	say_close(']');
+}
+
+/* Where the IOVAs are that the program has mapped; null: nowhere. Of a frame without a struct page there are no counts. */
+static void say_iovas(void)
+{
+	struct probe_frame frame;
+	uint64_t address;
+	char name[32];
+
+	if (probe_fd < 0)
+		return;
+	drain();
+	say_open("iovas", '{');
+	for (int slot = 0; slot < IOVA_SLOTS; slot++) {
+		for (long page = 0; page < iova_pages(slot); page++) {
+			snprintf(name, sizeof(name), "%d+%ld", slot, page);
+			if (!find_iova(slot, page, &address)) {
+				say_null(name);
+			} else if (count_frame(address / PAGE, &frame)) {
+				say_counted(name, &frame);
+			} else {
+				say_open(name, '{');
+				say_bits("pfn", address / PAGE);
+				say_close('}');
+			}
+		}
+	}
+	say_close('}');
+}
+
 /* The counts of the frames that places map, once this CPU has no page in hand. */
 static void say_frames(const struct place *places, int count)
 {
@@ -185,11 +238,7 @@ static void say_frames(const struct place *places, int count)
 			continue;
 		if (!count_frame((at.entry & FRAME) / PAGE, &frame))
 			continue;
-		say_open(places[n].name, '{');
-		say_bits("pfn", frame.pfn);
-		say_number("refs", frame.refs);
-		say_number("maps", frame.maps);
-		say_close('}');
+		say_counted(places[n].name, &frame);
 	}
 	say_close('}');
 }
@@ -381,6 +430,8 @@ static void say_result(const struct result *result)
 			say_bits("value", result->value);
 		if (result->at)
 			say_bits("at", result->at);
+		if (result->has_count)
+			say_number("count", result->count);
 		break;
 	case FAILED:
 		say_name("errno", "", strerrorname_np(result->number), result->number);
@@ -391,6 +442,8 @@ static void say_result(const struct result *result)
 		break;
 	case DIED:
 		say_string("died", result->why);
+		if (result->killed)
+			say_bool("killed", true);
 		break;
 	}
 	say_close('}');
@@ -418,6 +471,10 @@ void say_observed(const struct program *program, const struct step *step, const 
 			say_locked();
 		if (program->want & WANT_EVENTS)
 			say_events();
+		if (step->verb->perform == pin_step && result->how == OK)
+			say_pins(result);
+		if (dma_pages())
+			say_iovas();
 	}
 	say_close('}');
 }

@@ -9,7 +9,9 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/fs.h>
+#include <linux/iommu.h>
 #include <linux/ioport.h>
+#include <linux/list.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
@@ -44,6 +46,10 @@ static ulong hole[2] = { 0, SZ_128M };
 module_param_array(hole, ulong, NULL, 0444);
 MODULE_PARM_DESC(hole, "address[,size] in bytes of memory kept back at boot that has none; 0 for none");
 
+static bool movable;
+module_param(movable, bool, 0444);
+MODULE_PARM_DESC(movable, "take the region ram from ZONE_MOVABLE, where there is one (movablecore=)");
+
 struct region {
 	unsigned long pfn;
 	unsigned long pages;
@@ -62,8 +68,18 @@ struct watch {
 	struct probe_event events[EVENTS_KEPT];
 };
 
+/* Pages of a process that were got at once. */
+struct hold {
+	struct list_head list;
+	unsigned int number;
+	bool pinned;	/* by pin_user_pages*(), not by get_user_pages*() */
+	unsigned int count;
+	struct page *pages[PROBE_PIN_PAGES];
+};
+
 struct probe_file {
-	struct mutex lock;	/* over what is set once: fill and watch */
+	struct mutex lock;	/* over the holds and what is set once: fill and watch */
+	struct list_head holds;
 	bool filled;
 	struct probe_fill fill;
 	struct watch *watch;
@@ -134,9 +150,23 @@ static vm_fault_t probe_fault(struct vm_fault *vmf)
 		return vmf_insert_pfn_prot(vma, address, pfn, with_cache(vma->vm_page_prot, fill->cache));
 	case PROBE_MIXED:
 		return probe_insert_mixed(vma, address, pfn);
+	case PROBE_FAULT_PAGE:
+		vmf->page = pfn_to_page(pfn);
+		get_page(vmf->page);
+		return 0;
 	default:
 		return VM_FAULT_SIGBUS;
 	}
+}
+
+static int insert_pages(struct vm_area_struct *vma, unsigned long pfn)
+{
+	unsigned long address;
+	int error = 0;
+
+	for (address = vma->vm_start; address < vma->vm_end && !error; address += PAGE_SIZE, pfn++)
+		error = vm_insert_page(vma, address, pfn_to_page(pfn));
+	return error;
 }
 
 #if PROBE_HAS_HUGE
@@ -169,6 +199,11 @@ static const struct vm_operations_struct probe_vm_ops = {
 	.pfn_mkwrite = probe_pfn_mkwrite,
 };
 
+/* Of pages that are counted: nothing is to be done at their first store. */
+static const struct vm_operations_struct probe_page_vm_ops = {
+	.fault = probe_fault,
+};
+
 /* Of their own, because the mere presence of ->huge_fault lets the kernel ask for huge leaves. */
 static const struct vm_operations_struct probe_huge_vm_ops = {
 	.fault = probe_fault,
@@ -178,9 +213,16 @@ static const struct vm_operations_struct probe_huge_vm_ops = {
 #endif
 };
 
+/* Does the kernel count the pages as mapped? */
+static bool maps_pages(unsigned int insert)
+{
+	return insert == PROBE_INSERT_PAGE || insert == PROBE_FAULT_PAGE;
+}
+
 static bool takes_copies(unsigned int insert)
 {
-	return insert == PROBE_REMAP || insert == PROBE_REMAP_PARTIAL || insert == PROBE_MIXED || insert == PROBE_NONE;
+	return insert == PROBE_REMAP || insert == PROBE_REMAP_PARTIAL || insert == PROBE_MIXED || insert == PROBE_NONE ||
+		maps_pages(insert);
 }
 
 static int probe_mmap(struct file *file, struct vm_area_struct *vma)
@@ -197,7 +239,11 @@ static int probe_mmap(struct file *file, struct vm_area_struct *vma)
 	if (copies && !takes_copies(fill->insert))
 		return -EINVAL;
 
-	vma->vm_ops = fill->insert == PROBE_HUGE ? &probe_huge_vm_ops : &probe_vm_ops;
+	vma->vm_ops = &probe_vm_ops;
+	if (fill->insert == PROBE_HUGE)
+		vma->vm_ops = &probe_huge_vm_ops;
+	else if (maps_pages(fill->insert))
+		vma->vm_ops = &probe_page_vm_ops;
 	if (fill->insert != PROBE_FAULT_PFN_PROT)
 		vma->vm_page_prot = with_cache(vma->vm_page_prot, fill->cache);
 	switch (fill->insert) {
@@ -209,6 +255,9 @@ static int probe_mmap(struct file *file, struct vm_area_struct *vma)
 	case PROBE_MIXED:
 		probe_vm_flags_set(vma, VM_MIXEDMAP);
 		return 0;
+	case PROBE_INSERT_PAGE:
+		return insert_pages(vma, pfn);
+	case PROBE_FAULT_PAGE:
 	case PROBE_NONE:
 		return 0;
 	default:
@@ -320,6 +369,164 @@ static int probe_region(struct probe_region *answer)
 	answer->pages = region->pages;
 	answer->valid = pfn_valid(region->pfn);
 	answer->reserved = answer->valid && PageReserved(pfn_to_page(region->pfn));
+	return 0;
+}
+
+/* Where a PCI function's IOMMU domain has an address of its. */
+static int probe_iova(struct probe_iova *at)
+{
+	struct pci_dev *function = pci_get_domain_bus_and_slot(at->domain, at->bus, at->devfn);
+	struct iommu_domain *domain;
+
+	if (!function)
+		return -ENODEV;
+	domain = iommu_get_domain_for_dev(&function->dev);
+	at->address = domain ? iommu_iova_to_phys(domain, at->iova) : 0;
+	pci_dev_put(function);
+	return domain ? 0 : -ENODEV;
+}
+
+/* -- holding pages ------------------------------------------------------------------------------------------------ */
+
+/* FOLL_* of a request; false: this kernel has no such flag. */
+static bool gup_flags(u32 flags, unsigned int *foll)
+{
+	*foll = 0;
+	if (flags & PROBE_PIN_WRITE)
+		*foll |= FOLL_WRITE;
+	if (flags & PROBE_PIN_FORCE)
+		*foll |= FOLL_FORCE;
+	if (flags & PROBE_PIN_LONGTERM)
+		*foll |= FOLL_LONGTERM;
+	if (flags & PROBE_PIN_NOWAIT)
+		*foll |= FOLL_NOWAIT;
+	if (flags & PROBE_PIN_NOFAULT)
+		*foll |= PROBE_FOLL_NOFAULT;
+	if (flags & PROBE_PIN_DUMP)
+		*foll |= FOLL_DUMP;
+	return PROBE_FOLL_NOFAULT || !(flags & PROBE_PIN_NOFAULT);
+}
+
+/*
+ * No lock of the module's is held: a long-term pin may go round for ever, until its caller is killed, and others have to
+ * get by.
+ */
+static long grab(const struct probe_pin *pin, struct mm_struct *mm, unsigned int foll, struct page **pages)
+{
+	int locked = 1, *may_drop = pin->flags & PROBE_PIN_LOCKED ? &locked : NULL;
+	long got;
+
+	switch (pin->variant) {
+	case PROBE_GET_FAST:
+		return get_user_pages_fast(pin->address, pin->pages, foll, pages);
+	case PROBE_GET_FAST_ONLY:
+		return get_user_pages_fast_only(pin->address, pin->pages, foll, pages);
+	case PROBE_GET_UNLOCKED:
+		return get_user_pages_unlocked(pin->address, pin->pages, pages, foll);
+	case PROBE_PIN_FAST:
+		return pin_user_pages_fast(pin->address, pin->pages, foll, pages);
+	case PROBE_PIN_UNLOCKED:
+		return pin_user_pages_unlocked(pin->address, pin->pages, pages, foll);
+	}
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	switch (pin->variant) {
+	case PROBE_GET:
+		got = probe_get_user_pages(pin->address, pin->pages, foll, pages);
+		break;
+	case PROBE_GET_REMOTE:
+		got = probe_get_user_pages_remote(mm, pin->address, pin->pages, foll, pages, may_drop);
+		break;
+	case PROBE_PIN:
+		got = probe_pin_user_pages(pin->address, pin->pages, foll, pages);
+		break;
+	default:
+		got = probe_pin_user_pages_remote(mm, pin->address, pin->pages, foll, pages, may_drop);
+		break;
+	}
+	if (locked)
+		mmap_read_unlock(mm);
+	return got;
+}
+
+static int probe_pin(struct probe_file *probe, struct probe_pin *pin)
+{
+	bool remote = pin->variant == PROBE_GET_REMOTE || pin->variant == PROBE_PIN_REMOTE;
+	struct mm_struct *mm;
+	struct hold *hold;
+	unsigned int foll;
+	int n;
+
+	if (pin->variant >= PROBE_PIN_VARIANTS || pin->flags & ~PROBE_PIN_FLAGS || !pin->pages ||
+	    pin->pages > PROBE_PIN_PAGES || (!remote && (pin->pid || pin->flags & PROBE_PIN_LOCKED)))
+		return -EINVAL;
+	if (!gup_flags(pin->flags, &foll))
+		return -EOPNOTSUPP;
+	mm = mm_of(pin->pid);
+	if (!mm)
+		return -ESRCH;
+	/* of nothing but NULL, so that a slot which the kernel says it filled and did not can be told from one it did */
+	hold = kzalloc(sizeof(*hold), GFP_KERNEL);
+	if (!hold) {
+		mmput(mm);
+		return -ENOMEM;
+	}
+	hold->number = pin->hold;
+	hold->pinned = pin->variant >= PROBE_PIN;
+	pin->got = grab(pin, mm, foll, hold->pages);
+	mmput(mm);
+	for (n = 0; n < PROBE_PIN_PAGES; n++) {
+		if (n < pin->got && hold->pages[n])
+			pin->pfn[n] = page_to_pfn(hold->pages[n]);
+		else
+			pin->pfn[n] = PROBE_NO_PFN;
+	}
+	if (pin->got <= 0) {
+		kfree(hold);
+		return 0;
+	}
+	hold->count = pin->got;
+	mutex_lock(&probe->lock);
+	list_add_tail(&hold->list, &probe->holds);
+	mutex_unlock(&probe->lock);
+	return 0;
+}
+
+static unsigned int let_go(struct hold *hold, bool dirty)
+{
+	unsigned int released = 0, n;
+	struct page *page;
+
+	for (n = 0; n < hold->count; n++) {
+		page = hold->pages[n];
+		if (!page)
+			continue;
+		if (hold->pinned) {
+			unpin_user_pages_dirty_lock(&page, 1, dirty);
+		} else {
+			if (dirty)
+				set_page_dirty_lock(page);
+			put_page(page);
+		}
+		released++;
+	}
+	kfree(hold);
+	return released;
+}
+
+static int probe_unpin(struct probe_file *probe, struct probe_unpin *unpin)
+{
+	struct hold *hold, *next;
+	LIST_HEAD(found);
+
+	mutex_lock(&probe->lock);
+	list_for_each_entry_safe(hold, next, &probe->holds, list)
+		if (unpin->all || hold->number == unpin->hold)
+			list_move_tail(&hold->list, &found);
+	mutex_unlock(&probe->lock);
+	unpin->released = 0;
+	list_for_each_entry_safe(hold, next, &found, list)
+		unpin->released += let_go(hold, unpin->dirty);
 	return 0;
 }
 
@@ -464,6 +671,9 @@ static int probe_set_fill(struct probe_file *probe, const struct probe_fill *fil
 		return -EINVAL;
 	if (!(known_inserts() & 1U << fill->insert))
 		return -EOPNOTSUPP;
+	/* only pages of the module's own may be counted as mapped ones are */
+	if (maps_pages(fill->insert) && fill->region != PROBE_REGION_RAM)
+		return -EINVAL;
 	mutex_lock(&probe->lock);
 	if (probe->filled) {
 		error = -EBUSY;	/* there may be mappings that live by it */
@@ -494,6 +704,9 @@ static long probe_ioctl(struct file *file, unsigned int command, unsigned long a
 		struct probe_range range;
 		struct probe_walk walk;
 		struct probe_frame frame;
+		struct probe_pin pin;
+		struct probe_unpin unpin;
+		struct probe_iova iova;
 		s32 pid;
 	} u = {};
 	long error = 0;
@@ -527,6 +740,15 @@ static long probe_ioctl(struct file *file, unsigned int command, unsigned long a
 	case PROBE_IOC_WATCH:
 		error = probe_watch(probe, u.pid);
 		break;
+	case PROBE_IOC_PIN:
+		error = probe_pin(probe, &u.pin);
+		break;
+	case PROBE_IOC_UNPIN:
+		error = probe_unpin(probe, &u.unpin);
+		break;
+	case PROBE_IOC_IOVA:
+		error = probe_iova(&u.iova);
+		break;
 	default:
 		return -ENOTTY;
 	}
@@ -542,6 +764,7 @@ static int probe_open(struct inode *inode, struct file *file)
 	if (!probe)
 		return -ENOMEM;
 	mutex_init(&probe->lock);
+	INIT_LIST_HEAD(&probe->holds);
 	file->private_data = probe;
 	return nonseekable_open(inode, file);
 }
@@ -549,7 +772,9 @@ static int probe_open(struct inode *inode, struct file *file)
 static int probe_release(struct inode *inode, struct file *file)
 {
 	struct probe_file *probe = file->private_data;
+	struct probe_unpin everything = { .all = 1 };
 
+	probe_unpin(probe, &everything);
 	if (probe->watch) {
 		mmu_notifier_unregister(&probe->watch->notifier, probe->watch->mm);
 		kfree(probe->watch);
@@ -612,6 +837,14 @@ static int set_bar(void)
 	return set_region(PROBE_REGION_BAR, "bar", bar, size);
 }
 
+static void free_ram(void)
+{
+	int n;
+
+	for (n = 0; n < 1 << RAM_ORDER; n++)
+		__free_page(ram + n);
+}
+
 static int __init probe_init(void)
 {
 	int error;
@@ -623,21 +856,23 @@ static int __init probe_init(void)
 		error = set_bar();
 	if (error)
 		return error;
-	ram = alloc_pages(GFP_KERNEL | __GFP_ZERO, RAM_ORDER);
+	/* what is movable by its zone and on no LRU list can be migrated by nobody: a long-term pin may wait for that */
+	ram = alloc_pages((movable ? GFP_HIGHUSER_MOVABLE : GFP_KERNEL) | __GFP_ZERO, RAM_ORDER);
 	if (!ram)
 		return -ENOMEM;
+	split_page(ram, RAM_ORDER);	/* each is counted for itself: some ways to map one count it */
 	regions[PROBE_REGION_RAM].pfn = page_to_pfn(ram);
 	regions[PROBE_REGION_RAM].pages = 1UL << RAM_ORDER;
 	error = misc_register(&probe_device);
 	if (error)
-		__free_pages(ram, RAM_ORDER);
+		free_ram();
 	return error;
 }
 
 static void __exit probe_exit(void)
 {
 	misc_deregister(&probe_device);
-	__free_pages(ram, RAM_ORDER);
+	free_ram();
 }
 
 module_init(probe_init);

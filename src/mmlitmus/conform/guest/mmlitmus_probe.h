@@ -13,7 +13,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define PROBE_VERSION 1
+#define PROBE_VERSION 2
 
 /* What the module can map. A region that this machine does not have is of 0 pages. */
 enum probe_region_index {
@@ -35,6 +35,8 @@ enum probe_insert {
 	PROBE_HUGE,		/* vmf_insert_pfn_pmd() where one fits, else as FAULT_PFN */
 	PROBE_MIXED,		/* vmf_insert_mixed() */
 	PROBE_NONE,		/* nothing: every touch is SIGBUS */
+	PROBE_INSERT_PAGE,	/* vm_insert_page() of all of it, by mmap; of the region of RAM only, as the next */
+	PROBE_FAULT_PAGE,	/* ->fault answers with the page, which the kernel then maps */
 	PROBE_INSERTS
 };
 
@@ -69,6 +71,60 @@ struct probe_fill {
 	__u32 cache;
 	__u32 padding;
 	__s64 frame;		/* of the region, at page 0 of the file; may be negative */
+};
+
+/* By which function of the kernel's a process's pages are got. */
+enum probe_pin_variant {
+	PROBE_GET,		/* get_user_pages() */
+	PROBE_GET_FAST,
+	PROBE_GET_FAST_ONLY,
+	PROBE_GET_REMOTE,
+	PROBE_GET_UNLOCKED,
+	PROBE_PIN,		/* pin_user_pages() */
+	PROBE_PIN_FAST,
+	PROBE_PIN_REMOTE,
+	PROBE_PIN_UNLOCKED,
+	PROBE_PIN_VARIANTS
+};
+
+/* How: FOLL_* by the module's own numbers, the kernel's have moved between releases. */
+#define PROBE_PIN_WRITE	   0x01
+#define PROBE_PIN_FORCE	   0x02
+#define PROBE_PIN_LONGTERM 0x04
+#define PROBE_PIN_NOWAIT   0x08
+#define PROBE_PIN_NOFAULT  0x10
+#define PROBE_PIN_DUMP	   0x20
+#define PROBE_PIN_LOCKED   0x40	/* none of FOLL_*: the *_remote() functions get their argument "locked" */
+#define PROBE_PIN_FLAGS	   0x7f
+
+#define PROBE_PIN_PAGES 24
+#define PROBE_NO_PFN (~0ULL)	/* a slot of pages[] that the kernel left as it was */
+
+struct probe_pin {
+	__s32 pid;		/* in; whose memory, for *_remote(); 0 is the caller */
+	__u32 variant;
+	__u32 flags;
+	__u32 hold;		/* the number under which the pages are held, by the file, until PROBE_IOC_UNPIN */
+	__u64 address;
+	__u32 pages;
+	__s32 got;		/* what the function returned: pages, or an errno as a negative number */
+	__u64 pfn[PROBE_PIN_PAGES];	/* of as many as it returned */
+};
+
+struct probe_unpin {
+	__u32 hold;		/* in */
+	__u32 all;		/* in; every hold of the file's */
+	__u32 dirty;		/* in; the pages have been written to */
+	__u32 released;		/* pages */
+};
+
+struct probe_iova {
+	__u32 domain;		/* in: a PCI function */
+	__u32 bus;
+	__u32 devfn;
+	__u32 padding;
+	__u64 iova;		/* in; bytes */
+	__u64 address;		/* physical, where the function's IOMMU domain has it; 0: nowhere */
 };
 
 struct probe_range {
@@ -133,5 +189,8 @@ struct probe_events {
 #define PROBE_IOC_FRAME	 _IOWR(PROBE_IOC, 0x06, struct probe_frame)
 #define PROBE_IOC_WATCH	 _IOW(PROBE_IOC, 0x07, __s32)	/* the events of a process; once a file */
 #define PROBE_IOC_EVENTS _IOR(PROBE_IOC, 0x08, struct probe_events)	/* and forget them */
+#define PROBE_IOC_PIN	 _IOWR(PROBE_IOC, 0x09, struct probe_pin)
+#define PROBE_IOC_UNPIN	 _IOWR(PROBE_IOC, 0x0a, struct probe_unpin)
+#define PROBE_IOC_IOVA	 _IOWR(PROBE_IOC, 0x0b, struct probe_iova)
 
 #endif

@@ -26,6 +26,7 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include <linux/capability.h>
 
 #include "agent.h"
 
@@ -137,6 +138,11 @@ static int open_region(const struct step *step, struct result *result)
 		not_run(result, "there is no such region of a probe module");
 		return -1;
 	}
+	if ((step->insert == PROBE_INSERT_PAGE || step->insert == PROBE_FAULT_PAGE) &&
+	    step->region != PROBE_REGION_RAM) {
+		not_run(result, "only pages of the region ram are mapped like this");
+		return -1;
+	}
 	if (step->frame + step->pages > (long)regions[step->region].pages) {
 		not_run(result, "region %s has %ld pages, too few", region_names[step->region],
 			(long)regions[step->region].pages);
@@ -170,10 +176,16 @@ void map_step(const struct step *step, struct result *result)
 		}
 		offset += bar->offset;
 		fd = devices[step->device].fd;
-	} else {
+	} else if (step->backing == BACKING_PFNMAP) {
 		fd = open_region(step, result);
 		if (fd < 0)
 			return;
+	} else {
+		fd = memory_fd(step->backing);
+		if (fd < 0) {
+			not_run(result, "this kernel has no %s to map", memory_name(step->backing));
+			return;
+		}
 	}
 	mapped(result, mmap(at, step->pages * PAGE, step->prot, flags, fd, offset), at);
 	if (step->backing == BACKING_PFNMAP)
@@ -291,18 +303,56 @@ void probe_step(const struct step *step, struct result *result)
 		ended(result, !ioctl(probe_fd, PROBE_IOC_UNMAP, &range));
 }
 
+/* -- what a process is -------------------------------------------------------------------------------------------- */
+
+void clear_step(const struct step *step, struct result *result)
+{
+	char text[16];
+	int fd = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC), error = 0;
+
+	if (fd < 0) {
+		not_run(result, "there is no /proc/self/clear_refs");
+		return;
+	}
+	snprintf(text, sizeof(text), "%ld", step->what);
+	if (write(fd, text, strlen(text)) < 0)
+		error = errno;
+	close(fd);
+	errno = error;
+	ended(result, !error);
+}
+
+/* As a process that may lock so many pages at most, and is not excused from that. */
+void limit_step(const struct step *step, struct result *result)
+{
+	const struct rlimit pages = { step->locked * PAGE, step->locked * PAGE };
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+	bool worked = !setrlimit(RLIMIT_MEMLOCK, &pages) && !syscall(SYS_capget, &header, data);
+
+	data[0].effective &= ~(1U << CAP_IPC_LOCK);
+	ended(result, worked && !syscall(SYS_capset, &header, data));
+}
+
 /* -- a process ---------------------------------------------------------------------------------------------------- */
+
+/* What a process is told to do: a step, and the pid of the process that it is about, if that is another. */
+struct order {
+	int32_t number;
+	int32_t whose;
+};
 
 static void serve(const struct program *program)
 {
 	struct result result;
-	int32_t number;
+	struct order order;
 	int was;
 
-	while (read(lines[self].process, &number, sizeof(number)) == sizeof(number)) {
+	while (read(lines[self].process, &order, sizeof(order)) == sizeof(order)) {
 		memset(&result, 0, sizeof(result));
 		was = self;
-		program->step[number].verb->perform(&program->step[number], &result);
+		whose = order.whose;
+		program->step[order.number].verb->perform(&program->step[order.number], &result);
 		if (self != was)
 			continue;	/* it is the child that comes back: the parent answers */
 		if (write(lines[self].process, &result, sizeof(result)) != sizeof(result))
@@ -375,6 +425,12 @@ void start_processes(const struct program *program)
 		processes[0].watch = watch(pid, program);
 }
 
+/* Does a step of one process's get at the memory of one that it names? */
+bool is_about_another(const struct step *step)
+{
+	return (step->verb->perform == pin_step || step->verb->perform == transfer_step) && step->process >= 0;
+}
+
 static void forget(int number)
 {
 	processes[number].pid = 0;
@@ -397,11 +453,32 @@ static void died(struct result *result, const struct step *step, int status)
 			 WIFSIGNALED(status) ? sigabbrev_np(WTERMSIG(status)) : "NONE");
 }
 
+/*
+ * A step that does not come back. What loops in the kernel may hear of SIGKILL all the same, and the machine is none the
+ * worse for it.
+ */
+static void hung(int process, double limit, struct result *result)
+{
+	double until = now() + limit / 2;
+
+	result->how = DIED;
+	strcpy(result->why, "hang");
+	kill(processes[process].pid, SIGKILL);
+	while (!result->killed && now() < until) {
+		if (waitpid(processes[process].pid, NULL, WNOHANG) == processes[process].pid) {
+			forget(process);
+			result->killed = true;
+		} else {
+			usleep(1000);
+		}
+	}
+}
+
 /* Have a process perform a step: its result, or what became of it instead. */
 void run_in(int process, const struct step *step, const struct program *program, double limit, struct result *result)
 {
 	struct pollfd line = { .fd = lines[process].agent, .events = POLLIN };
-	int32_t number = step - program->step;
+	struct order order = { .number = step - program->step };
 	double until = now() + limit;
 	int status;
 
@@ -411,7 +488,9 @@ void run_in(int process, const struct step *step, const struct program *program,
 		not_run(result, "there can be no process %ld: it is there, or more than %d", step->child, PROCESSES - 1);
 		return;
 	}
-	if (send(line.fd, &number, sizeof(number), MSG_NOSIGNAL) != sizeof(number)) {
+	if (is_about_another(step))
+		order.whose = processes[step->process].pid;
+	if (send(line.fd, &order, sizeof(order), MSG_NOSIGNAL) != sizeof(order)) {
 		not_run(result, "process %d does not listen", process);
 		return;
 	}
@@ -429,8 +508,7 @@ void run_in(int process, const struct step *step, const struct program *program,
 			return;
 		}
 	} while (now() < until);
-	result->how = DIED;
-	strcpy(result->why, "hang");
+	hung(process, limit, result);
 }
 
 /* The end of all processes, in at most ``limit`` seconds. Was it? */

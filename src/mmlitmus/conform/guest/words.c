@@ -14,6 +14,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include <linux/vfio.h>
+
 #include "agent.h"
 
 /* younger than some C libraries that this is built with */
@@ -43,6 +45,8 @@ enum kind {
 	COUNT,		/* a number, 1 or more */
 	BAR,		/* 0 to 5 */
 	PROT,		/* letters of rwx */
+	PROCESS,	/* a process's number; empty for the current one */
+	FEW,		/* pages, 1 to what a pin takes */
 	REGION,		/* a region of the probe module's, by name; empty for none */
 	ONE_OF,		/* a word of a table */
 	ANY_OF,		/* words of a table with commas between them, or none */
@@ -58,11 +62,15 @@ struct field {
 
 #define AT(member) offsetof(struct step, member)
 #define NO_SLOT (-1)
+#define NO_PROCESS (-1)
 
 static const struct word backings[] = {
 	{ "bar", BACKING_BAR },
 	{ "anonymous", BACKING_ANONYMOUS },
 	{ "pfnmap", BACKING_PFNMAP },
+	{ "file", BACKING_FILE },
+	{ "udmabuf", BACKING_UDMABUF },
+	{ "dma_heap", BACKING_DMA_HEAP },
 	{ NULL }
 };
 
@@ -76,6 +84,8 @@ static const struct word inserts[] = {
 	{ "huge", PROBE_HUGE },
 	{ "mixed", PROBE_MIXED },
 	{ "none", PROBE_NONE },
+	{ "insert_page", PROBE_INSERT_PAGE },
+	{ "fault_page", PROBE_FAULT_PAGE },
 	{ NULL }
 };
 
@@ -159,6 +169,72 @@ static const struct word actions[] = {
 
 static const struct word calls[] = {
 	{ "unmap_mapping_range", 0 },
+	{ NULL }
+};
+
+static const struct word variants[] = {
+	{ "get_user_pages", PROBE_GET },
+	{ "get_user_pages_fast", PROBE_GET_FAST },
+	{ "get_user_pages_fast_only", PROBE_GET_FAST_ONLY },
+	{ "get_user_pages_remote", PROBE_GET_REMOTE },
+	{ "get_user_pages_unlocked", PROBE_GET_UNLOCKED },
+	{ "pin_user_pages", PROBE_PIN },
+	{ "pin_user_pages_fast", PROBE_PIN_FAST },
+	{ "pin_user_pages_remote", PROBE_PIN_REMOTE },
+	{ "pin_user_pages_unlocked", PROBE_PIN_UNLOCKED },
+	{ NULL }
+};
+
+static const struct word pin_flags[] = {
+	{ "write", PROBE_PIN_WRITE },
+	{ "force", PROBE_PIN_FORCE },
+	{ "longterm", PROBE_PIN_LONGTERM },
+	{ "nowait", PROBE_PIN_NOWAIT },
+	{ "nofault", PROBE_PIN_NOFAULT },
+	{ "dump", PROBE_PIN_DUMP },
+	{ "locked", PROBE_PIN_LOCKED },
+	{ NULL }
+};
+
+static const struct word unpin_flags[] = {
+	{ "dirty", 1 },
+	{ NULL }
+};
+
+static const struct word transfers[] = {
+	{ "process_vm_readv", PROCESS_VM_READV },
+	{ "process_vm_writev", PROCESS_VM_WRITEV },
+	{ "proc_mem_read", PROC_MEM_READ },
+	{ "proc_mem_write", PROC_MEM_WRITE },
+	{ "ptrace_peek", PTRACE_PEEK },
+	{ "ptrace_poke", PTRACE_POKE },
+	{ "vmsplice", VMSPLICE },
+	{ "o_direct_read", O_DIRECT_READ },
+	{ "o_direct_write", O_DIRECT_WRITE },
+	{ "write_pipe", WRITE_PIPE },
+	{ NULL }
+};
+
+static const struct word dma_actions[] = {
+	{ "map", 1 },
+	{ "unmap", 0 },
+	{ NULL }
+};
+
+static const struct word dma_prots[] = {
+	{ "", 0 },
+	{ "r", VFIO_DMA_MAP_FLAG_READ },
+	{ "w", VFIO_DMA_MAP_FLAG_WRITE },
+	{ "rw", VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE },
+	{ NULL }
+};
+
+/* what the kernel takes for each in clear_refs */
+static const struct word cleared[] = {
+	{ "referenced", 1 },
+	{ "referenced_anonymous", 2 },
+	{ "referenced_mapped", 3 },
+	{ "soft_dirty", 4 },
 	{ NULL }
 };
 
@@ -257,6 +333,53 @@ static const struct field probe_fields[] = {
 	{ NULL }
 };
 
+static const struct field pin_fields[] = {
+	{ "slot", SLOT, AT(slot), NULL },
+	{ "page", INDEX, AT(page), "0" },
+	{ "pages", FEW, AT(pages), NULL },
+	{ "variant", ONE_OF, AT(variant), NULL, variants },
+	{ "flags", ANY_OF, AT(flags), "", pin_flags },
+	{ "process", PROCESS, AT(process), "" },
+	{ "hold", INDEX, AT(hold), "0" },
+	{ NULL }
+};
+
+static const struct field unpin_fields[] = {
+	{ "hold", INDEX, AT(hold), "0" },
+	{ "flags", ANY_OF, AT(flags), "", unpin_flags },
+	{ NULL }
+};
+
+static const struct field transfer_fields[] = {
+	{ "kind", ONE_OF, AT(transfer), NULL, transfers },
+	{ "slot", SLOT, AT(slot), NULL },
+	{ "page", INDEX, AT(page), "0" },
+	{ "pages", FEW, AT(pages), "1" },
+	{ "process", PROCESS, AT(process), "" },
+	{ NULL }
+};
+
+static const struct field dma_fields[] = {
+	{ "action", ONE_OF, AT(action), NULL, dma_actions },
+	{ "iova", INDEX, AT(iova), "0" },
+	{ "offset", INDEX, AT(offset), "0" },
+	{ "pages", COUNT, AT(pages), NULL },
+	{ "slot", SLOT, AT(slot), "" },
+	{ "page", INDEX, AT(page), "0" },
+	{ "prot", ONE_OF, AT(prot), "rw", dma_prots },
+	{ NULL }
+};
+
+static const struct field clear_fields[] = {
+	{ "what", ONE_OF, AT(what), "soft_dirty", cleared },
+	{ NULL }
+};
+
+static const struct field limit_fields[] = {
+	{ "locked", INDEX, AT(locked), NULL },
+	{ NULL }
+};
+
 static const struct field observe_fields[] = {
 	{ NULL }
 };
@@ -273,6 +396,12 @@ const struct verb verbs[] = {
 	{ "exit", exit_fields, exit_step, false },
 	{ "dev", dev_fields, dev_step, true },
 	{ "probe", probe_fields, probe_step, true },
+	{ "pin", pin_fields, pin_step, true },
+	{ "unpin", unpin_fields, unpin_step, true },
+	{ "transfer", transfer_fields, transfer_step, true },
+	{ "dma", dma_fields, dma_step, true },
+	{ "clear", clear_fields, clear_step, true },
+	{ "limit", limit_fields, limit_step, true },
 	{ "observe", observe_fields, NULL, false },
 	{ NULL }
 };
@@ -368,6 +497,11 @@ static bool read_field(const struct field *field, const char *text, long *value)
 		return number(text, value) && *value > 0;
 	case BAR:
 		return number(text, value) && *value < 6;
+	case FEW:
+		return number(text, value) && *value > 0 && *value <= MOVED_PAGES;
+	case PROCESS:
+		*value = NO_PROCESS;
+		return !*text || number(text, value);
 	case PROT:
 		return protection(text, value);
 	case REGION:
@@ -399,6 +533,10 @@ static void check_room(struct step *step)
 		refuse(step, "%s: a slot has %ld pages", step->verb->name, SLOT_PAGES);
 	if (step->offset > LONG_MAX / (long)PAGE - SLOT_PAGES || step->frame > LONG_MAX / (long)PAGE)
 		refuse(step, "%s: offset or frame is past every file", step->verb->name);
+	if (step->iova >= IOVA_SLOTS || (step->verb->perform == dma_step && step->pages > IOVA_PAGES - step->offset))
+		refuse(step, "%s: there are %d slots of IOVAs, of %ld pages", step->verb->name, IOVA_SLOTS, IOVA_PAGES);
+	if (step->locked > LONG_MAX / (long)PAGE || step->hold > INT_MAX)
+		refuse(step, "%s: a number is too large", step->verb->name);
 }
 
 static void read_words(struct program *program, struct step *step, char *rest)

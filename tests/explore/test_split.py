@@ -11,6 +11,7 @@ import pytest
 
 from mmlitmus.checker.checkpoint import dumped, loaded
 from mmlitmus.explore.dpor import Dpor
+from mmlitmus.explore.primitives.mutex import Mutex
 from mmlitmus.explore.scheduler import Results, Setup
 from mmlitmus.explore.split import Branch, Search, Searched, run
 
@@ -124,6 +125,27 @@ def test_branches_are_used_and_count_nothing_twice(program: Build, traces: int) 
 def test_one_after_the_other() -> None:
     want = Dpor(sections(2, 3)).run()
     assert everything(run(sections(2, 3), Search(executions=7))) == everything(want)
+
+
+def test_a_cycle_through_an_edge_that_was_known_before() -> None:
+    """As reclaim's is: no task ever takes the two in that order."""
+
+    def program() -> Setup:
+        from mmlitmus.explore import runtime as rt
+
+        a, b = Mutex("a"), Mutex("b")
+        rt.engine.lockdep.prime("b", "a", "known at boot")
+
+        def nested() -> None:
+            a.lock()
+            b.lock()
+            b.unlock()
+            a.unlock()
+
+        return Setup({"one": nested, "other": nested})
+
+    assert "inversion a -> b -> a" in {f.name for f in Dpor(program).run().found}
+    assert compare(program, 1) > 1
 
 
 def test_a_loop_that_is_cut() -> None:

@@ -26,6 +26,10 @@ class Lockdep:
         self.findings: list[Finding] = []
         self.schedules: dict[Finding, list[tuple[str, int]]] = {}
 
+    def prime(self, old: str, new: str, why: str) -> None:
+        """Learn an edge before anybody has taken either; each execution may do so anew."""
+        self.edges.setdefault((old, new), why)
+
     def acquire(self, held: list[tuple[Any, str, str]], lock: Any, mode: str, new: str, task: str) -> None:
         """Task ``task``, holding ``held``, asks for ``lock`` as class ``new`` (class or class/subclass)."""
         for prim, _, old in held:
@@ -76,6 +80,11 @@ class Recording(Lockdep):
     def __init__(self) -> None:
         super().__init__()
         self.seen: dict[Edge, Seen] = {}
+
+    def prime(self, old: str, new: str, why: str) -> None:
+        """Kept with the others: without it a cycle that goes through it would not be one where parts come together."""
+        super().prime(old, new, why)
+        self.seen.setdefault((old, new), (why, []))
 
     def _check(self, old: str, new: str) -> None:
         self.seen[old, new] = (self.edges[old, new], rt.engine.choices())

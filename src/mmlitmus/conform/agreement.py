@@ -17,6 +17,8 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from pathlib import Path
 
+from mmlitmus.kernel import eras
+
 from .campaign import Campaign, Compared
 from .compare import AGREED, EXCLUDED, UNOBSERVED, Field, compare_program
 from .execute import execute, model_of
@@ -124,7 +126,7 @@ def table(found: Mapping[str, Sequence[Counts]], models: Mapping[str, str], prog
         "| kernel | programs | operations | fields | agreed | explained | excluded | unobserved | unexplained |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for model in dict.fromkeys(models[name] for name in found):
+    for model in _kernels(found, models):
         names = [name for name in found if models[name] == model]
         total = _sum(one[op] for name in names for one in found[name] for op in one)
         numbers = [sum(programs[name] for name in names), total[0], sum(total[1:]), *total[1:]]
@@ -134,7 +136,7 @@ def table(found: Mapping[str, Sequence[Counts]], models: Mapping[str, str], prog
 
 def by_operation(found: Mapping[str, Sequence[Counts]], models: Mapping[str, str]) -> list[str]:
     """A Markdown table: the fields compared (agreed or not) of each operation, and in brackets the operations."""
-    kernels = [*dict.fromkeys(models[name] for name in found)]
+    kernels = _kernels(found, models)
     lines = ["| operation | " + " | ".join(kernels) + " |", "|---|" + "---:|" * len(kernels)]
     for op in VERBS:
         cells = []
@@ -145,6 +147,11 @@ def by_operation(found: Mapping[str, Sequence[Counts]], models: Mapping[str, str
         if any(cells):
             lines.append(f"| {op} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _kernels(found: Iterable[str], models: Mapping[str, str]) -> list[str]:
+    there = {models[name] for name in found}
+    return [release for release in eras.RELEASES if release in there]
 
 
 def _sum(rows: Iterable[Sequence[int]]) -> list[int]:

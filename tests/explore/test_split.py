@@ -10,7 +10,10 @@ from collections.abc import Callable
 import pytest
 
 from mmlitmus.checker.checkpoint import dumped, loaded
+from mmlitmus.explore import runtime
 from mmlitmus.explore.dpor import Dpor
+from mmlitmus.explore.primitives.mutex import Mutex
+from mmlitmus.explore.sample import Plan, sample
 from mmlitmus.explore.scheduler import Results, Setup
 from mmlitmus.explore.split import Branch, Search, Searched, run
 
@@ -153,3 +156,22 @@ def test_a_program_that_does_not_do_the_same_twice_is_no_search() -> None:
 
     with pytest.raises(SetupError, match="does not do the same twice"):
         run(fickle, Search(executions=2))
+
+
+def test_what_lockdep_knows_before_anything_runs_counts_in_parts() -> None:
+    def program() -> Setup:
+        runtime.engine.lockdep.prime("b", "a", "known from the start")
+        a, b = Mutex("a"), Mutex("b")
+
+        def takes_both() -> None:
+            a.lock()
+            b.lock()
+            b.unlock()
+            a.unlock()
+
+        return Setup({"t": takes_both})
+
+    name = "inversion a -> b -> a"
+    assert [f.name for f in Dpor(program).run().found] == [name]
+    assert [f.name for f in run(program, Search()).found] == [name]
+    assert [f.name for f in sample(program, Plan(4)).results().found] == [name]

@@ -34,6 +34,10 @@ class Lockdep:
             self.edges[old, new] = f"{task} takes {lock.name} ({mode}) while holding {prim.name}"
             self._check(old, new)
 
+    def prime(self, old: str, new: str, why: str) -> None:
+        """The edge is known before anything runs."""
+        self.edges.setdefault((old, new), why)
+
     def _check(self, old: str, new: str) -> None:
         self.close(old, new, rt.engine.choices)
 
@@ -76,6 +80,10 @@ class Recording(Lockdep):
     def __init__(self) -> None:
         super().__init__()
         self.seen: dict[Edge, Seen] = {}
+
+    def prime(self, old: str, new: str, why: str) -> None:
+        super().prime(old, new, why)
+        self.seen.setdefault((old, new), (why, []))
 
     def _check(self, old: str, new: str) -> None:
         self.seen[old, new] = (self.edges[old, new], rt.engine.choices())

@@ -25,8 +25,8 @@ def fs_reclaim() -> PseudoLock:
 
     Source: mm/page_alloc.c fs_reclaim_acquire; drivers/dma-buf/dma-resv.c dma_resv_lockdep.
     """
-    rt.engine.lockdep.edges.setdefault(
-        ("fs_reclaim", "i_mmap_rwsem"), "reclaim takes i_mmap_rwsem while holding fs_reclaim (primed at boot)"
+    rt.engine.lockdep.prime(
+        "fs_reclaim", "i_mmap_rwsem", "reclaim takes i_mmap_rwsem while holding fs_reclaim (primed at boot)"
     )
     return PseudoLock("fs_reclaim", "fs_reclaim")
 

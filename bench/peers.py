@@ -311,6 +311,7 @@ class Bench:
         tools: dict[str, tuple[bool, Callable[[], dict[str, Any] | str]]] = {
             "e1": (not many, lambda: self.ours("e1", s)),
             "e2": (bool(E2_IS_THERE), lambda: self.ours("e2", s)),
+            "e2r": (bool(E2_IS_THERE), lambda: self.ours("e2r", s)),
             "spin": (self.spin, lambda: self.spins(s)),
             "frontrun": (self.frontrun is not None and s.frontrun, lambda: self.frontruns(s)),
             "nidhugg": (
@@ -359,6 +360,10 @@ def wrong(row: dict[str, Any]) -> list[str]:
     return said
 
 
+#: E1, E2 and E2 with its reductions
+OURS = ("e1", "e2", "e2r")
+
+
 def ratios(row: dict[str, Any]) -> dict[str, float | None]:
     """By what factor the peer takes longer than the better of our engines; below 1 we lose."""
 
@@ -366,7 +371,7 @@ def ratios(row: dict[str, Any]) -> dict[str, float | None]:
         return None if a is None or not b else a / b
 
     def best(what: str) -> float | None:
-        times = [t for t in (of(row, "e1", what), of(row, "e2", what)) if t is not None]
+        times = [t for t in (of(row, tool, what) for tool in OURS) if t is not None]
         return min(times, default=None)
 
     def rate(tool: str) -> float | None:
@@ -414,7 +419,7 @@ def factor(row: dict[str, Any], which: str) -> str:
     """A ratio as the table has it; where all that we have is over its budget, that is what it says."""
     value = row["ratios"][which]
     if value is None:
-        alone = which.startswith("spin") and row["spin"] is not None and OVER in (row["e1"], row["e2"])
+        alone = which.startswith("spin") and row["spin"] is not None and OVER in (row[tool] for tool in OURS)
         return OVER if alone else "-"
     return f"{value:.0f}x" if value >= 100 else f"{value:.2g}x"
 
@@ -427,6 +432,9 @@ COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     ("states", lambda r: cell(r, "e2", "states")),
     ("E2 run", lambda r: cell(r, "e2", "run")),
     ("all", lambda r: cell(r, "e2", "all")),
+    ("reduced to", lambda r: cell(r, "e2r", "states")),
+    ("run", lambda r: cell(r, "e2r", "run")),
+    ("all", lambda r: cell(r, "e2r", "all")),
     ("SPIN states", lambda r: cell(r, "spin", "states")),
     ("run", lambda r: cell(r, "spin", "run")),
     ("all", lambda r: cell(r, "spin", "all")),

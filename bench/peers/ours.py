@@ -1,4 +1,6 @@
-"""The scenarios on our engine: ``python bench/peers/ours.py e1|e2 SCENARIO F N``; prints one JSON object.
+"""The scenarios on our engine: ``python bench/peers/ours.py e1|e2|e2r SCENARIO F N``; prints one JSON object.
+
+``e2`` is without reductions, so that its states are SPIN's; ``e2r`` with them.
 
 What a helper has seen ends with it, and ``loop_point`` says what matters of a loop: E2 then forgets what the Promela
 beside this file does not keep either.
@@ -168,9 +170,10 @@ def search(engine: str, program: Build) -> Results:
     """One search."""
     if engine == "e1":
         return Dpor(program).run()
+    from mmlitmus.explore.movers import REDUCTIONS
     from mmlitmus.explore.stateful import Stateful
 
-    return Stateful(program).run()
+    return Stateful(program, reduce=() if engine == "e2" else REDUCTIONS).run()
 
 
 def main() -> None:
@@ -182,7 +185,7 @@ def main() -> None:
     end = time.process_time()
     said: dict[str, Any] = {"executions": results.counts.executions, "exhausted": results.exhausted}
     said["found"] = sorted(f.name for f in results.found)
-    said["states" if engine == "e2" else "traces"] = results.states if engine == "e2" else results.counts.complete
+    said["traces" if engine == "e1" else "states"] = results.counts.complete if engine == "e1" else results.states
     times, first = 1, end
     while end - start < ENOUGH:
         search(engine, program)

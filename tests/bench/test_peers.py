@@ -212,7 +212,7 @@ def test_nidhugg_has_these_traces(name: str, traces: int) -> None:
 def row(**tools: Any) -> dict[str, Any]:
     """A row as Bench.row makes it."""
     made: dict[str, Any] = {"scenario": "ptl 2 2", "tasks": 3, "monitor": 5, "closed_form": 30}
-    made |= dict.fromkeys(("e1", "e2", "spin", "frontrun", "nidhugg"))
+    made |= dict.fromkeys(("e1", "e2", "e2r", "spin", "frontrun", "nidhugg"))
     made |= tools
     return {**made, "wrong": peers.wrong(made), "ratios": peers.ratios(made)}
 
@@ -239,7 +239,7 @@ def test_counts_that_do_not_agree() -> None:
 
 def test_a_peer_that_is_not_there_is_a_dash() -> None:
     head, line = peers.table([row(e1=E1, spin=peers.OVER)], peers.COLUMNS)
-    assert line.split() == ["ptl", "2", "2", "30", "0.0050", "0.10", *"---", *["over"] * 3, *"----"]
+    assert line.split() == ["ptl", "2", "2", "30", "0.0050", "0.10", *"------", *["over"] * 3, *"----"]
     assert head.split()[:4] == ["scenario", "traces", "E1", "run"]
     bench = peers.Bench(1, 1, None, None, spin=False)
     assert [m.split(":")[0] for m in bench.missing()][-3:] == ["SPIN", "frontrun", "Nidhugg"]

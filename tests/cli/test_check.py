@@ -354,3 +354,22 @@ def endless(m):
     assert re.search(r"long/quick +v1 +never", out)
     assert out.endswith("1 case x 1 kernel: 1 as expected, 0 surprises, 2 not run\n")
     assert err == "mmlitmus: interrupted: 2 of 3 rows were not run: long/endless on v1, long/endless on v2\n"
+
+
+def test_reductions_can_be_turned_off(run, write):
+    file = write(
+        "two.py",
+        "@case()\ndef two(m):\n    @m.task\n    def a():\n        m.dev.on\n        m.dev.on\n\n"
+        "    @m.task\n    def b():\n        m.dev.on\n        m.dev.on\n",
+    )
+
+    def states(*more):
+        code, out, _ = run("check", file, "--kernel", "v3", "--engine", "stateful", "--json", *more)
+        (row,) = json.loads(out)
+        assert (code, row["result"], row["search"]) == (0, "never", "exhaustive(states)")
+        return row["stateful"]["states"]
+
+    assert states() < states("--no-reduce")
+    code, _, err = run("check", file, "--no-reduce")
+    assert code == 2
+    assert "--no-reduce is for --engine stateful or auto" in err

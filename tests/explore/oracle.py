@@ -6,12 +6,13 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 
 from mmlitmus.explore.dpor import Dpor
+from mmlitmus.explore.movers import REDUCTIONS, SYMMETRY
 from mmlitmus.explore.naive import Naive
 from mmlitmus.explore.scheduler import Results, Scheduler
 from mmlitmus.explore.stateful import Stateful
 from mmlitmus.explore.verdict import mode
 
-from .programs import Program, build, generate, instructions, smaller
+from .programs import Program, build, generate, generate_alike, instructions, smaller
 
 #: programs that take the naive explorer more executions are compared with sleep sets alone
 NAIVE_LIMIT = 1500
@@ -45,6 +46,9 @@ class SleepSets(Dpor):
         if self.status in ("complete", "deadlock"):
             self.results.traces.add(self.trace())
 
+
+#: ... in which tasks are alike, and that take E2 without reductions more, are skipped
+ALIKE_LIMIT = 4000
 
 Compare = Callable[[Program], "Comparison"]
 
@@ -105,26 +109,73 @@ def _differences(want: Results, got: Results, *, once: bool = False, traces: boo
         yield f"duplicates: {got.counts.complete} complete executions, {len(got.traces)} traces"
 
 
-def compare_states(program: Program, limit: int = 300) -> Comparison:
-    """Run E1 and E2 over the program. E1 is what ``compare`` holds to the reference.
+#: E2 without reductions, with each, and with all
+SWITCHES = ((), *[(one,) for one in REDUCTIONS], REDUCTIONS)
 
-    ``limit``: of E1's executions; a larger program is skipped. Tasks keep no log: otherwise hardly two ways would ever
-    lead to the same state.
+
+def compare_states(
+    program: Program,
+    limit: int = 300,
+    switches: Iterable[tuple[str, ...]] = SWITCHES,
+    *,
+    logged: bool = False,
+    alike: bool = False,
+) -> Comparison:
+    """Run E1 and E2 over the program, E2 with these reductions. E1 is what ``compare`` holds to the reference.
+
+    ``limit``: of E1's executions; a larger program is skipped. Mostly tasks keep no log: otherwise hardly two ways
+    would ever lead to the same state. Executions are those of E2 with the last of the switches, states those with the
+    first.
     """
-    reference = Dpor(build(program, logged=False), max_executions=limit)
+    setup = build(program, logged=logged, alike=alike)
+    reference = Dpor(setup, max_executions=limit)
     want = reference.run()
     if not want.exhausted:
         return Comparison(skipped=True)
-    engine = Stateful(build(program, logged=False), checked=True)
-    got = engine.run()
-    problems = list(_differences(want, got, traces=False))
+    full: int | None = None
+    problems = []
+    for reduce in switches:
+        engine = Stateful(setup, checked=True, reduce=reduce, max_executions=ALIKE_LIMIT if alike else None)
+        got = engine.run()
+        if alike and got.stopped == f"{ALIKE_LIMIT} executions" and not reduce:
+            return Comparison(skipped=True)
+        found = list(state_differences(reference, engine))
+        if full is None:
+            full = got.states
+        if got.states > full:
+            found.append(f"{got.states} states instead of {full}")
+        problems += [f"{'+'.join(reduce) or 'none'}: {problem}" for problem in found]
+    assert full is not None
+    return Comparison(False, False, full, want.counts.executions, got.counts.executions, got.counts.complete, problems)
+
+
+def compare_full(program: Program) -> Comparison:
+    """``compare_states`` without reductions."""
+    return compare_states(program, switches=((),))
+
+
+def compare_logged(program: Program) -> Comparison:
+    """``compare_states`` with all that each task has seen as its outcome, and without a loop_point."""
+    return compare_states(program, 100, ((), REDUCTIONS[:2]), logged=True)
+
+
+def compare_alike(program: Program) -> Comparison:
+    """``compare_states`` where tasks of the same code are alike."""
+    return compare_states(program, 600, ((), (SYMMETRY,), REDUCTIONS), alike=True)
+
+
+def state_differences(reference: Dpor, engine: Stateful) -> Iterable[str]:
+    """How E2's answer differs from E1's."""
+    want, got = reference.results, engine.results
+    if engine.groups:  # who of them is in a deadlock is nobody in particular
+        group = {name: engine.group_of.get(t, name) for t, name in enumerate(engine.setup.tasks)}
+        for results in (want, got):
+            results.deadlocks = {tuple(sorted(group.get(name, name) for name in names)) for names in results.deadlocks}
+    yield from _differences(want, got, traces=False)
     if _classes(reference) != _classes(engine):
-        problems.append(f"lock order: {sorted(_classes(reference) ^ _classes(engine))}")
+        yield f"lock order: {sorted(_classes(reference) ^ _classes(engine))}"
     if _modes(want) != _modes(got):
-        problems.append(f"modes: {sorted(map(str, _modes(want) ^ _modes(got)))[:4]}")
-    return Comparison(
-        False, False, got.states, want.counts.executions, got.counts.executions, got.counts.complete, problems
-    )
+        yield f"modes: {sorted(map(str, _modes(want) ^ _modes(got)))[:4]}"
 
 
 def _modes(results: Results) -> set[Hashable]:
@@ -163,12 +214,15 @@ class Summary:
         )
 
 
-def sweep_states(family: str, seeds: Iterable[int], *, stop_after: int = 3) -> Summary:
+def sweep_states(
+    family: str, seeds: Iterable[int], *, stop_after: int = 3, compare: Compare = compare_states
+) -> Summary:
     """Compare E1 with E2 on the programs with these seeds, every other one large; states are counted as traces."""
     s = Summary(family)
     for seed in seeds:
-        program = generate(family, seed, large=seed % 2 == 1)
-        c = compare_states(program)
+        large = seed % 2 == 1
+        program = generate_alike(family, seed) if compare is compare_alike else generate(family, seed, large=large)
+        c = compare(program)
         s.programs += 1
         s.skipped += c.skipped
         s.traces += c.traces

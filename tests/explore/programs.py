@@ -130,6 +130,9 @@ class Runner:
         self.name = name
 
     def __call__(self) -> None:
+        self.run()
+
+    def run(self) -> None:
         if self.m.logged:
             rt.current().data = self.log
         skip = 0
@@ -416,16 +419,24 @@ def instructions(code: Code) -> Iterator[tuple[Any, ...]]:
             yield from instructions(ins[1])
 
 
-def build(program: Program, *, logged: bool = True) -> Callable[[], Setup]:
+def runner(machine: Machine, code: Code) -> Callable[[], None]:
+    """A task that nothing tells apart from another one with the same code."""
+    return lambda: Runner(machine, code, "t").run()
+
+
+def build(program: Program, *, logged: bool = True, alike: bool = False) -> Callable[[], Setup]:
     """The program as something an explorer can run. ``logged``: each task's outcome is all that it has seen; else what
-    it has seen is forgotten but for the last, so that many ways lead to the same state.
+    it has seen is forgotten but for the last, so that many ways lead to the same state. ``alike``: tasks of the same
+    code are alike (only where they are not logged).
     """
     spawns = sum(ins[0] in ("spawn", "call") for code in program.tasks for ins in code)
     used = {ins[0] for code in program.tasks for ins in instructions(code)}
 
     def setup() -> Setup:
         m = Machine(program, used, logged)
-        tasks = {f"t{t}": Runner(m, code, f"t{t}") for t, code in enumerate(program.tasks)}
+        tasks: dict[str, Callable[[], Any]] = {
+            f"t{t}": runner(m, code) if alike else Runner(m, code, f"t{t}") for t, code in enumerate(program.tasks)
+        }
         return Setup(dict(tasks), checks=[m.check], outcome=m.outcome, spawn_slots=spawns, context=m)
 
     return setup
@@ -594,6 +605,14 @@ def generate(family: str, seed: int, *, large: bool = False) -> Program:
         if k < max(budget, n):
             tasks[k if k < n else r.randrange(n)].append(ins)
     return Program(family, seed, tuple(map(tuple, tasks)))
+
+
+def generate_alike(family: str, seed: int) -> Program:
+    """A program in which two or three tasks have the same code."""
+    r = random.Random(f"{family}/{seed}/alike")
+    program = generate(family, seed)
+    first, *others = sorted(program.tasks, key=len, reverse=True)
+    return Program(family, seed, (*[first[:4]] * r.choice((2, 2, 3)), *[code[:2] for code in others[: r.randrange(2)]]))
 
 
 def smaller(program: Program) -> Iterator[Program]:

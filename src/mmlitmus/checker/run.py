@@ -49,6 +49,7 @@ class How:
     seed: int = 0
     max_seconds: float | None = None  # of one search
     max_memory: int | None = None  # of one process, in bytes
+    reduce: bool = True  # may the engine by states leave out what its reductions allow?
 
 
 def how_for(case: Case, how: How) -> How:
@@ -200,20 +201,24 @@ def _not_applicable(row: Row, reason: str) -> None:
     row.result, row.reason = "n/a", reason
 
 
-def make_engine(name: str, build: Callable[[], Setup], max_executions: int | None) -> Scheduler:
+def make_engine(
+    name: str, build: Callable[[], Setup], max_executions: int | None, *, reduce: bool = True
+) -> Scheduler:
     """The explorer called ``name``."""
     if name == "naive":
         from mmlitmus.explore.naive import Naive
 
         return Naive(build, max_executions=max_executions, keep_traces=True)
     if name == "stateful":
+        from mmlitmus.explore.movers import REDUCTIONS
         from mmlitmus.explore.stateful import Stateful
 
-        return Stateful(build, max_executions=max_executions)
+        return Stateful(build, max_executions=max_executions, reduce=REDUCTIONS if reduce else ())
     if name == "auto":
         from mmlitmus.explore.handover import Auto
+        from mmlitmus.explore.movers import REDUCTIONS
 
-        return Auto(build, max_executions=max_executions)
+        return Auto(build, max_executions=max_executions, reduce=REDUCTIONS if reduce else ())
     from mmlitmus.explore.dpor import Dpor
 
     return Dpor(build, max_executions=max_executions)
@@ -249,7 +254,7 @@ def _guarded(do: Callable[[], T], builder: Builder, progress: Callable[[], objec
 
 
 def _search(row: Row, case: Case, builder: Builder, how: How, expectation: Expectation | None) -> None:
-    engine = make_engine(how.engine, builder, how.max_executions)
+    engine = make_engine(how.engine, builder, how.max_executions, reduce=how.reduce)
     engine.limits = limits_of(how)
     try:
         results = watched(engine, builder)
@@ -369,4 +374,4 @@ def search(builder: Builder, how: How) -> Results:
     if parts is not None:
         _go_on(parts, builder, lambda parts: True)
         return parts.results()
-    return watched(make_engine(how.engine, builder, how.max_executions), builder)
+    return watched(make_engine(how.engine, builder, how.max_executions, reduce=how.reduce), builder)

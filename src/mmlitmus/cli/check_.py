@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.argument("what", nargs=-1, metavar="[PATTERN|FILE.py]...")
 @kernel_options(several=True)
 @search_options
+@click.option("--no-reduce", is_flag=True, help="Search by states without reductions (docs/soundness.md).")
 @part_options
 @click.option("--json", "as_json", is_flag=True, help="Print rows as JSON (docs/json.md).")
 @click.option("--ktap", "as_ktap", is_flag=True, help="Print KTAP, as the kernel's selftests do.")
@@ -47,6 +48,7 @@ def command(
     patches: tuple[str, ...],
     engine: str,
     max_executions: int | None,
+    no_reduce: bool,
     walks: int | None,
     strategy: str | None,
     depth: int | None,
@@ -78,6 +80,8 @@ def command(
     from mmlitmus.checker.many import jobs_for, messages, run_all
     from mmlitmus.checker.run import MAX_EXECUTIONS, How
 
+    if no_reduce and engine not in ("stateful", "auto"):
+        raise click.UsageError("--no-reduce is for --engine stateful or auto")
     started = time.perf_counter()
     chosen = select(what)
     if debug and chosen.errors:
@@ -92,6 +96,7 @@ def command(
         timing,
         max_seconds=max_seconds,
         max_memory=max_memory,
+        reduce=not no_reduce,
         **walking(engine, walks=walks, strategy=strategy, depth=depth, seed=seed),
     )
     jobs: list[Job] = [] if bad and not specs else jobs_for(chosen.cases, specs, how)

@@ -13,6 +13,7 @@ one task's accesses to one field the latest of each kind stands for the earlier 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .findings import Finding
@@ -75,21 +76,21 @@ class Clocks:
         now = (*self.now[:p], clock, *self.now[p + 1 :])
         return Clocks(now, released, accesses), found
 
-    def form(self, engine: Stateful) -> Item:
-        """What of it matters from here on."""
-        running = [t for t in range(engine.nlive) if engine.pending[t] is not DONE]
+    def form(self, engine: Stateful, place: Sequence[int]) -> Item:
+        """What of it matters from here on, with task ``t`` renumbered as ``place[t]``."""
+        running = sorted((place[t], t) for t in range(engine.nlive) if engine.pending[t] is not DONE)
         now = self.now
         left = {
             access: at
             for access, at in self.accesses.items()
-            if any(t != access[1] and now[t][access[1]] < at for t in running)
+            if any(t != access[1] and now[t][access[1]] < at for _, t in running)
         }
         if not left:
             return ()
         by_task: dict[int, list[int]] = {}
         for (_, q, _), at in left.items():
             by_task.setdefault(q, []).append(at)
-        reached = [(q, sorted(set(ats))) for q, ats in sorted(by_task.items())]
+        reached = [(q, sorted(set(by_task[q]))) for q in sorted(by_task, key=place.__getitem__)]
 
         def known(clock: Clock) -> tuple[int, ...]:
             return tuple(bisect_right(ats, clock[q]) for q, ats in reached)
@@ -101,7 +102,9 @@ class Clocks:
                 released.append((engine.key_of_id(o), what))
         ranks = dict(reached)
         return (
-            tuple((t, known(now[t])) for t in running),
+            tuple((p, known(now[t])) for p, t in running),
             frozenset(released),
-            frozenset((engine.key_of_id(o), q, kind, bisect_right(ranks[q], at)) for (o, q, kind), at in left.items()),
+            frozenset(
+                (engine.key_of_id(o), place[q], kind, bisect_right(ranks[q], at)) for (o, q, kind), at in left.items()
+            ),
         )

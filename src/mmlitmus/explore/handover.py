@@ -6,11 +6,12 @@ the same ``loop_point`` again and again with the same values: that loop need not
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import Any
 
 from .dpor import Dpor
+from .movers import REDUCTIONS
 from .scheduler import Results, Setup
 from .stateful import Stateful
 
@@ -23,12 +24,20 @@ ROUNDS = 16
 class Auto(Dpor):
     """E1, and E2 where E1 would not come to an end. ``results`` are those of the one that spoke last."""
 
-    def __init__(self, build: Callable[[], Setup], *, max_executions: int | None = None, traces: int = TRACES) -> None:
+    def __init__(
+        self,
+        build: Callable[[], Setup],
+        *,
+        max_executions: int | None = None,
+        traces: int = TRACES,
+        reduce: Iterable[str] = REDUCTIONS,
+    ) -> None:
         few = traces if max_executions is None else min(traces, max_executions)
         super().__init__(build, max_executions=few)
         self.bound = max_executions
         self.rounds: dict[tuple[Any, ...], int] = {}
         self.why = ""
+        self.reduce = tuple(reduce)
         self.stateful: Stateful | None = None
 
     def run(self) -> Results:
@@ -39,7 +48,7 @@ class Auto(Dpor):
             if self.max_executions == self.bound or results.stopped != f"{self.max_executions} executions":
                 return results  # told to stop, or out of time or memory
             self.why = f"{self.max_executions} executions of dpor did not do"
-        self.stateful = second = Stateful(self.build, max_executions=self.bound)
+        self.stateful = second = Stateful(self.build, max_executions=self.bound, reduce=self.reduce)
         second.limits = self.limits
         self.results = second.run()
         self.results.handed_over = self.why
@@ -58,6 +67,7 @@ class Auto(Dpor):
             self.loop_point(code, module, line, tuple(map(repr, live)))
             return
         if n > ROUNDS and not self.why:
+            self.reduce = ()  # E2 would find the loop, and then do without
             self.why = f"{self.tasks[self.cur].name} came by the loop in {code.co_name} {n} times"
 
     def _pick(self) -> int:

@@ -53,6 +53,7 @@ class Values:
     def __init__(self, key_of: Callable[[Any], Item]) -> None:
         self.key_of = key_of
         self.context: Any = None
+        self.codes: dict[CodeType, int] = {}
         self.seen: dict[int, int] = {}
         self.parts = 0
 
@@ -102,7 +103,7 @@ class Values:
             return ("set", *sorted((self._of(x) for x in v), key=repr))
         if isinstance(v, FunctionType):
             cells = tuple(self._cell(c) for c in v.__closure__ or ())
-            return ("function", v.__module__, v.__qualname__, cells, self._of(v.__defaults__))
+            return ("function", v.__module__, v.__qualname__, self._code(v), cells, self._of(v.__defaults__))
         if isinstance(v, MethodType):
             return ("method", v.__func__.__qualname__, self._of(v.__self__))
         if isinstance(v, (type, ModuleType, BuiltinFunctionType)):
@@ -117,6 +118,10 @@ class Values:
             raise Opaque
         names = [n for n in names if n not in ("__dict__", "__weakref__")]
         return (t.__module__, t.__qualname__, *[(n, self._of(getattr(v, n))) for n in names if hasattr(v, n)])
+
+    def _code(self, v: FunctionType) -> int:
+        """Two functions of one name are told apart by their code (which is equal if it stands at the same place)."""
+        return self.codes.setdefault(v.__code__, len(self.codes))
 
     def _cell(self, cell: CellType) -> Item:
         try:
@@ -212,8 +217,9 @@ def functions_of(modules: Iterable[str]) -> list[FunctionType]:
 
 
 def _scoped(functions: list[FunctionType]) -> list[FunctionType]:
-    """Those that may see something. For the others, and for those left out, their callers' chains serve."""
-    sights = {*(_EVENTS - _SILENT), "peek"}
+    """Those that may see something, or forget it (``loop_point``). For the others, and for those left out, their
+    callers' chains serve."""
+    sights = {*(_EVENTS - _SILENT), "peek", "loop_point"}
     for cls in _models(Model):
         sights.update(name for name, field in cls.fields.items() if field.events or isinstance(field, Guarded))
     names = {f: names_in(f.__code__) for f in functions}
@@ -266,13 +272,15 @@ class Scopes:
             current: Any = rt.engine
             if me < 0 or current is not engine:
                 return body(*args, **kwargs)
-            engine.entered(me, code)
+            if engine.recording:
+                engine.entered(me, code)
             try:
-                result = body(*args, **kwargs)
+                result = body(*args, **kwargs) if kwargs else body(*args)
             except Exception:
                 engine.left(me, (), "raised", keep=True)
                 raise
-            engine.left(me, (*args, *kwargs.values()) if kwargs else args, result)
+            if engine.recording:
+                engine.left(me, (*args, *kwargs.values()) if kwargs else args, result)
             return result
 
         try:
@@ -318,12 +326,16 @@ def observed(engine: Any) -> Iterator[None]:
 
     def observed_init(items: GuardedList, *args: Any, **kwargs: Any) -> None:
         init(items, *args, **kwargs)
-        current: Any = rt.engine
-        if current is engine:
+        running: Any = rt.engine
+        if running is engine:
             engine.lists.append(items)
 
     model.peek, guarded._check, guarded.__init__ = observed_peek, observed_check, observed_init
+    current: Any = rt.current
+    code = current.__code__
+    current.__code__ = rt.current_observed.__code__
     try:
         yield
     finally:
+        current.__code__ = code
         model.peek, guarded._check, guarded.__init__ = peek, check, init

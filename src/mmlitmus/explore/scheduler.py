@@ -214,6 +214,9 @@ class Scheduler:
     def also_reads(self, oid: int) -> None:
         """The event under way reads ``oid`` too, which shows only now that its task runs on after it."""
 
+    def identified(self, module: str) -> None:
+        """Code of ``module`` asks which task it runs in (told to E2 only)."""
+
     def loop_point(self, code: CodeType, module: str, line: int, live: tuple[Any, ...]) -> None:
         """The running task is at the head of a loop (``runtime.loop_point``)."""
 

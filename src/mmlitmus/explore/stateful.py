@@ -18,7 +18,7 @@ looks at everything each time and compares (tests do that).
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from types import CodeType
 from typing import Any
@@ -26,15 +26,18 @@ from typing import Any
 from . import ops
 from .clocks import Clocks
 from .findings import Finding
-from .history import Histories, Item, Opaque, Scopes, Values, observed
+from .history import Histories, Item, Opaque, Scopes, observed
 from .livelock import livelocks
 from .looppoints import check_loop_points
+from .movers import REDUCTIONS, SYMMETRY, Held, Movers
+from .objects import Objects
 from .ops import BLIND, CHOOSE, DONE, SILENT, SYNC
 from .primitives.base import Primitive
 from .races import ACCESSES, could_race
 from .runtime import Op
-from .scheduler import Found, Results, Scheduler, Setup, SetupError
-from .state import Atomic, Cells, Const, Counter, GuardedList, Model
+from .scheduler import Found, Results, Setup, SetupError
+from .state import GuardedList, Model
+from .symmetry import NAMED, alike, places, renumbered, shows_tasks
 
 #: after so many executions that did not end it is not worth while to go on: each of them has to be replayed
 TRUNCATED = 8
@@ -43,11 +46,17 @@ TRUNCATED = 8
 class Frame:
     """A state of the current path: what is left to try, and all that has to be put back when it is come back to."""
 
-    __slots__ = ("clocks", "counters", "lists", "locals", "owners", "projection", "stacks", "state", "todo", "values")
+    __slots__ = (
+        "at", "branches", "clocks", "counters", "lists", "locals", "mover", "owners", "projection", "stacks", "state",
+        "todo", "values",
+    )  # fmt: skip
 
     def __init__(self, engine: Stateful, todo: list[tuple[int, int]]) -> None:
+        self.at = engine.i  # how many events lead to it
         self.state = engine.state
         self.todo = todo
+        self.branches = len(todo) > 1
+        self.mover = engine.mover
         self.stacks = engine.stacks[:]
         self.locals = engine.locals[:]
         self.values = engine.values[:]
@@ -58,33 +67,42 @@ class Frame:
         self.counters = engine.counters
 
 
-class Stateful(Scheduler):
+class Stateful(Objects):
     """Visits every state once."""
 
-    def __init__(self, build: Callable[[], Setup], *, max_executions: int | None = None, checked: bool = False) -> None:
-        super().__init__(build, max_executions=max_executions)
-        self.checked = checked
+    def __init__(
+        self,
+        build: Callable[[], Setup],
+        *,
+        max_executions: int | None = None,
+        checked: bool = False,
+        reduce: Iterable[str] = REDUCTIONS,
+    ) -> None:
+        super().__init__(build, max_executions=max_executions, checked=checked)
+        self.movers = Movers(self, reduce)
+        self.reducing = self.movers.releases or self.movers.guarded
+        self.symmetric = SYMMETRY in reduce
+        self.groups: list[list[int]] = []  # of tasks that are alike
+        self.group_of: dict[int, str] = {}
         self.modules: dict[str, None] = {}  # whose functions get scopes
         self.scopes = ExitStack()
-        self.scoped = False
+        self.scoped = -1  # of how many modules the functions have scopes now
         self.recording = False
-        self.lists: list[GuardedList] = []
-        self.view = Values(self.key_of)
         self.contested: set[Item] = set()  # what accesses that may race are about
         self.accessors: dict[Item, set[tuple[str, int]]] = {}
         self._start_over()
 
     def _start_over(self) -> None:
+        self.forget()
         counts = self.results.counts
         self.results = Results()
         self.results.counts.executions = counts.executions
         self.results.counts.events, self.results.counts.replayed = counts.events, counts.replayed
+        self.movers.start_over()
         self.choice.clear()
         self.value.clear()
         self.k = 0
-        self.scoped = False
         self.histories = Histories()
-        self.numbers: dict[Item, int] = {}  # of values, local states, shared states
         self.states: dict[Item, int] = {}
         self.frames: list[Frame] = []
         self.on_path: set[int] = set()
@@ -98,31 +116,25 @@ class Stateful(Scheduler):
         self.drifts: dict[tuple[int, int, int], list[tuple[str, int]]] = {}  # by edge: what has grown in a turn
         self.projection = -1  # of a state at a loop's head: all but its counters, and these
         self.counters: tuple[tuple[str, int], ...] = ()
-        self.keys: list[Item] = []
-        self.bases: list[int] = []
-        self.names: dict[str, int] = {}
-        self.values: list[int] = []
-        self.list_values: list[int] = []
         self.stacks: list[int] = []
         self.locals: list[int] = []
         self.clocks: Clocks | None = None
         self.state = -1
         self.edge: tuple[int, int, int] | None = None
+        self.branched = True  # has the last move been one of several?
+        self.mover = False  # ... and left others out?
+        self.moved: set[int] = set()  # the tasks whose local state is to be looked at again
+        self.event: tuple[Item, Held, Held, bool] | None = None  # the one under way, for Movers.read_behind
+        self.behind: set[int] = set()
         self.fresh_findings: list[Finding] = []
-        self.dirty: set[int] = set()
         self.looped: str | None = None
-        self.tokens = 0
         self.restart = False
 
     # -- the search ----------------------------------------------------------------------------------------------
     def _run(self) -> None:
-        with observed(self):
-            done = False
-            while not done:
-                with self.scopes:
-                    done = self._search()
-                if not done:
-                    self._start_over()
+        with observed(self), self.scopes:
+            while not self._search():
+                self._start_over()
         complete = not self.results.stopped
         if self.drifts and complete:
             names = dict.fromkeys(name for grown in self.drifts.values() for name, _ in grown)
@@ -134,11 +146,15 @@ class Stateful(Scheduler):
             self._livelocks()
 
     def _search(self) -> bool:
-        """One search; False if it has to be made again because an access turned out to be one that may race."""
+        """One search; False if it has to be made again: an access turned out to be one that may race, a decision not
+        to branch was wrong, or the search comes back to where it was and may not be reduced."""
         counts = self.results.counts
         while True:
             self.execute()
-            if self.restart:
+            if self.restart or self.movers.wrong:
+                return False
+            if self._must_not_be_reduced():
+                self.reducing = self.symmetric = False
                 return False
             if counts.truncated == TRUNCATED:
                 break
@@ -153,28 +169,39 @@ class Stateful(Scheduler):
             if self.limits is not None and (why := self.limits.exceeded()):
                 self.results.stopped = why
                 return True
-            self.k = len(frames) - 1
+            self.k = frames[-1].at
             del self.choice[self.k :]
             del self.value[self.k :]
         if counts.truncated:
             self.results.stopped = f"{self.max_events} events in one execution"
         return True
 
+    def _must_not_be_reduced(self) -> bool:
+        """Once a search comes back to where it was: a reduced move could be taken round and round, and others for ever
+        left for later; and what a livelock is depends on every state and on whoever could go on there.
+        """
+        return self.cyclic and (self.reducing or bool(self.groups))
+
     def execute(self) -> None:
         """Build the machine, replay, and go on until a state that was seen before, or the end."""
         self.recording = False
         self.lists = []
+        self.threads: dict[int, int] = {}
+        self.newborn: list[int] = []
         super().execute()
 
     def _before_tasks(self) -> None:
         setup = self.setup
         self.view.context = setup.context
+        self.groups = alike(setup) if self.symmetric else []
+        self.group_of = {t: f"alike {members[0]}" for members in self.groups for t in members}
         self.set_up = len(self.owners)
         if not self.modules:
             own = [getattr(f, "__module__", None) or type(f).__module__ for f in setup.tasks.values()]
             self.modules = dict.fromkeys((*setup.modules, *own))
-        if not self.scoped:
-            self.scoped = True
+        if self.scoped != len(self.modules):
+            self.scoped = len(self.modules)
+            self.scopes.close()
             self.scopes.enter_context(Scopes(self.modules).installed(self))
         if not self.frames:
             root = self.histories.stack(self.histories.chain("root"), -1, None)
@@ -187,6 +214,15 @@ class Stateful(Scheduler):
             frame = self.frames[-1]
             self._restore(frame)
             return self._go(frame)
+        self._look_round()
+        alone = -1
+        self.mover = False
+        enabled = self.enabled()
+        if self.reducing and enabled:
+            alone = self._alone(enabled)
+            kept = self.branched or self.looped is not None or self.i >= self.max_events
+            if alone >= 0 and not kept and len(self._moves([alone])) == 1:
+                return self._step(alone, 0)  # the state before it need not be kept
         new = self._arrive()
         if self.restart:
             self.status = "blocked"
@@ -195,23 +231,52 @@ class Stateful(Scheduler):
             self.cyclic = self.cyclic or self.state in self.on_path
             self.status = "blocked"
             return -1
-        enabled = self.enabled()
         if not enabled:
             self.status = self._ending()
             return -1
         if self.i >= self.max_events:
             self.status = "truncated"
             return -1
-        todo = []
-        for t in range(self.n):
-            if enabled >> t & 1:
-                op = self.pending[t]
-                todo += [(t, v) for v in range(op[3] if op[0] == CHOOSE else 1)]
+        todo = self._moves([alone] if alone >= 0 else [t for t in range(self.n) if enabled >> t & 1])
         todo.sort(key=lambda move: (move[0] != self.cur, move), reverse=True)  # the running task goes first
         frame = Frame(self, todo)
         self.frames.append(frame)
         self.on_path.add(self.state)
         return self._go(frame)
+
+    def _moves(self, tasks: list[int]) -> list[tuple[int, int]]:
+        """What these tasks may do next: each once, and a choice with each of its values."""
+        moves = []
+        for t in tasks:
+            op = self.pending[t]
+            moves += [(t, v) for v in range(op[3] if op[0] == CHOOSE else 1)]
+        return moves
+
+    def _look_round(self) -> None:
+        """Take note of what the last event has brought: tasks, objects, and what they are about to do."""
+        self.adopt()
+        for t in self.newborn:  # its history begins with what it was created with
+            self.stacks[t] = self.histories.stack(self.histories.chain("root", self.form(self.fns[t])), -1, None)
+            self.moved.add(t)
+        self.newborn.clear()
+        if self.edge is None:
+            self.moved.update(range(self.n))
+        if self.reducing:
+            for t in sorted(self.moved):
+                if self.pending[t] is not DONE:
+                    self.movers.announced(t, self.pending[t])
+
+    def _alone(self, enabled: int) -> int:
+        """The task that may go on without anybody else being tried; the running one rather than another, or -1."""
+        if not enabled & (enabled - 1):
+            last = int(enabled).bit_length() - 1
+            return last if len(self._moves([last])) == 1 else -1
+        t: int
+        for t in (self.cur, *range(self.n)):
+            if t >= 0 and enabled >> t & 1 and self.movers.may_go(t, self.pending[t]):
+                self.mover = True
+                return t
+        return -1
 
     def _restore(self, frame: Frame) -> None:
         self.stacks = frame.stacks[:]
@@ -227,11 +292,25 @@ class Stateful(Scheduler):
     def _go(self, frame: Frame) -> int:
         """Let the next thing happen that is left to try at the state."""
         t, value = frame.todo.pop()
-        op = self.pending[t]
         self.edge = (frame.state, t, value)
         self.fresh_findings = []
         self.dirty = set()
+        self.moved = set()
         self.looped = None
+        self.branched = frame.branches
+        self.mover = frame.mover
+        return self._step(t, value)
+
+    def _step(self, t: int, value: int) -> int:
+        """Let the task go on."""
+        op = self.pending[t]
+        if op[0] in NAMED and t in self.group_of:
+            self._told_apart()
+        if self.reducing:
+            movers = self.movers
+            self.event = (movers.event(t, op), movers.held(t), movers.holding(t, op), self.mover)
+            self.behind.clear()
+        self.moved.add(t)
         self.choice.append(t)
         self.value.append(value)
         self.stacks[t] = self.histories.append(self.stacks[t], self._observation(op, value))
@@ -257,7 +336,7 @@ class Stateful(Scheduler):
             if kind in BLIND:
                 pass
             elif prim is None:
-                seen.append(self._value_at(at, own))
+                seen.append(self.value_at(at, own))
             elif kind == ops.TRYLOCK:
                 seen.append(prim.state is None)
             elif kind == ops.DOWN_READ_TRYLOCK:
@@ -265,17 +344,22 @@ class Stateful(Scheduler):
             elif kind == ops.DOWN_WRITE_TRYLOCK:
                 seen.append(prim.state == ((), ()))
             elif kind not in SILENT:
-                seen.append(self.view.canonical(prim.state))
+                seen.append(self._looked_at(prim))
         for x in extra:
             o = x >> 1
             at = bisect_right(self.bases, o) - 1
             self.dirty.add(at)
             if self.prims[o] is None:
                 if kind != ops.FREE:
-                    seen.append(self._value_at(at, o))
+                    seen.append(self.value_at(at, o))
             elif kind not in SILENT:
-                seen.append(self.view.canonical(self.prims[o].state))
+                seen.append(self._looked_at(self.prims[o]))
         return tuple(seen)
+
+    def _looked_at(self, prim: Primitive) -> Item:
+        if self.groups and shows_tasks(prim):
+            self._told_apart()
+        return self.view.canonical(prim.state)
 
     def _access(self, op: Op, t: int) -> None:
         """Note who accesses what; an access that may race turns up only now and then, and is then always watched."""
@@ -283,12 +367,38 @@ class Stateful(Scheduler):
         if what in self.contested:
             return
         accessors = self.accessors.setdefault(what, set())
-        who = (self.tasks[t].name, op[0])
+        who = (self.called(t), op[0])
         if who not in accessors:
             accessors.add(who)
-            if any(other != who[0] and could_race(kind, op[0]) for other, kind in accessors):
+            several = self.several(who[0])
+            if any((several or other != who[0]) and could_race(kind, op[0]) for other, kind in accessors):
                 self.contested.add(what)
                 self.restart = True
+
+    def spawn(self, name: str, fn: Callable[[], Any], oid: int) -> int:
+        """Create a task (Scheduler.spawn)."""
+        t = super().spawn(name, fn, oid)
+        self.threads[t] = oid
+        if self.recording:
+            self.newborn.append(t)
+        return t
+
+    def called(self, t: int) -> str:
+        """What the task is called in the books: all that are alike by one name."""
+        return self.group_of.get(t) or self.tasks[t].name
+
+    def several(self, who: str) -> bool:
+        """Are there several tasks that are called so?"""
+        return who in self.group_of.values()
+
+    def identified(self, module: str) -> None:
+        if self.recording and self.cur in self.group_of and not module.startswith("mmlitmus.explore."):
+            self._told_apart()
+
+    def _told_apart(self) -> None:
+        """Tasks that are alike may have been told apart: search again without symmetry."""
+        self.symmetric = False
+        self.restart = True
 
     # -- what tasks see, beside their events ---------------------------------------------------------------------
     def entered(self, me: int, code: CodeType) -> None:
@@ -314,7 +424,7 @@ class Stateful(Scheduler):
     def saw(self, value: Any) -> None:
         """The running task has read a value without an event."""
         me = self.cur
-        self.stacks[me] = self.histories.append(self.stacks[me], self._form(value))
+        self.stacks[me] = self.histories.append(self.stacks[me], self.form(value))
 
     def saw_list(self, items: GuardedList) -> None:
         """The running task looks at, or changes, a guarded list."""
@@ -323,6 +433,10 @@ class Stateful(Scheduler):
 
     def accessed(self, obj: Any, field: str, written: bool) -> None:
         if self.recording:
+            if self.event is not None and obj.id not in self.behind:
+                self.behind.add(obj.id)
+                event, before, holding, mover = self.event
+                self.movers.read_behind(event, obj.id, self.called(self.cur), before, holding, mover)
             self.dirty.add(bisect_right(self.bases, obj.id) - 1)
             if not written:
                 self.saw(obj._values[obj.fields[field].at])
@@ -366,17 +480,12 @@ class Stateful(Scheduler):
     # -- states --------------------------------------------------------------------------------------------------
     def _arrive(self) -> bool:
         """Work out the state that the last event has led to; is it a new one?"""
-        moved = self.cur
-        self._adopt()
-        self._look_again()
-        for t in range(self.n):
-            if t == moved or self.locals[t] < 0 or (self.edge is None) or self._is_new_slot(t):
-                self.locals[t] = self._local(t)
-        key = (
-            tuple(self.locals),
-            self._shared(),
-            self.clocks.form(self) if self.clocks is not None else self._no_clocks(),
-        )
+        self.look_again()
+        for t in sorted(self.moved):
+            self.locals[t] = self._local(t)
+        if self.contested and self.edge is None:
+            self.clocks = Clocks.at_the_start(self.n)
+        key = self._key()
         known = self.states.get(key)
         self.projection = -1
         if known is None and self.looped is not None:
@@ -403,7 +512,7 @@ class Stateful(Scheduler):
         """The state at the head of the same loop that differs from this one in its counters only, if they have grown
         by the same for two turns."""
         found: list[Frame] = []
-        self.projection, self.counters = self._projected()
+        self.projection, self.counters = self.projected(self.locals)
         for frame in reversed(self.frames):
             if frame.projection == self.projection:
                 found.append(frame)
@@ -421,45 +530,34 @@ class Stateful(Scheduler):
         self.drifts[self.edge] = grown[0]
         return found[0].state
 
-    def _projected(self) -> tuple[int, tuple[tuple[str, int], ...]]:
-        """The state without the values of its counters; and these."""
-        values = list(self.values)
-        counters: list[tuple[str, int]] = []
-        for at, (_, owner) in enumerate(self.owners):
-            if isinstance(owner, Model):
-                rest: list[Item] = []
-                for (name, field), v in zip(owner.fields.items(), owner._values, strict=True):
-                    if isinstance(field, (Atomic, Counter)) and type(v) is int:
-                        counters.append((f"{owner.name}.{name}", v))
-                    else:
-                        rest.append(self._form(v))
-                if len(rest) < len(owner._values):
-                    values[at] = self._number(("but for counters", *rest))
-        return self._number((*self.locals, *values, *self.list_values)), tuple(counters)
-
     def _livelocks(self) -> None:
         self.results.livelocks = livelocks(self)
         for live in self.results.livelocks:
             self.results.found[live.finding] = Found(live.finding, live.choices)
 
-    def _no_clocks(self) -> Item:
-        if self.contested and self.edge is None:
-            self.clocks = Clocks.at_the_start(self.n)
-        return ()
+    def _key(self) -> Item:
+        """The state; the same for states that differ by exchanging tasks that are alike."""
+        if not self.groups:
+            return (tuple(self.locals), self._shared(self.values), self._past(range(self.n)))
+        return min(map(self._renumbered, places(self.groups, self.locals)))
 
-    def _is_new_slot(self, t: int) -> bool:
-        """Has the task been created by the last event? Its history begins with what it was created with."""
-        frame = self.frames[-1] if self.frames else None
-        if frame is None or self.pending[t] is DONE or self.locals[t] != self.empty:
-            return False
-        chain = self.histories.chain("root", self._form(self.fns[t]))
-        self.stacks[t] = self.histories.stack(chain, -1, None)
-        return True
+    def _renumbered(self, place: list[int]) -> tuple[int, ...]:
+        states = [0] * self.n
+        for t, p in enumerate(place):
+            states[p] = self.locals[t]
+        values = self.values[:]
+        for at, (base, owner) in enumerate(self.owners):
+            if isinstance(owner, Primitive) and owner.id == base:
+                values[at] = self.number(self.form(renumbered(owner, place)))
+        return (*states, self.number(self._shared(values)), self.number(self._past(place)))
+
+    def _past(self, place: Sequence[int]) -> Item:
+        return self.clocks.form(self, place) if self.clocks is not None else ()
 
     @property
     def empty(self) -> int:
         """The local state of a task slot that nobody is in."""
-        return self._number(("empty",))
+        return self.number(("empty",))
 
     def _local(self, t: int) -> int:
         op = self.pending[t]
@@ -469,104 +567,10 @@ class Stateful(Scheduler):
             if t >= self.nlive:
                 return self.empty
             rest = self.view.or_token(self.fns[t], self.stacks[t])  # what checks may ask of it
-            return self._number(("done", task.name, task.dead, held, rest, self._form(task.data)))
+            return self.number(("done", self.called(t), task.dead, held, rest, self.form(task.data)))
         about = (op[0], self.key_of_id(op[1]), *[(self.key_of_id(x >> 1), x & 1) for x in op[2]], *op[3:])
         counters = tuple(sorted(task.counters.items()))
-        return self._number((self.stacks[t], task.name, held, counters, self._form(task.data), about))
-
-    def _shared(self) -> int:
-        n = self.set_up
-        values = self.values
-        nothing = self._number(None)
-        made = frozenset((key, v) for key, v in zip(self.keys[n:], values[n:], strict=True) if v != nothing)
-        return self._number((tuple(values[:n]), made, tuple(self.list_values)))
-
-    def _adopt(self) -> None:
-        """Give objects that are new their keys: unique names, the same in every execution that makes them."""
-        for base, owner in self.owners[len(self.keys) :]:
-            name = owner.name if hasattr(owner, "name") else owner.object_name(0)
-            count = self.names[name] = self.names.get(name, 0) + 1
-            self.keys.append((name, count))
-            self.bases.append(base)
-
-    def _look_again(self) -> None:
-        values = self.values
-        for at in range(len(values), len(self.keys)):
-            values.append(-1)
-            self.dirty.add(at)
-        for at in self.dirty:
-            if at >= 0:
-                values[at] = self._number(self._value(at))
-        if -1 in self.dirty or len(self.list_values) != len(self.lists):
-            self.list_values = [self._number(self._form(items.items)) for items in self.lists]
-        if self.checked:
-            for at in range(len(values)):
-                if self._number(self._value(at)) != values[at]:
-                    raise SetupError(f"{self.keys[at]} changes outside events that name it")
-        self.dirty = set()
-
-    def _value(self, at: int) -> Item:
-        """The declared value of the owner ``at``."""
-        base, owner = self.owners[at]
-        if isinstance(owner, Model):
-            fields = owner.fields.values()
-            constant = at < self.set_up
-            return (
-                owner._freed,
-                *[
-                    self._form(v)
-                    for v, f in zip(owner._values, fields, strict=True)
-                    if not (constant and type(f) is Const)
-                ],
-            )
-        if isinstance(owner, Primitive) and owner.id == base:
-            return self._form(owner.state)
-        if isinstance(owner, Cells):
-            return self._form(owner.values)
-        return self._value_at(at, base)
-
-    def _value_at(self, at: int, o: int) -> Item:
-        """The value of the data object ``o``, which is one of the owner ``at``."""
-        if at >= len(self.keys):
-            self._adopt()
-        base, owner = self.owners[at]
-        if isinstance(owner, Model):
-            if o == base:
-                return owner._freed
-            return self._form(owner._values[owner.fields[owner._layout[o - base]].at])
-        if isinstance(owner, Cells):
-            return self._form(owner.values[o - base])
-        for name, where in getattr(type(owner), "declared_as", {}).items():
-            if getattr(owner, where) == base:
-                return self._form(getattr(owner, name))
-        if hasattr(owner, "object_value"):
-            return self._form(owner.object_value(o - base))
-        raise SetupError(f"{type(owner).__name__} has footprint objects but no object_value()")
-
-    def _form(self, value: Any) -> Item:
-        try:
-            return self.view.canonical(value)
-        except Opaque:  # like nothing else
-            self.tokens += 1
-            return ("token", self.tokens)
-
-    def _number(self, item: Item) -> int:
-        return self.numbers.setdefault(item, len(self.numbers))
-
-    def key_of(self, obj: Any) -> Item:
-        """What a declared object is called in states."""
-        if isinstance(obj, GuardedList):
-            return obj.name
-        return self.key_of_id(obj.id)
-
-    def key_of_id(self, o: int) -> Item:
-        """What a footprint object is called in states."""
-        if o < 0:
-            return None
-        if len(self.keys) < len(self.owners):
-            self._adopt()
-        at = bisect_right(self.bases, o) - 1
-        return (self.keys[at], o - self.bases[at])
+        return self.number((self.stacks[t], self.called(t), held, counters, self.form(task.data), about))
 
     # -- what it all says ----------------------------------------------------------------------------------------
     def _ended(self, setup: Setup) -> None:

@@ -39,6 +39,7 @@ RULES = (
     Rule(("ptl", "ptl/1"), "mm/memory.c copy_pte_range (source inside target); mm/mremap.c move_ptes (the reverse)"),
     Rule(("pmd_lock", "pmd_lock/1"), "mm/huge_memory.c copy_huge_pmd, move_huge_pmd"),
     Rule(("mmap_lock", "i_mmap_rwsem", "pud_lock"), "mm/rmap.c: page_table_lock, which pud_lock is"),
+    Rule(("vm_lock", "fs_reclaim"), "mm/memory.c wp_page_copy under the VMA lock", "fault_lock", ("vma_lock",)),
     Rule(("vm_lock", "pud_lock"), "mm/huge_memory.c vmf_insert_pfn_pud", "fault_lock", ("vma_lock",)),
     Rule(("pud_lock", "pud_lock/1"), "mm/huge_memory.c copy_huge_pud"),
     Rule(("mmap_lock/1", "fs_reclaim"), "kernel/fork.c dup_mmap allocates"),

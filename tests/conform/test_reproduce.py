@@ -353,9 +353,9 @@ def test_a_difference_is_shown_at_its_first_step() -> None:
     from mmlitmus.conform.execute import execute
     from mmlitmus.conform.layout import Layout
 
-    recording = load(LIVE / "live-6.12-pc.jsonl.gz")
+    recording = load(LIVE / "live-6.12-pc-2.jsonl.gz")
     header = recording.header
-    one = next(p for p in recording.programs if p.id == "pc-1-8")
+    one = next(p for p in recording.programs if p.id == "pc-1-56")
     flipped = "deb-6.12.117 madvise_behavior_valid=to-pageout"
     fields = compare_program(one, execute(one, header, flipped), Layout(header))
     differ = [f for f in fields if f.verdict == DISAGREED]

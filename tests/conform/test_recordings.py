@@ -19,7 +19,7 @@ from mmlitmus.conform.execute import (
 from mmlitmus.conform.import_vfiorev import convert
 from mmlitmus.conform.layout import message_of
 from mmlitmus.conform.schema import Entry, KernelKey, Recording, Result
-from mmlitmus.conform.store import dumps, load, loads, packaged
+from mmlitmus.conform.store import dumps, loads, packaged
 from mmlitmus.kernel.errno import ENOMEM
 from mmlitmus.kernel.policy import KernelSpecError
 from mmlitmus.kernel.uapi import Process

@@ -151,7 +151,7 @@ def parsed(text: str) -> tuple[str, tuple[Step, ...]]:
                 given[name] = [f for f in value.split(",") if f] if name == "flags" else value
                 if re.fullmatch(r"\d+", value):
                     given[name] = int(value)
-            steps.append(read_step(given, line))
+            steps.append(read_step(given))
     return ident, tuple(steps)
 
 

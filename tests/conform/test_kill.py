@@ -38,13 +38,15 @@ from mmlitmus.conform.kill import (
     survivor,
 )
 from mmlitmus.conform.shrink import shrink, signature
+from mmlitmus.conform.store import RECORDINGS, load
 from mmlitmus.kernel import eras
 from mmlitmus.kernel.policy import HOMES
 from mmlitmus.report import kills as report
 
 from .test_campaign import MODEL, Echo, kernel_of
 
-of_kernel = cache(recorded)
+#: some programs of MODEL with the probe module, generated, and its recorded revocations
+SOME = ("live/live-6.12-pc.jsonl.gz", "vfiorev/vfiorev-6.12.jsonl")
 #: kernels without a probe module
 BARE = ("deb-6.16.12", "deb-6.18.15")
 
@@ -98,8 +100,20 @@ def test_flips_are_every_other_alternative_of_every_seam() -> None:
     assert eras.kernel(found[0].spec).choices[found[0].seam] == found[0].alternative
 
 
+@cache
+def programs_in(file: str) -> list[Recorded]:
+    recording = load(RECORDINGS / file)
+    return [Recorded(file, program, recording.header) for program in recording.programs]
+
+
 def generated() -> list[Recorded]:
-    return [one for one in of_kernel(MODEL) if one.file.startswith("live/")]
+    return programs_in(SOME[0])
+
+
+def test_what_was_recorded_on_a_kernel() -> None:
+    assert recorded(BARE[0]) == [
+        one for path in files()[BARE[0]] for one in programs_in(str(path.relative_to(RECORDINGS)))
+    ]
 
 
 def test_what_a_program_asks() -> None:
@@ -124,7 +138,7 @@ def test_a_warning_of_the_kernels_is_compared() -> None:
     assert kills(found[0], Flip(MODEL, "vma_flags_write", "unchecked")).endswith(": warned")
     quiet = next(one for one in generated() if not one.program.warned and one.program.log is not None)
     assert not quiet.program.warned
-    unlogged = next(one for one in of_kernel(MODEL) if one.program.log is None)
+    unlogged = next(one for one in programs_in(SOME[1]) if one.program.log is None)
     for one, names in ((quiet, {"warned"}), (unlogged, set())):
         fields = compare_program(one.program, execute(one.program, one.header, MODEL), one.layout)
         assert {f.name for f in fields if f.name == "warned"} == names

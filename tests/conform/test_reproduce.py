@@ -53,7 +53,7 @@ from mmlitmus.conform.schema import (
     Unmap,
     Unpin,
 )
-from mmlitmus.conform.store import RECORDINGS, load
+from mmlitmus.conform.store import RECORDINGS, header_of, part_of, programs_of
 
 FLAGS = ("-O1", "-Wall", "-Wextra", "-Werror")
 LIVE = RECORDINGS / "live"
@@ -201,8 +201,8 @@ def test_generated_programs_compile(compiles: Callable[..., None]) -> None:
 
 
 def test_recorded_programs_compile_at_every_step_of_one(compiles: Callable[..., None]) -> None:
-    recording = load(LIVE / "live-6.1-q35.jsonl.gz")
-    one = recording.programs[1]
+    recording = part_of(LIVE / "live-6.1-q35.jsonl.gz", 1, 1)
+    (one,) = recording.programs
     compiles(*(of_recorded(recording, one.id, n) for n in range(len(one.steps))))
 
 
@@ -353,9 +353,9 @@ def test_a_difference_is_shown_at_its_first_step() -> None:
     from mmlitmus.conform.execute import execute
     from mmlitmus.conform.layout import Layout
 
-    recording = load(LIVE / "live-6.12-pc-2.jsonl.gz")
+    recording = programs_of(LIVE / "live-6.12-pc-2.jsonl.gz", ["pc-1-56"])
     header = recording.header
-    one = next(p for p in recording.programs if p.id == "pc-1-56")
+    (one,) = recording.programs
     flipped = "deb-6.12.117 madvise_behavior_valid=to-pageout"
     fields = compare_program(one, execute(one, header, flipped), Layout(header))
     differ = [f for f in fields if f.verdict == DISAGREED]
@@ -437,10 +437,10 @@ def test_files_are_written_and_never_over_one(tmp_path: Path) -> None:
     from mmlitmus.conform.live import Heard
     from mmlitmus.report.conform import Difference, difference
 
-    recording = load(LIVE / "live-6.12-pc.jsonl.gz")
+    header = header_of(LIVE / "live-6.12-pc.jsonl.gz")
     ran = program(ended(Unmap(slot="a", pages=1), ok=True), id="pc-1-1-shrunk")
     field = Field("p", 0, ran.steps[0], "outcome", "", "ok", "-EINVAL", Seen("-EINVAL"))
-    one = Compared(ran, header=recording.header, heard=Heard(ran), fields=(field,))
+    one = Compared(ran, header=header, heard=Heard(ran), fields=(field,))
     run = SimpleNamespace(
         campaigns=[Campaign("6.12", "deb-6.12.117")], differences={"6.12": [Difference(one, (field,))]}, wrong=[]
     )

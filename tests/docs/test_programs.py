@@ -33,9 +33,9 @@ def test_the_machine_is_the_recordings_one(recorded_headers) -> None:
 @pytest.fixture
 def recorded_headers():
     """The headers of what the lab recorded on 6.12."""
-    from mmlitmus.conform.store import RECORDINGS, load
+    from mmlitmus.conform.store import RECORDINGS, header_of
 
-    return [load(RECORDINGS / "live" / f"live-6.12-{machine}.jsonl.gz").header for machine in ("pc", "q35")]
+    return [header_of(RECORDINGS / "live" / f"live-6.12-{machine}.jsonl.gz") for machine in ("pc", "q35")]
 
 
 @pytest.mark.parametrize(("program", "row"), ROWS, ids=[f"{p.id} {r.kernel} {r.seen} {r.step}" for p, r in ROWS])

@@ -78,11 +78,16 @@ def test_they_say_the_same_of_cases(args: tuple[str, ...]) -> None:
     assert said[0] == said[1]
 
 
+#: the engine's tests, and those of them that take a minute
+QUICK = ("test_engine.py", "test_replay.py", "test_split.py", "test_minimise.py")
+LONG = ("test_stateful.py", "test_reductions.py", "test_sample.py", "test_livelock.py")
+
+
+@pytest.mark.parametrize("files", [QUICK, pytest.param(LONG, marks=pytest.mark.slow)], ids=["quick", "long"])
 @pytest.mark.parametrize("how", BUILDS)
-def test_both_pass_the_tests_of_the_engine(how: str) -> None:
+def test_both_pass_the_tests_of_the_engine(how: str, files: tuple[str, ...]) -> None:
     if (how == "compiled") == compiled_here():
         pytest.skip("the tests run in this build anyway")
-    files = ["test_engine.py", "test_replay.py", "test_split.py", "test_stateful.py", "test_minimise.py"]
     say(how, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/explore/{name}" for name in files))
 
 

@@ -120,7 +120,7 @@ def step_of() -> Callable[..., schema.Step]:
 
     def make(verb: str, **more: Any) -> schema.Step:
         given = {name: must[name] for name, (missing, _) in fields(verb).items() if missing is None}
-        return schema.read_step({"op": verb, **given, **more}, "step")
+        return schema.read_step({"op": verb, **given, **more})
 
     return make
 

@@ -8,13 +8,11 @@ first, and writes the file.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import islice
 from pathlib import Path
 
 from mmlitmus.kernel import eras
@@ -25,7 +23,7 @@ from .execute import execute, model_of
 from .layout import Layout
 from .live import Heard
 from .schema import VERBS, Recording
-from .store import RECORDINGS, loads, packaged, read_header
+from .store import RECORDINGS, header_of, packaged, part_of
 
 #: programs of a part
 PART = 100
@@ -36,28 +34,14 @@ VERDICTS = ("operations", AGREED, "explained", EXCLUDED, UNOBSERVED, "unexplaine
 Counts = dict[str, list[int]]
 
 
-def lines_of(path: Path) -> Iterator[str]:
-    """A recording's lines."""
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-        yield from file
-
-
 def parts() -> list[tuple[Path, int]]:
     """Every part of the packaged recordings: a file, and the first program. Only headers are read."""
     found = []
     for path in packaged():
-        header = read_header(json.loads(next(lines_of(path))))
-        assert header.programs is not None, f"{path.name} does not say how many programs it has"
-        found += [(path, first) for first in range(0, header.programs, PART)]
+        programs = header_of(path).programs
+        assert programs is not None, f"{path.name} does not say how many programs it has"
+        found += [(path, first) for first in range(0, programs, PART)]
     return found
-
-
-def part_of(path: Path, first: int) -> Recording:
-    """``PART`` programs of a recording, from ``first`` on."""
-    lines = lines_of(path)
-    header = json.loads(next(lines))
-    programs = [*islice(lines, first, first + PART)]
-    return loads([json.dumps({**header, "programs": len(programs)}), *programs], path)
 
 
 def replay(recording: Recording, campaign: Campaign) -> list[Field]:
@@ -80,14 +64,14 @@ def counts_of(campaign: Campaign) -> Counts:
 
 def model_for(path: Path) -> str:
     """The model's name for the kernel of a recording."""
-    return model_of(read_header(json.loads(next(lines_of(path)))).key.kernel)
+    return model_of(header_of(path).key.kernel)
 
 
 def _counted(part: tuple[Path, int]) -> tuple[str, Counts]:
     path, first = part
     model = model_for(path)
     campaign = Campaign(model, model)
-    replay(part_of(path, first), campaign)
+    replay(part_of(path, first, PART), campaign)
     return key_of(path), counts_of(campaign)
 
 
@@ -165,7 +149,7 @@ def document(found: Mapping[str, Sequence[Counts]]) -> str:
     """Both tables."""
     paths = {key_of(path): path for path in packaged()}
     models = {name: model_for(paths[name]) for name in found}
-    programs = {name: read_header(json.loads(next(lines_of(paths[name])))).programs or 0 for name in found}
+    programs = {name: header_of(paths[name]).programs or 0 for name in found}
     return "\n".join([*table(found, models, programs), "", *by_operation(found, models)]) + "\n"
 
 

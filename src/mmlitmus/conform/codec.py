@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -24,13 +25,27 @@ class BadValueError(ValueError):
         self.path = path
         self.message = message
 
+    def within(self, path: str) -> BadValueError:
+        """The same, of a value that is part of another, and there at ``path``. So a way is spelt out only where
+        something does not fit.
+        """
+        dot = "." if path and self.path and not self.path.startswith("[") else ""
+        return BadValueError(f"{path}{dot}{self.path}", self.message)
+
 
 @dataclass(frozen=True)
 class Kind:
-    """How one sort of value is read from JSON (``read(value, path)``, raising BadValueError) and written to it."""
+    """How one sort of value is read from JSON (``read(value)``, raising BadValueError) and written to it."""
 
-    read: Callable[[Any, str], Any]
+    read: Callable[[Any], Any]
     write: Callable[[Any], Any]
+
+    def read_at(self, value: Any, path: str) -> Any:
+        """``read`` of a value that is at ``path`` in another."""
+        try:
+            return self.read(value)
+        except BadValueError as e:
+            raise e.within(path) from None
 
 
 def of(kind: Kind, **default: Any) -> Any:
@@ -48,13 +63,13 @@ def extra() -> Any:
 def text(*, one_of: tuple[str, ...] = (), matching: Any = None, called: str = "") -> Kind:
     """A string; one of a few, or one that a compiled pattern matches whole (``called`` describes it in errors)."""
 
-    def read(value: Any, path: str) -> str:
+    def read(value: Any) -> str:
         if not isinstance(value, str):
-            raise BadValueError(path, f"a string is wanted, not {shown(value)}")
+            raise BadValueError("", f"a string is wanted, not {shown(value)}")
         if one_of and value not in one_of:
-            raise BadValueError(path, f"{value!r} is none of {', '.join(one_of)}")
+            raise BadValueError("", f"{value!r} is none of {', '.join(one_of)}")
         if matching is not None and not matching.fullmatch(value):
-            raise BadValueError(path, f"{value!r} is not {called}")
+            raise BadValueError("", f"{value!r} is not {called}")
         return value
 
     return Kind(read, _same)
@@ -63,37 +78,43 @@ def text(*, one_of: tuple[str, ...] = (), matching: Any = None, called: str = ""
 def number(least: int, most: int | None = None) -> Kind:
     """A JSON integer of at least ``least`` and at most ``most``."""
 
-    def read(value: Any, path: str) -> int:
+    def read(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool):
-            raise BadValueError(path, f"a whole number is wanted, not {shown(value)}")
+            raise BadValueError("", f"a whole number is wanted, not {shown(value)}")
         if value < least or (most is not None and value > most):
             limits = f"at least {least}" if most is None else f"{least} to {most}"
-            raise BadValueError(path, f"{value} is out of range ({limits})")
+            raise BadValueError("", f"{value} is out of range ({limits})")
         return value
 
     return Kind(read, _same)
 
 
-def _read_bits(value: Any, path: str) -> int:
+def _read_bits(value: Any) -> int:
     digits = value[2:] if isinstance(value, str) and value.startswith("0x") else ""
     if not 1 <= len(digits) <= 16 or digits.strip("0123456789abcdef"):
-        raise BadValueError(path, f'up to 64 bits as "0x..." in lower case are wanted, not {shown(value)}')
+        raise BadValueError("", f'up to 64 bits as "0x..." in lower case are wanted, not {shown(value)}')
     return int(digits, 16)
 
 
+def remembered(kind: Kind) -> Kind:
+    """``kind`` for strings that come again and again: each is read once, and what is read is one object."""
+    known = lru_cache(1 << 16)(kind.read)
+    return Kind(lambda value: known(value) if isinstance(value, str) else kind.read(value), kind.write)
+
+
 #: a bit pattern of up to 64 bits, written in hex because JSON numbers are read as doubles by many
-BITS = Kind(_read_bits, hex)
+BITS = remembered(Kind(_read_bits, hex))
 
 
 def nested(cls: type[Any]) -> Kind:
     """An object of another dataclass."""
-    return Kind(lambda value, path: decode(cls, value, path), encode)
+    return Kind(lambda value: decode(cls, value), encode)
 
 
 def optional(kind: Kind) -> Kind:
     """Null, or a value of ``kind``. Null says that somebody looked for it and did not see it."""
     return Kind(
-        lambda value, path: None if value is None else kind.read(value, path),
+        lambda value: None if value is None else kind.read(value),
         lambda value: None if value is None else kind.write(value),
     )
 
@@ -101,10 +122,16 @@ def optional(kind: Kind) -> Kind:
 def many(kind: Kind) -> Kind:
     """A list (a tuple in Python) of values of ``kind``."""
 
-    def read(value: Any, path: str) -> tuple[Any, ...]:
+    def read(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list):
-            raise BadValueError(path, f"a list is wanted, not {shown(value)}")
-        return tuple(kind.read(v, f"{path}[{n}]") for n, v in enumerate(value))
+            raise BadValueError("", f"a list is wanted, not {shown(value)}")
+        got = []
+        try:
+            for v in value:
+                got.append(kind.read(v))
+        except BadValueError as e:
+            raise e.within(f"[{len(got)}]") from None
+        return tuple(got)
 
     return Kind(read, lambda values: [kind.write(v) for v in values])
 
@@ -112,28 +139,47 @@ def many(kind: Kind) -> Kind:
 def mapping(key: Kind, kind: Kind) -> Kind:
     """An object whose keys are data too."""
 
-    def read(value: Any, path: str) -> dict[str, Any]:
+    def read(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise BadValueError(path, f"an object is wanted, not {shown(value)}")
-        return {key.read(k, path): kind.read(v, f"{path}[{k!r}]") for k, v in value.items()}
+            raise BadValueError("", f"an object is wanted, not {shown(value)}")
+        got = {}
+        for k, v in value.items():
+            name = key.read(k)
+            try:
+                got[name] = kind.read(v)
+            except BadValueError as e:
+                raise e.within(f"[{k!r}]") from None
+        return got
 
     return Kind(read, lambda values: {k: kind.write(v) for k, v in values.items()})
 
 
 # -- dataclasses ------------------------------------------------------------------------------------------------------
-def decode(cls: type[T], value: Any, path: str = "") -> T:
+@cache
+def _fields(cls: type[Any]) -> tuple[tuple[str, Kind, bool], ...]:
+    """Each field's name and kind, and whether it has to be there."""
+    none = dataclasses.MISSING
+    return tuple(
+        (f.name, f.metadata["kind"], f.default is none and f.default_factory is none)
+        for f in dataclasses.fields(cls)
+        if f.name != EXTRA
+    )
+
+
+def decode(cls: type[T], value: Any) -> T:
     """The dataclass ``cls`` from a JSON object. BadValueError for a missing field or a value that does not fit."""
     if not isinstance(value, dict):
-        raise BadValueError(path, f"an object is wanted, not {shown(value)}")
+        raise BadValueError("", f"an object is wanted, not {shown(value)}")
     rest = dict(value)
     got: dict[str, Any] = {}
-    for f in dataclasses.fields(cls):  # type: ignore[arg-type]
-        if f.name == EXTRA:
-            continue
-        if f.name in rest:
-            got[f.name] = f.metadata["kind"].read(rest.pop(f.name), f"{path}.{f.name}".lstrip("."))
-        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise BadValueError(path, f"the field {f.name!r} is missing")
+    for name, kind, needed in _fields(cls):  # type: ignore[arg-type]
+        if name in rest:
+            try:
+                got[name] = kind.read(rest.pop(name))
+            except BadValueError as e:
+                raise e.within(name) from None
+        elif needed:
+            raise BadValueError("", f"the field {name!r} is missing")
     if rest:
         got[EXTRA] = rest
     return cls(**got)

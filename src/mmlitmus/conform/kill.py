@@ -8,10 +8,8 @@ saw the same.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,12 +24,11 @@ from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.patches import LISTED
 from mmlitmus.kernel.policy import HOMES
 
-from .codec import decode
 from .compare import DISAGREED, compare_program
 from .execute import EVENTS_A_STEP, Execution, Run, execute, model_of
 from .layout import Layout
 from .schema import Header, Program
-from .store import RECORDINGS, load, packaged, read_header
+from .store import RECORDINGS, header_of, load, packaged, programs_of
 
 KILLED = "killed"
 NEVER, OTHERS, UNREACHABLE, SAME = (
@@ -42,7 +39,6 @@ REASONS = (NEVER, OTHERS, UNREACHABLE, SAME)
 #: the program that kills each flip, as the last whole derivation found it
 KILLERS = RECORDINGS / "killers.json"
 #: how the line of a program begins that ``store.dump`` wrote
-ID = re.compile(r'\{"id": "([^"\\]*)"')
 
 
 # -- the flips --------------------------------------------------------------------------------------------------------
@@ -92,8 +88,7 @@ def files() -> dict[str, list[Path]]:
     """
     found: dict[str, list[Path]] = {}
     for path in sorted(packaged(), key=lambda p: (p.parent.name != "live", p)):
-        with (gzip.open if path.name.endswith(".gz") else open)(path, "rt", encoding="utf-8") as file:
-            kernel = model_of(read_header(json.loads(file.readline())).key.kernel)
+        kernel = model_of(header_of(path).key.kernel)
         found.setdefault(kernel, []).append(path)
     order = [*eras.RELEASES]
     return dict(sorted(found.items(), key=lambda item: order.index(item[0])))
@@ -110,19 +105,18 @@ def recorded(kernel: str) -> list[Recorded]:
 
 def named(names: Iterable[str]) -> dict[str, Recorded]:
     """The packaged programs of these names, as far as there are any; nothing else is decoded."""
-    wanted = set(names)
+    wanted: dict[str, set[str]] = {}
+    for name in names:
+        file, _, ident = name.rpartition(":")
+        wanted.setdefault(file, set()).add(ident)
     found = {}
-    for file in sorted({name.rpartition(":")[0] for name in wanted}):
+    for file in sorted(wanted):
         path = RECORDINGS / file
-        if not path.exists():
-            continue
-        with (gzip.open if file.endswith(".gz") else open)(path, "rt", encoding="utf-8") as lines:
-            header = read_header(json.loads(next(lines)))
-            for line in lines:
-                ident = ID.match(line)
-                if ident is None or f"{file}:{ident[1]}" in wanted:
-                    one = Recorded(file, decode(Program, json.loads(line)), header)
-                    found[one.name] = one
+        if path.exists():
+            recording = programs_of(path, wanted[file])
+            for program in recording.programs:
+                one = Recorded(file, program, recording.header)
+                found[one.name] = one
     return found
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .codec import BITS, BadValueError, decode, encode
+from .codec import BITS, BadValueError, encode, many, nested, optional
 from .generate import PAGES, sensible
 from .layout import message_of, slot_address
 from .schema import (
@@ -125,9 +125,9 @@ def header_of(ready: Mapping[str, Any], identity: Mapping[str, str], machine: st
                 ),
             ),
             devices=tuple(d for d in map(_device, ready.get("devices") or ()) if d is not None),
-            regions=tuple(decode(RegionKey, r, "ready.regions") for r in ready.get("regions") or ()),
+            regions=many(nested(RegionKey)).read_at(ready.get("regions") or [], "ready.regions"),
             isolation="fresh",
-            zero_pfn=BITS.read(ready["zero_pfn"], "ready.zero_pfn") if ready.get("zero_pfn") is not None else None,
+            zero_pfn=optional(BITS).read_at(ready.get("zero_pfn"), "ready.zero_pfn"),
         )
     except (BadValueError, TypeError) as e:
         raise LiveError(f"what the agent says of its machine cannot be used: {e}") from e
@@ -135,7 +135,7 @@ def header_of(ready: Mapping[str, Any], identity: Mapping[str, str], machine: st
 
 def _device(said: dict[str, Any]) -> DeviceKey | None:
     """A device that the model is held to: one with one BAR to map."""
-    bars = tuple(decode(BarKey, bar, "ready.devices.bars") for bar in said.get("bars") or ())
+    bars = many(nested(BarKey)).read_at(said.get("bars") or [], "ready.devices.bars")
     return DeviceKey(name=said["name"], pci=said.get("pci"), bars=bars) if len(bars) == 1 else None
 
 
@@ -249,7 +249,7 @@ def _step(
         for name in ("frames", "events", "iovas"):  # without the module the agent looks at nothing
             seen.pop(name, None)
     try:
-        observed = decode(Observed, seen, "observed")
+        observed = nested(Observed).read_at(seen, "observed")
     except BadValueError as e:
         raise LiveError(f"step {number} ({step}): {e}") from e
     result = observed.result

@@ -9,16 +9,31 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from .codec import BITS, BadValueError, Kind, decode, encode, extra, many, mapping, nested, number, of, optional, text
+from .codec import (
+    BITS,
+    BadValueError,
+    Kind,
+    decode,
+    encode,
+    extra,
+    many,
+    mapping,
+    nested,
+    number,
+    of,
+    optional,
+    remembered,
+    text,
+)
 
-ERRNO = text(matching=re.compile(r"E[A-Z0-9]+"), called="an errno's name")
-SIGNAL = text(matching=re.compile(r"SIG[A-Z0-9]+"), called="a signal's name")
-SLOT = text(matching=re.compile(r"[a-z]"), called="a slot (one letter, a to z)")
-PLACE = text(matching=re.compile(r"[0-9]+:[a-z][0-9]+"), called="a place (process:slot page, such as 0:a2)")
-PROCESS = text(matching=re.compile(r"[0-9]+"), called="a process's number")
+ERRNO = remembered(text(matching=re.compile(r"E[A-Z0-9]+"), called="an errno's name"))
+SIGNAL = remembered(text(matching=re.compile(r"SIG[A-Z0-9]+"), called="a signal's name"))
+SLOT = remembered(text(matching=re.compile(r"[a-z]"), called="a slot (one letter, a to z)"))
+PLACE = remembered(text(matching=re.compile(r"[0-9]+:[a-z][0-9]+"), called="a place (process:slot page, such as 0:a2)"))
+PROCESS = remembered(text(matching=re.compile(r"[0-9]+"), called="a process's number"))
 SHA256 = text(matching=re.compile(r"[0-9a-f]{64}"), called="a SHA-256 in hex")
 WORD = text()
-FLAG = Kind(lambda value, path: _read_bool(value, path), lambda value: value)
+FLAG = Kind(lambda value: _read_bool(value), lambda value: value)
 COUNT = number(1)
 INDEX = number(0)
 CHANGE = number(-(1 << 31), 1 << 31)
@@ -29,18 +44,18 @@ MEMTYPES = ("write-back", "write-combining", "uncached-minus", "uncached", "writ
 MESSAGES = (
     "freeing-invalid-memtype", "expected-mapping-type", "ram-range-type", "conflicting-types", "reserve-failed",
     "ram-reserve-failed",
-)  # fmt: skip
+)
 
 
-def _read_bool(value: Any, path: str) -> bool:
+def _read_bool(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise BadValueError(path, f"true or false is wanted, not {value!r}")
+        raise BadValueError("", f"true or false is wanted, not {value!r}")
     return value
 
 
-def _read_prot(value: Any, path: str) -> str:
+def _read_prot(value: Any) -> str:
     if value not in ("", "r", "w", "x", "rw", "rx", "wx", "rwx"):
-        raise BadValueError(path, f'a protection is "" or letters of "rwx" in that order, not {value!r}')
+        raise BadValueError("", f'a protection is "" or letters of "rwx" in that order, not {value!r}')
     return str(value)
 
 
@@ -51,10 +66,10 @@ def flags(*names: str) -> Kind:
     """A list of flag names, each at most once."""
     kind = many(text(one_of=names))
 
-    def read(value: Any, path: str) -> tuple[str, ...]:
-        got: tuple[str, ...] = kind.read(value, path)
+    def read(value: Any) -> tuple[str, ...]:
+        got: tuple[str, ...] = kind.read(value)
         if len(set(got)) < len(got):
-            raise BadValueError(path, "a flag is named twice")
+            raise BadValueError("", "a flag is named twice")
         return got
 
     return Kind(read, kind.write)
@@ -72,14 +87,14 @@ class Entry:
         return f"{self.level}:{self.bits:#x}"
 
 
-def _read_entry(value: Any, path: str) -> Entry:
+def _read_entry(value: Any) -> Entry:
     level, _, bits = value.partition(":") if isinstance(value, str) else ("", "", "")
     if level not in LEVELS:
-        raise BadValueError(path, f'an entry is "LEVEL:0x..." with a level of {", ".join(LEVELS)}, not {value!r}')
-    return Entry(level, BITS.read(bits, path))
+        raise BadValueError("", f'an entry is "LEVEL:0x..." with a level of {", ".join(LEVELS)}, not {value!r}')
+    return Entry(level, BITS.read(bits))
 
 
-ENTRY = Kind(_read_entry, str)
+ENTRY = remembered(Kind(_read_entry, str))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,19 +124,19 @@ class Result:
         return f"-{self.errno}" if self.errno else self.signal or "ok"
 
 
-def _read_result(value: Any, path: str) -> Result:
-    result = decode(Result, value, path)
+def _read_result(value: Any) -> Result:
+    result = decode(Result, value)
     given = [result.ok, *(x is not None for x in (result.errno, result.signal, result.died))]
     if sum(given) != 1:
-        raise BadValueError(path, "a result is exactly one of ok (true), errno, signal, died")
+        raise BadValueError("", "a result is exactly one of ok (true), errno, signal, died")
     if result.value is not None and not result.ok:
-        raise BadValueError(path, "only a result that is ok has a value")
+        raise BadValueError("", "only a result that is ok has a value")
     if result.count is not None and not result.ok:
-        raise BadValueError(path, "only a result that is ok has a count")
+        raise BadValueError("", "only a result that is ok has a count")
     if result.killed and result.died is None:
-        raise BadValueError(path, "only what died was killed")
+        raise BadValueError("", "only what died was killed")
     if result.code is not None and result.signal is None:
-        raise BadValueError(path, "only a signal has a code")
+        raise BadValueError("", "only a signal has a code")
     return result
 
 

@@ -144,7 +144,7 @@ def _step(verb: type[Step], words: Sequence[str]) -> Step:
             value[name] = [one for one in text.split(",") if one]
         else:
             value[name] = text or None if "None" in kinds[name] else text
-    return read_step(value, "")
+    return read_step(value)
 
 
 # -- where programs come from -----------------------------------------------------------------------------------------

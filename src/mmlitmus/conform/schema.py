@@ -304,12 +304,12 @@ class Observe(Step):
     has_result: ClassVar[bool] = False
 
 
-def read_step(value: Any, path: str) -> Step:
+def read_step(value: Any) -> Step:
     """A step from its JSON object, by its ``op``."""
     op = value.get("op") if isinstance(value, dict) else None
     if op not in VERBS:
-        raise BadValueError(path, f"no operation {op!r}; known: {', '.join(VERBS)}")
-    return decode(VERBS[op], {k: v for k, v in value.items() if k != "op"}, path)
+        raise BadValueError("", f"no operation {op!r}; known: {', '.join(VERBS)}")
+    return decode(VERBS[op], {k: v for k, v in value.items() if k != "op"})
 
 
 def write_step(step: Step) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from .schema import FORMAT, FORMAT_VERSION, Header, Program, Recording
 
 #: the recordings that come with the package
 RECORDINGS = Path(__file__).parent / "recordings"
+#: a program's name, at the beginning of a line as ``dumps`` writes it
+ID = re.compile(r'\{"id": "([^"\\]*)"')
 
 
 class RecordingError(ValueError):
@@ -43,6 +47,37 @@ def load(path: Path) -> Recording:
     except UnicodeDecodeError as e:
         raise RecordingError(path, raw.count(b"\n", 0, e.start) + 1, "this is not UTF-8") from e
     return loads(lines, path)
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """The lines of a recording that is known to be whole, such as those of the package."""
+    with (gzip.open if path.name.endswith(".gz") else open)(path, "rt", encoding="utf-8", newline="\n") as file:
+        yield from file
+
+
+def header_of(path: Path) -> Header:
+    """Its header; nothing else is read."""
+    return read_header(json.loads(next(lines_of(path))))
+
+
+def part_of(path: Path, first: int, programs: int) -> Recording:
+    """So many ``programs`` of a recording that is known to be whole, from ``first`` on; no others are decoded."""
+    return _some(path, islice(lines_of(path), 1 + first, 1 + first + programs))
+
+
+def programs_of(path: Path, names: Container[str]) -> Recording:
+    """The programs of these names, as far as a recording that is known to be whole has them; no others are decoded."""
+    lines = islice(lines_of(path), 1, None)
+    recording = _some(path, (line for line in lines if (name := ID.match(line)) is None or name[1] in names))
+    return replace(recording, programs=tuple(p for p in recording.programs if p.id in names))
+
+
+def _some(path: Path, lines: Iterable[str]) -> Recording:
+    """A recording with its whole header, and some of its lines."""
+    programs = [*lines]
+    whole = json.loads(next(lines_of(path)))
+    recording = loads([json.dumps({**whole, "programs": len(programs)}), *programs], path)
+    return replace(recording, header=read_header(whole))
 
 
 def loads(lines: Iterable[str], file: Path | str = "<recording>") -> Recording:

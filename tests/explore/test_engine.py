@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -341,3 +342,55 @@ def test_set_up_code_may_use_everything() -> None:
         return Setup({"t": lambda: None}, outcome=lambda: box.x)
 
     assert Dpor(setup).run().outcomes == {3}
+
+
+# -- what is left ---------------------------------------------------------------------------------------------------
+class Known:
+    """What the tasks of a search know."""
+
+
+def knowing(wrong: type[BaseException]) -> Callable[[], Setup]:
+    """A task that ends, one that waits for ever, and one that goes wrong."""
+    known = Known()
+
+    def build() -> Setup:
+        lock, counter = Mutex("lock"), Counter("counter", x=0)
+
+        def ends(_: Known = known) -> None:
+            counter.x += 1
+
+        def waits(_: Known = known) -> None:
+            lock.lock()
+            lock.lock()
+
+        def fails(_: Known = known) -> None:
+            counter.x += 1
+            raise wrong
+
+        return Setup({"ends": ends, "waits": waits, "fails": fails})
+
+    return build
+
+
+def remembered() -> int:
+    """How many are known still, but to the last search, which the runtime keeps."""
+    Dpor(increments(1, 1)).run()
+    gc.collect()
+    return sum(isinstance(o, Known) for o in gc.get_objects())
+
+
+@pytest.mark.parametrize("explorer", EXPLORERS)
+def test_nothing_is_left_of_a_search(explorer: type[Scheduler]) -> None:
+    """A stack that is parked in a search keeps the search, and no collector finds the two."""
+    assert explorer(knowing(TypeError)).run().counts.executions > 1
+    assert remembered() == 0
+
+
+def test_nothing_is_left_of_a_search_that_is_broken_off() -> None:
+    try:
+        Dpor(knowing(KeyboardInterrupt)).run()
+    except KeyboardInterrupt:
+        pass
+    else:
+        pytest.fail("it is broken off")
+    assert remembered() == 0

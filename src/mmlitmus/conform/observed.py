@@ -44,7 +44,7 @@ MEMTYPES = ("write-back", "write-combining", "uncached-minus", "uncached", "writ
 MESSAGES = (
     "freeing-invalid-memtype", "expected-mapping-type", "ram-range-type", "conflicting-types", "reserve-failed",
     "ram-reserve-failed",
-)
+)  # fmt: skip
 
 
 def _read_bool(value: Any) -> bool:

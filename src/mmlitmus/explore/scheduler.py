@@ -458,8 +458,11 @@ class Scheduler:
     # -- the whole search ----------------------------------------------------------------------------------------
     def run(self) -> Results:
         """Explore until exhausted or a limit is met."""
-        with collecting_rarely(), Watchdog(self):
-            self._run()
+        try:
+            with collecting_rarely(), Watchdog(self):
+                self._run()
+        finally:
+            self._dismiss()
         for f in self.lockdep.findings:
             if f not in self.results.found:
                 self.results.found[f] = Found(f, self.lockdep.schedules[f])
@@ -467,6 +470,14 @@ class Scheduler:
 
     def _run(self) -> None:
         raise NotImplementedError
+
+    def _dismiss(self) -> None:
+        """End the tasks' stacks: one that is parked keeps all that it knows, this engine too, and no collector sees it."""
+        rt.point = self._abandoned
+        for stack in self.pool:
+            stack.throw()
+        self.pool.clear()
+        rt.point = rt.quiet
 
 
 @contextmanager

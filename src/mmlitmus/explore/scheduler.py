@@ -472,7 +472,7 @@ class Scheduler:
         raise NotImplementedError
 
     def _dismiss(self) -> None:
-        """End the tasks' stacks: one that is parked keeps all that it knows, this engine too, and no collector sees it."""
+        """End the tasks' stacks: a parked one keeps all that it knows, this engine too, and no collector sees it."""
         rt.point = self._abandoned
         for stack in self.pool:
             stack.throw()

@@ -292,7 +292,7 @@ class Campaign:
             self.died[one.heard.died] += 1
         for step in one.heard.program.steps:
             if step.op not in ("observe", "switch"):
-                self.operations.setdefault(step.op, Tally()).operations += 1
+                self._tally(step.op).operations += 1
         left = []
         for each in one.fields:
             verdict = each.verdict
@@ -305,10 +305,16 @@ class Campaign:
                     left.append(each)
                 else:
                     self.explained.setdefault(reason.name, set()).add(one.program.id)
-            self.operations.setdefault(each.step.op, Tally()).fields[verdict] += 1
+            self._tally(each.step.op).fields[verdict] += 1
         if left:
             self.unexplained.append(one)
         return left
+
+    def _tally(self, op: str) -> Tally:
+        tally = self.operations.get(op)
+        if tally is None:
+            tally = self.operations[op] = Tally()
+        return tally
 
     @property
     def counts(self) -> dict[str, int]:

@@ -3,10 +3,12 @@
 Source: fs/proc/task_mmu.c show_smap_vma_flags (bit order; a set bit without a mnemonic prints ??), pagemap_pte_hole,
 pte_to_pagemap_entry, task_mem; mm/pagewalk.c walk_page_test. Both walks skip PFNMAP VMAs: Rss is 0, and pagemap never
 shows a page of one as present, populated or not, not even a private copy. A MIXEDMAP is walked. Recorded on 5.10.262,
-6.1.192, 6.12.117 and 7.3.4. Of the model's own: find.
+6.1.192, 6.12.117 and 7.3.4. Of the model's own: find, letters.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, SOFT_DIRTY, pte_pfn, pte_present
 from mmlitmus.kernel.mm.memory_pages import vm_normal_page
@@ -36,7 +38,11 @@ NAME_COLUMN = 73  # where a maps line's file name begins, when the line is not l
 
 def find(mm: MmStruct, address: int) -> VmArea | None:
     """The VMA at ``address``, for an observer outside the machine."""
-    return next((v for v in mm.peek("mm_mt") if v.peek("vm_start") <= address < v.peek("vm_end")), None)
+    for vma in mm.peek("mm_mt"):
+        if vma.peek("vm_start") <= address < vma.peek("vm_end"):
+            found: VmArea = vma
+            return found
+    return None
 
 
 def vm_flags_letters(mm: MmStruct, address: int) -> str:
@@ -47,8 +53,13 @@ def vm_flags_letters(mm: MmStruct, address: int) -> str:
     vma = find(mm, address)
     if vma is None:
         return ""
-    flags = vma.peek("vm_flags")
-    return " ".join(MNEMONICS.get(bit, "??") for bit in range(64) if flags >> bit & 1)
+    return letters(vma.peek("vm_flags"))
+
+
+@cache
+def letters(vm_flags: int) -> str:
+    """The mnemonics of a VMA's flags; ``??`` for a bit that has none."""
+    return " ".join(MNEMONICS.get(bit, "??") for bit in range(64) if vm_flags >> bit & 1)
 
 
 def smaps(mm: MmStruct) -> str:

@@ -92,12 +92,19 @@ def test_errnos_are_read_in_the_models_source() -> None:
 
 
 def test_an_option_makes_an_errno_reachable() -> None:
-    (rule,) = (one for one in UNREACHABLE if one.unless)
+    (rule,) = (one for one in UNREACHABLE if one.unless == "ANON_INODE_NOEXEC")
     assert rule.applies("deb-6.12.117")
     assert not rule.applies("deb-7.3.4")
     assert (rule.operation, rule.outcome) in unnamed((), "deb-7.3.4")
     assert (rule.operation, rule.outcome) not in unnamed((), "deb-6.12.117")
     assert eras.kernel("deb-7.3.4").has(rule.unless)
+
+
+def test_a_choice_and_the_module_make_errnos_reachable() -> None:
+    assert ("fork", "-ENOMEM") in unnamed((), "deb-6.12.117")
+    assert ("fork", "-ENOMEM") not in unnamed((), "deb-7.3.4")
+    assert ("map", "-EACCES") in unnamed((), "deb-6.18.15")
+    assert ("map", "-EACCES") not in unnamed((), "deb-6.18.15", probe=False)
 
 
 def test_a_few_programs_reach_every_errno_that_is_not_named_unreachable() -> None:

@@ -42,6 +42,7 @@ def command(kernels: tuple[str, ...], against: int, as_json: bool, debug: bool) 
             share = sum(one.file == file for one in programs) * against // len(programs)
             classes += modelled(kernel, header, parts_of(header), SEED, share)
         lacking = rare(hits, classes, against) if against else []
-        found.append(report.Covered(kernel, len(programs), hits, lacking, unnamed(hits, kernel)))
+        probe = any(header.key.lab.module for header in headers.values())
+        found.append(report.Covered(kernel, len(programs), hits, lacking, unnamed(hits, kernel, probe)))
     click.echo(report.as_json(found) if as_json else "\n".join(report.text(found)))
     return AS_EXPECTED if all(one.good for one in found) else SURPRISE

@@ -211,18 +211,27 @@ def errnos() -> set[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Unreachable:
-    """Why no program brings an outcome of an operation about. ``unless``: a config option of kernels where one does."""
+    """Why no program brings an outcome of an operation about. ``unless``: where one does: a config option, SEAM=CHOICE
+    or, on any kernel, the probe module.
+    """
 
     operation: str
     outcome: str
     why: str
     unless: str = ""
 
-    def applies(self, spec: str) -> bool:
-        """On this kernel?"""
-        return not (self.unless and eras.kernel(spec).has(self.unless))
+    def applies(self, spec: str, probe: bool = True) -> bool:
+        """On this kernel? ``probe``: is the module loaded?"""
+        if not self.unless:
+            return True
+        if self.unless == PROBE:
+            return not probe
+        seam, equals, choice = self.unless.partition("=")
+        kernel = eras.kernel(spec)
+        return kernel.choices[seam] != choice if equals else not kernel.has(seam)
 
 
+PROBE = "the probe module"
 _MEMORY = "memory is never short for a program that runs alone"
 _PAGES = "a step's range is whole pages of a slot"
 UNREACHABLE = (
@@ -230,6 +239,7 @@ UNREACHABLE = (
     Unreachable("map", "-ENODEV", "every file of the language can be mapped"),
     Unreachable("map", "-ENOMEM", _MEMORY),
     Unreachable("map", "-EBUSY", "another task would have to map the BAR for the first time, too"),
+    Unreachable("map", "-EACCES", "a VFIO device is opened for reading and writing", PROBE),
     Unreachable("map", "-EPERM", "anonymous inodes may be executed here", "ANON_INODE_NOEXEC"),
     Unreachable("unmap", "-EINVAL", _PAGES),
     Unreachable("remap", "-ENOMEM", _MEMORY),
@@ -238,12 +248,13 @@ UNREACHABLE = (
     Unreachable("advise", "-EAGAIN", _MEMORY),
     Unreachable("advise", "-EACCES", "MADV_REMOVE is no advice of the language"),
     Unreachable("advise", "-ENODEV", "MADV_REMOVE is no advice of the language"),
+    Unreachable("fork", "-ENOMEM", "nothing but memory is asked for", "pfnmap_track=vm_pat"),
     Unreachable("dev", "-EINVAL", "edu has no power management, and only its first page is read"),
 )
 
 
-def unnamed(reached: Iterable[Reached], spec: str) -> list[tuple[str, str]]:
+def unnamed(reached: Iterable[Reached], spec: str, probe: bool = True) -> list[tuple[str, str]]:
     """Every (operation, errno) of the model's source that no program reached and no rule names."""
     met = {(one.operation.split(" ")[0], one.outcome) for one in reached}
-    named = {(rule.operation, rule.outcome) for rule in UNREACHABLE if rule.applies(spec)}
+    named = {(rule.operation, rule.outcome) for rule in UNREACHABLE if rule.applies(spec, probe)}
     return sorted(errnos() - met - named)

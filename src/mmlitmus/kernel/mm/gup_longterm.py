@@ -13,6 +13,7 @@ from typing import Any
 from mmlitmus.explore.findings import reached
 from mmlitmus.explore.runtime import loop_point
 from mmlitmus.kernel.errno import EAGAIN, EINVAL, ENOMEM
+from mmlitmus.kernel.mm.gates import Gate, at_gate
 from mmlitmus.kernel.mm.gup import FOLL_LONGTERM, Locked, Pages, __get_user_pages_locked, unpin_user_pages
 from mmlitmus.kernel.mm.migrate import migrate_pages, putback_movable_pages
 from mmlitmus.kernel.mm.mm_types import MmStruct
@@ -148,8 +149,10 @@ def collect(machine: Any, pages: Pages) -> tuple[list[Folio], int, int]:
             drained = True
         if folio_isolate_lru(folio):
             isolated.append(folio)
+            at_gate(Gate.LONG, "a page that may not stay is moved")
         else:
             reached("a page could not be isolated")
+            at_gate(Gate.LONG, "a page that may not stay cannot be isolated")
             failed += 1
     return isolated, collected, failed
 

@@ -37,9 +37,9 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     set_ptes,
     small_page,
 )
-from mmlitmus.kernel.errno import EINVAL, ENOMEM
+from mmlitmus.kernel.errno import EBUSY, EINVAL, ENOMEM
 from mmlitmus.kernel.mm.huge_memory import check_insert, split_huge_pmd, split_huge_pud, zap_huge_pmd, zap_huge_pud
-from mmlitmus.kernel.mm.memory_pages import do_anonymous_page, do_swap_page, do_wp_page, vm_normal_page
+from mmlitmus.kernel.mm.memory_pages import do_anonymous_page, do_swap_page, do_wp_page, vm_insert_page, vm_normal_page
 from mmlitmus.kernel.mm.mm_types import (
     FAULT_FLAG_UNSHARE,
     FAULT_FLAG_VMA_LOCK,
@@ -72,7 +72,7 @@ from mmlitmus.kernel.mm.pfnmap_track import track_pfn_insert
 from mmlitmus.kernel.mm.pgalloc import pmd_alloc, pmd_chunks, pte_alloc, pte_batches, pte_prealloc, pud_chunks
 from mmlitmus.kernel.mm.swapops import is_migration_entry, migration_pfn
 from mmlitmus.kernel.mm.vma_flags import vm_flags_set, vma_set_flags
-from mmlitmus.kernel.policy import Seam
+from mmlitmus.kernel.policy import Seam, running
 from mmlitmus.kernel.sync.rwsem import down_read, up_read
 
 ULONG_MAX = (1 << 64) - 1
@@ -388,13 +388,19 @@ def insert_pfn(vma: VmArea, addr: int, pfn: int, prot: int) -> int:
 
 
 def vmf_insert_mixed(vma: VmArea, addr: int, pfn: int) -> int:
-    """Map one frame into a MIXEDMAP, special where it has no counted page. The type is looked up first."""
+    """Map one frame into a MIXEDMAP, special, whether there is a page to it or not. The type is looked up first.
+
+    Where entries cannot be special, a frame with a page is counted, as vm_insert_page does.
+    """
     error: int = vm_mixed_ok(vma)
     if error:
         return error
     if not vma.vm_start <= addr < vma.vm_end:
         return VM_FAULT_SIGBUS
     prot = track_pfn_insert(vma, vma.vm_page_prot, pfn)
+    if running().has("NO_PTE_SPECIAL") and pfn in vma.vm_mm.machine.pages:
+        error = vm_insert_page(vma, addr, vma.vm_mm.machine.pages[pfn])
+        return VM_FAULT_NOPAGE if error in (0, -EBUSY) else VM_FAULT_OOM if error == -ENOMEM else VM_FAULT_SIGBUS
     return insert_pfn(vma, addr, pfn, prot)
 
 

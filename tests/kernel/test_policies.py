@@ -539,6 +539,7 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("is_longterm_pinnable", "zero-again"): ("v5.19", "zero-negated", "gup/zero-page"),
     ("is_longterm_pinnable", "zero-negated-again"): ("v6.0-rc1", "in-steps", "gup/zero-page"),
     ("is_longterm_pinnable", "in-steps"): ("v6.1", "zero-again", pinnable),
+    ("is_longterm_pinnable", "only-zero"): ("v6.0 +pinnable-in-stages", "in-steps", "gup/pinnable"),
     ("gup_fast_fallback", "nothing"): ("v6.1", "eoverflow", wrapped_round),
     ("gup_fast_fallback", "eoverflow"): ("v6.12", "nothing", wrapped_round),
     ("longterm_unlockable", "refused"): ("v6.1", "allowed", pinned_for_long_unlocked),

@@ -124,6 +124,16 @@ def in_steps(folio: Folio) -> bool:
     return folio.kind != COHERENT and bool(folio.zone != ZONE_MOVABLE)
 
 
+@is_longterm_pinnable.alternative(
+    "only-zero", source="proposed in the thread of June 2022: dossier C001-24", releases="proposal"
+)
+def only_zero(folio: Folio) -> bool:
+    """One thing after the other, and what is none of them is pinnable if it is the zero page."""
+    if in_cma_or_isolated(folio) or folio.kind == COHERENT or folio.zone == ZONE_MOVABLE:
+        return False
+    return bool(folio.kind == ZERO)
+
+
 # -- the parts that all have ------------------------------------------------------------------------------------------
 def collect(machine: Any, pages: Pages) -> tuple[list[Folio], int, int]:
     """Isolate what may not stay: (what could be isolated, how many may not stay, how many could not be isolated).

@@ -397,6 +397,12 @@ def pinned_for_long_unlocked(w: World) -> int:
     return got
 
 
+def huge_leaf_by_fast_path(w: World) -> int:
+    a = w.p.mmap(open_probe(w.m, 512, pfn=0x100000).file("huge"), 512)
+    w.p.write(a)
+    return w.p.get(a, 1, FOLL_WRITE, how="fast_only")[0]
+
+
 def driver_page_by_fast_path(w: World) -> Any:
     """What the fast path alone says of a page that a driver has mapped; and what a long-term pin for writing counts
     before the slow path has it.
@@ -544,6 +550,8 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("gup_fast_fallback", "eoverflow"): ("v6.12", "nothing", wrapped_round),
     ("longterm_unlockable", "refused"): ("v6.1", "allowed", pinned_for_long_unlocked),
     ("longterm_unlockable", "allowed"): ("v6.12", "refused", pinned_for_long_unlocked),
+    ("gup_fast_pmd_leaf", "taken"): ("v6.1", "special", huge_leaf_by_fast_path),
+    ("gup_fast_pmd_leaf", "special"): ("v6.12", "taken", huge_leaf_by_fast_path),
     ("gup_fast_folio_allowed", "any"): ("v6.1", "of-a-mapping-longterm", driver_page_by_fast_path),
     ("gup_fast_folio_allowed", "of-a-mapping"): ("v6.12", "any", driver_page_by_fast_path),
     ("gup_fast_folio_allowed", "of-a-mapping-longterm"): ("v6.6", "of-a-mapping", driver_page_by_fast_path),

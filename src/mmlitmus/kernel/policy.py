@@ -93,6 +93,7 @@ HOMES = {
     "longterm_unlockable": "mmlitmus.kernel.mm.gup",
     "gup_fast_fallback": "mmlitmus.kernel.mm.gup_fast",
     "gup_fast_folio_allowed": "mmlitmus.kernel.mm.gup_fast",
+    "gup_fast_pmd_leaf": "mmlitmus.kernel.mm.gup_fast",
     "iov_iter_extract_pages": "mmlitmus.kernel.mm.gup_users",
     "vaddr_get_pfns": "mmlitmus.kernel.drivers.vfio.type1",
     "vfio_pin_pages_remote": "mmlitmus.kernel.drivers.vfio.type1",

@@ -10,12 +10,14 @@ Source: mm/gup.c, functions of the same name.
 
 from __future__ import annotations
 
-from mmlitmus.explore.findings import reached
+from mmlitmus.explore.findings import bug, reached
 from mmlitmus.kernel.arch.x86.pgtable import (
     NONE,
     PAGE_SHIFT,
     PAGE_SIZE,
+    PMD_SHIFT,
     PRESENT,
+    PUD_SHIFT,
     RW,
     SPECIAL,
     USER,
@@ -26,6 +28,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     ptep_get,
     pud_leaf,
     pud_offset,
+    small_page,
 )
 from mmlitmus.kernel.errno import EFAULT, EINVAL, EOVERFLOW
 from mmlitmus.kernel.mm.fork import write_protect
@@ -59,6 +62,7 @@ from mmlitmus.kernel.sync.might import might_fault
 FAST_FLAGS = FOLL_WRITE | FOLL_LONGTERM | FOLL_FORCE | FOLL_PIN | FOLL_GET | FOLL_FAST_ONLY | FOLL_NOFAULT
 
 gup_fast_folio_allowed = Seam("gup_fast_folio_allowed", "which pages the fast path takes")
+gup_fast_leaf = Seam("gup_fast_pmd_leaf", "does the fast path tell a huge leaf of device memory from one of pages")
 gup_fast_overflow = Seam("gup_fast_fallback", "what the fast functions say of a range that wraps round")
 
 
@@ -228,22 +232,26 @@ def gup_fast(mm: MmStruct, start: int, end: int, flags: int, pages: Pages) -> in
 
 
 def gup_fast_pte(mm: MmStruct, address: int, flags: int, pages: Pages) -> bool:
-    """One page: False where the fast path stops. Huge leaves are device memory here, and stop it.
+    """One page: False where the fast path stops. Huge leaves are device memory here, and are none of its business.
 
     Source: mm/gup.c gup_pte_range (to 6.1), gup_fast_pte_range (from 6.12).
     """
     pud = pud_offset(mm, address)
     if pud is not None:
         upper = pud.entry
-        if upper == NONE or pud_leaf(upper):
-            return stopped(False, Gate.FAST, "stops: no table" if upper == NONE else "stops: a huge leaf")
+        if upper == NONE:
+            return stopped(False, Gate.FAST, "stops: no table")
+        if pud_leaf(upper):
+            return bool(gup_fast_leaf(mm, small_page(upper, PUD_SHIFT, address), flags))
     table: PteTable = pmd_offset(mm, address)
     pmd = table.entry
-    if pmd == NONE or pmd_leaf(pmd):
-        return stopped(False, Gate.FAST, "stops: no table" if pmd == NONE else "stops: a huge leaf")
+    if pmd == NONE:
+        return stopped(False, Gate.FAST, "stops: no table")
+    if pmd_leaf(pmd):
+        return bool(gup_fast_leaf(mm, small_page(pmd, PMD_SHIFT, address), flags))
     pte = ptep_get(table, address)
     if not pte & PRESENT or not pte & USER:
-        return stopped(False, Gate.FAST, "stops: no entry" if pte == NONE else "not present")
+        return stopped(False, Gate.FAST, "stops: no entry" if pte == NONE else "stops: not present")
     if flags & FOLL_WRITE and not pte & RW:
         return stopped(False, Gate.FAST, "stops: read-only, to be written")
     if pte & SPECIAL:
@@ -264,6 +272,28 @@ def gup_fast_pte(mm: MmStruct, address: int, flags: int, pages: Pages) -> bool:
     pages.add(folio, pte_pfn(pte))
     at_gate(Gate.FAST, "takes it")
     return True
+
+
+@gup_fast_leaf.alternative("taken", source="mm/gup.c gup_huge_pmd, gup_huge_pud, v5.10, 6.1.192", releases="<= v6.11")
+def takes_any_leaf(mm: MmStruct, entry: int, flags: int) -> bool:
+    """No: no such leaf is special. Where a frame has no page, it takes what is not there for one. (RAM in a huge leaf
+    is not modelled: there it would have a reference.) ``entry``: the 4K page's part of the leaf.
+    """
+    if not entry & PRESENT or (flags & FOLL_WRITE and not entry & RW):
+        return stopped(False, Gate.FAST, "stops: a huge leaf, absent or read-only")
+    pfn = pte_pfn(entry)
+    if mm.machine.e820.pfn_valid(pfn):
+        return stopped(False, Gate.FAST, "stops: a huge leaf of RAM")
+    at_gate(Gate.FAST, "takes a huge leaf for one of pages")
+    bug("fast-gup-no-page", f"fast GUP looks for the page of frame {pfn:#x}, which has none")
+
+
+@gup_fast_leaf.alternative(
+    "special", source="mm/gup.c gup_fast_pmd_leaf, gup_fast_pud_leaf, 6.12.117", releases=">= v6.12"
+)
+def stops_at_special_leaves(mm: MmStruct, entry: int, flags: int) -> bool:
+    """Yes: it is special."""
+    return stopped(False, Gate.FAST, "stops: a huge leaf")
 
 
 def try_grab_folio_fast(folio: Folio, flags: int, holder: str) -> bool:

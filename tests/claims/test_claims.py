@@ -209,7 +209,9 @@ def test_wrong_use(run, args):
 
 @pytest.mark.parametrize("word", ["C000-99", "005", "vfio"])
 def test_unknown(run, word):
-    runs = "the threads are 000 (C000-01 to C000-43), 004 (C004-01 to C004-24), own (N1 to N9)"
+    runs = (
+        "the threads are 000 (C000-01 to C000-43), 001 (C001-01 to C001-25), 004 (C004-01 to C004-24), own (N1 to N9)"
+    )
     assert run("claims", "004", word) == (2, "", f"mmlitmus: there is no thread or claim {word!r}: {runs}\n")
 
 

@@ -44,16 +44,19 @@ from mmlitmus.kernel.drivers.vfio.type1 import (
 )
 from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.mm import gup_longterm, madvise, mmu_gather, vma
-from mmlitmus.kernel.mm.gup import FOLL_LONGTERM, FOLL_WRITE
+from mmlitmus.kernel.mm.gates import Gate, listen
+from mmlitmus.kernel.mm.gup import FOLL_LONGTERM, FOLL_WRITE, Locked, Pages
+from mmlitmus.kernel.mm.gup_fast import pin_user_pages_remote
 from mmlitmus.kernel.mm.memory import remap_pfn_range, vmf_insert_mixed
 from mmlitmus.kernel.mm.memory_pages import vm_insert_page
-from mmlitmus.kernel.mm.mm_types import VM_ACCOUNT, AddressSpace, File, VmFault, VmOperations
+from mmlitmus.kernel.mm.mm_types import VM_ACCOUNT, VM_MIXEDMAP, AddressSpace, File, VmFault, VmOperations
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_READ, PROT_WRITE
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 from mmlitmus.kernel.mm.mremap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
 from mmlitmus.kernel.mm.page_alloc import (
     ANON,
     COHERENT,
+    DRIVER,
     GUP_PIN_COUNTING_BIAS,
     MIGRATE_CMA,
     MIGRATE_ISOLATE,
@@ -383,6 +386,39 @@ def wrapped_round(w: World) -> int:
     return w.p.pin((1 << 64) - 4096, 2, how="fast")[0]
 
 
+def pinned_for_long_unlocked(w: World) -> int:
+    """A long-term pin of another's memory, by somebody who can do without mmap_lock."""
+    a = w.p.mmap_anon(1)
+    locked = Locked(True)
+    mmap_read_lock(w.p.mm)
+    got = pin_user_pages_remote(w.p.mm, a, 1, FOLL_LONGTERM, Pages("test"), locked)
+    if locked.held:
+        mmap_read_unlock(w.p.mm)
+    return got
+
+
+def huge_leaf_by_fast_path(w: World) -> int:
+    a = w.p.mmap(open_probe(w.m, 512, pfn=0x100000).file("huge"), 512)
+    w.p.write(a)
+    return w.p.get(a, 1, FOLL_WRITE, how="fast_only")[0]
+
+
+def driver_page_by_fast_path(w: World) -> Any:
+    """What the fast path alone says of a page that a driver has mapped; and what a long-term pin for writing counts
+    before the slow path has it.
+    """
+    folio = new_folio(w.m, DRIVER, "the driver")
+    w.char.flags = 0
+    w.char.on_mmap = lambda vma: vm_insert_page(vma, vma.vm_start, folio)
+    a = w.p.mmap(w.char.file, 1)
+    heard: list[tuple[Gate, str]] = []
+    listen(heard)
+    short = w.p.get(a, 1, how="fast_only")[0]
+    w.p.pin(a, 1, FOLL_LONGTERM | FOLL_WRITE, how="fast")
+    listen(None)
+    return short, [what for gate, what in heard if gate == Gate.FAST]
+
+
 def held_by_direct_io(w: World) -> Any:
     a = w.p.mmap_anon(1)
     w.p.write(a)
@@ -509,8 +545,16 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("is_longterm_pinnable", "zero-again"): ("v5.19", "zero-negated", "gup/zero-page"),
     ("is_longterm_pinnable", "zero-negated-again"): ("v6.0-rc1", "in-steps", "gup/zero-page"),
     ("is_longterm_pinnable", "in-steps"): ("v6.1", "zero-again", pinnable),
+    ("is_longterm_pinnable", "only-zero"): ("v6.0 +pinnable-in-stages", "in-steps", "gup/pinnable"),
     ("gup_fast_fallback", "nothing"): ("v6.1", "eoverflow", wrapped_round),
     ("gup_fast_fallback", "eoverflow"): ("v6.12", "nothing", wrapped_round),
+    ("longterm_unlockable", "refused"): ("v6.1", "allowed", pinned_for_long_unlocked),
+    ("longterm_unlockable", "allowed"): ("v6.12", "refused", pinned_for_long_unlocked),
+    ("gup_fast_pmd_leaf", "taken"): ("v6.1", "special", huge_leaf_by_fast_path),
+    ("gup_fast_pmd_leaf", "special"): ("v6.12", "taken", huge_leaf_by_fast_path),
+    ("gup_fast_folio_allowed", "any"): ("v6.1", "of-a-mapping-longterm", driver_page_by_fast_path),
+    ("gup_fast_folio_allowed", "of-a-mapping"): ("v6.12", "any", driver_page_by_fast_path),
+    ("gup_fast_folio_allowed", "of-a-mapping-longterm"): ("v6.6", "of-a-mapping", driver_page_by_fast_path),
     ("iov_iter_extract_pages", "get"): ("v6.1", "pin", held_by_direct_io),
     ("iov_iter_extract_pages", "pin"): ("v6.6", "get", held_by_direct_io),
     ("vaddr_get_pfns", "kept"): ("v5.10", "given-back", zero_page_left),
@@ -644,6 +688,19 @@ def test_every_option_matters() -> None:
         w.p.mprotect(w(0), 1, 1)
         return w.vma(w(0)).peek("vm_lock_seq")
 
+    def by_the_fast_path_alone(w: World) -> int:
+        a = w.p.mmap_anon(1)
+        w.p.write(a)
+        return w.p.get(a, 1, how="fast_only")[0]
+
+    def of_a_mixedmap(w: World) -> int:
+        folio = new_folio(w.m, DRIVER, "the driver")
+        w.char.flags = VM_MIXEDMAP
+        w.char.on_fault = lambda vmf: vmf_insert_mixed(vmf.vma, vmf.address, folio.pfn)
+        return w.p.get(w.p.mmap(w.char.file, 1), 1)[0]
+
+    without_special = observe(eras.kernel("v6.12 NO_PTE_SPECIAL"), by_the_fast_path_alone)
+    assert without_special == observe(eras.kernel("v6.12 NO_GUP_FAST"), by_the_fast_path_alone)
     shown = {
         "CMA": answer(CASES["gup/isolated-page/driver"], eras.kernel("v6.12 CMA"))
         != answer(CASES["gup/isolated-page/driver"], eras.kernel("v6.12")),
@@ -653,6 +710,10 @@ def test_every_option_matters() -> None:
         != observe(without("PER_VMA_LOCK", "v6.12"), vma_is_locked),
         "ANON_INODE_NOEXEC": observe(eras.kernel("v6.16"), executable)
         != observe(without("ANON_INODE_NOEXEC", "v6.16"), executable),
+        "NO_GUP_FAST": observe(eras.kernel("v6.12 NO_GUP_FAST"), by_the_fast_path_alone)
+        != observe(eras.kernel("v6.12"), by_the_fast_path_alone),
+        "NO_PTE_SPECIAL": observe(eras.kernel("v6.12 NO_PTE_SPECIAL"), of_a_mixedmap)
+        != observe(eras.kernel("v6.12"), of_a_mixedmap),
     }
     assert shown == dict.fromkeys(OPTIONS, True)
 

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from .claim import Claim
 from .own import PREDICTIONS
 from .thread_000 import THREAD_000
+from .thread_001 import THREAD_001
 from .thread_004 import THREAD_004
 
 #: the threads, by the number under which cases name them, and what each is about
 THREADS = {
     "000": "mm/x86/pat: Only untrack the pfn range if unmap region (July 2024)",
+    "001": "mm: Re-allow pinning of zero pfns (June 2022)",
     "004": "vfio/pci: take mmap write lock for io_remap_pfn_range (2023, 2024)",
     "own": "what no mail says: predictions from source, made before they were run",
 }
 
-_ALL: tuple[Claim, ...] = (*THREAD_000, *THREAD_004, *PREDICTIONS)
+_ALL: tuple[Claim, ...] = (*THREAD_000, *THREAD_001, *THREAD_004, *PREDICTIONS)
 
 
 class UnknownClaim(LookupError):

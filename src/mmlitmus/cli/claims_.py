@@ -18,8 +18,8 @@ from .common import AS_EXPECTED, INTERRUPTED, SURPRISE, Stop, complain, debug_op
 def command(what: tuple[str, ...], as_json: bool, by_case: bool, processes: int, debug: bool) -> int:
     """Say what was claimed in the threads, and what execution says of it.
 
-    THREAD is 000, 004 or own; ID is a claim such as C000-03; without either, every claim. The results that a verdict
-    rests on are run anew. Exit status: 0 they carry every verdict; 1 a claim is not supported; 2 wrong use.
+    THREAD is 000, 001, 004 or own; ID is a claim such as C000-03; without either, every claim. The results that a
+    verdict rests on are run anew. Exit status: 0 they carry every verdict; 1 a claim is not supported; 2 wrong use.
     """
     if as_json and by_case:
         raise click.UsageError("--json or --cases, not both")

@@ -16,6 +16,7 @@ VERBS = {
     "review": "Say which verdicts a patch changes, and on which kernels.",
     "claims": "Say what was claimed in the threads, and what execution says of it.",
     "list": "List the cases.",
+    "gup-table": "Say what get_user_pages gives of which mapping, and why.",
     "kernels": "List releases, patches and config options.",
     "conform": "Compare the model with real kernels.",
     "kills": "Flip each choice of a recorded kernel, and say what notices.",
@@ -35,7 +36,7 @@ class Verbs(click.Group):
         """The verb, imported now."""
         if name not in VERBS:
             return None
-        command: click.Command = import_module(f"mmlitmus.cli.{name}_").command
+        command: click.Command = import_module(f"mmlitmus.cli.{name.replace('-', '_')}_").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

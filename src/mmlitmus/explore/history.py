@@ -239,6 +239,7 @@ def _scoped(functions: list[FunctionType]) -> list[FunctionType]:
         and not f.__code__.co_flags & generator
         and not (f.__name__.startswith("__") and f.__name__.endswith("__"))
         and f.__code__.co_name != "<lambda>"
+        and f.__name__ not in ("object_name", "object_value")  # the engine's own questions, asked while it looks
     ]
 
 

@@ -72,6 +72,9 @@ _ROWS = (
             "can_follow_write_pte": "foll-cow",
             "follow_pfn_pte": "slot-left",
             "try_grab_folio": "counted",
+            "longterm_unlockable": "refused",
+            "gup_fast_folio_allowed": "any",
+            "gup_fast_pmd_leaf": "taken",
             "__gup_longterm_locked": "best-effort",
             "is_longterm_pinnable": "not-cma",
             "gup_fast_fallback": "nothing",
@@ -214,6 +217,8 @@ _ROWS = (
             "writable_file_mapping_allowed": "untracked",
             "gup_must_unshare": "or-longterm",
             "try_grab_folio": "not-counted",
+            "longterm_unlockable": "allowed",
+            "gup_fast_folio_allowed": "of-a-mapping-longterm",
             "iov_iter_extract_pages": "pin",
         },
         "dossier",
@@ -237,7 +242,12 @@ _ROWS = (
     Release(
         "v6.10",
         "v6.9",
-        {"vma_flags_write": "always", "vfio_pci": "v6.10", "follow_pte_assert": "mmap_lock"},
+        {
+            "vma_flags_write": "always",
+            "vfio_pci": "v6.10",
+            "follow_pte_assert": "mmap_lock",
+            "gup_fast_folio_allowed": "of-a-mapping",
+        },
         "dossier",
         "ba168b52bf8e asserts mmap_lock in every build, follow_pte too; b7c5e64fecfa, aac6db75a9fc, d71a989cf5d9: VFIO",
     ),
@@ -252,6 +262,7 @@ _ROWS = (
             "mprotect_account": "given-back",
             "mmap_replace": "freed-last",
             "gup_fast_fallback": "eoverflow",
+            "gup_fast_pmd_leaf": "special",
         },
         "source",
         "f9e54c3a2f5b: huge_fault, the faulting leaf only; follow_pfnmap_start; a failing remap zaps (6.11)",
@@ -299,7 +310,11 @@ _ROWS = (
     Release(
         "v7.3",
         "v6.18",
-        {"madvise_dofork": "not-special", "remap_flags": "first"},
+        {
+            "madvise_dofork": "not-special",
+            "remap_flags": "first",
+            "gup_fast_folio_allowed": "of-a-mapping-longterm",
+        },
         "source",
         "as v6.18 at the other seams; MADV_DOFORK refuses every VM_SPECIAL, remap_pfn_range writes flags first and "
         "unchecked (both after 6.12; unknown for 6.16 and 6.18)",

@@ -214,6 +214,13 @@ _ALL = (
         "fixed within 6.0 (fcab34b433e2)",
     ),
     Patch(
+        "pinnable-in-stages",
+        "which pages may stay, said one after the other, and in the end only the zero page",
+        {"is_longterm_pinnable": "only-zero"},
+        {"is_longterm_pinnable": ("zero-negated-again", "in-steps")},
+        "posted as a sketch in 2022, not merged",
+    ),
+    Patch(
         "unshare-anon-only",
         "a pin asks for the zero page to be unshared, and the fault handler does not do it",
         {"fault_unshare": "anon"},

@@ -87,7 +87,7 @@ def by_case(claims: Sequence[Claim]) -> list[str]:
 #: the fields of one object of --json, and what they mean; docs/claims.md has the same table
 FIELDS = {
     "id": "the claim's id",
-    "thread": "`000`, `004`, or `own` for a prediction that no mail makes",
+    "thread": "`000`, `001`, `004`, or `own` for a prediction that no mail makes",
     "claim": "the statement, in our words",
     "source": "a Message-ID, or a date where none is known",
     "correction": "what became of it later in its thread; null for nothing",

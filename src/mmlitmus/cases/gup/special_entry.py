@@ -30,6 +30,7 @@ from mmlitmus.api import (
     vmf_insert_mixed,
     vmf_insert_pfn,
 )
+from mmlitmus.kernel.mm.page_alloc import ZERO_PFN
 
 RECORDED = dict.fromkeys(("deb-5.10.262", "deb-6.1.192", "deb-6.12.117", "deb-7.3.4"), "recorded")
 HOW = ("slow", "remote", "fast")
@@ -139,3 +140,49 @@ def readv(m: Machine) -> None:
         m.reached("somebody asked")
         got = app.process_vm_readv(a, 1)
         m.require(got == -EFAULT or got > 0, "wrong-errno", f"process_vm_readv gives {got}")
+
+
+class ZeroPage(VmOperations):
+    """A driver that maps the zero page where it has nothing yet, as a file system does in a hole."""
+
+    def __init__(self, m: Machine) -> None:
+        m.zero_page()
+        self.file = File("/dev/holes", self, AddressSpace("holes:mapping"))
+
+    def mmap(self, file: File, vma: VmArea) -> int:
+        vm_flags_set(vma, VM_MIXEDMAP)
+        vma.vm_ops = self
+        return 0
+
+    def fault(self, vmf: VmFault) -> int:
+        return vmf_insert_mixed(vmf.vma, vmf.address, ZERO_PFN)
+
+    def pfn_mkwrite(self, vmf: VmFault) -> int:
+        return 0
+
+
+@case(
+    "gup/special-entry/zero-page",
+    scenario="Z1",
+    thread="001",
+    reach=("somebody asked",),
+    expect={
+        **releases("v5.10", "v6.10", always("zero-page-pinned")),
+        **dict.fromkeys(("v5.14", "v5.19", "v6.0"), always("zero-page-pinned")),
+        **releases("v6.12", "deb-7.3.4", never),
+    },
+    evidence=dict.fromkeys(("deb-6.12.117", "deb-7.3.4"), "source"),
+)
+def zero_page(m: Machine) -> None:
+    """May a driver map the zero page into a shared mapping, and is it pinned there for long? (From 6.11: SIGBUS.)"""
+    app = m.process("app")
+    a = app.mmap(ZeroPage(m).file, 1)
+
+    @m.task
+    def pin() -> None:
+        got, pages = app.pin(a, 1, FOLL_LONGTERM)
+        m.require(
+            ZERO_PFN not in pages.pfns, "zero-page-pinned", "what is pinned is the zero page, in a shared mapping"
+        )
+        m.require(got in (1, -EFAULT), "wrong-errno", f"the pin gives {got}")
+        m.reached("somebody asked")

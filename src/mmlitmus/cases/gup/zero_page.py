@@ -11,19 +11,29 @@ From 6.2 on such a pin has the page made the process's own first, and never gets
 """
 
 from mmlitmus.api import (
+    DRIVER,
+    FOLL_FORCE,
     FOLL_LONGTERM,
     FOLL_WRITE,
+    MAP_SHARED,
     MIGRATE_ISOLATE,
     MIGRATE_MOVABLE,
     PAGE_SIZE,
+    PROT_READ,
     ZONE_MOVABLE,
+    AddressSpace,
+    File,
     Machine,
     Process,
+    VmArea,
+    VmOperations,
     always,
     case,
     folios_at_rest,
     never,
+    new_folio,
     releases,
+    vm_insert_page,
 )
 
 PAGES = 32
@@ -35,6 +45,18 @@ ZERO = always("zero-page-pinned")
 COUNTED = always("zero-page-pinned", "zero-page-counted")
 LIVELOCK = always("hard livelock of pin")
 BEFORE_519 = ("v5.10", "deb-5.10.262", "v5.14")
+
+
+class Heap(VmOperations):
+    """A driver that hands out a page that it has allocated."""
+
+    def __init__(self, m: Machine) -> None:
+        self.folio = new_folio(m, DRIVER, "the driver")
+        self.file = File("/dev/heap", self, AddressSpace("heap:mapping"))
+
+    def mmap(self, file: File, vma: VmArea) -> int:
+        vma.vm_ops = self
+        return vm_insert_page(vma, vma.vm_start, self.folio)
 
 
 def pin_all(m: Machine, flags: int, how: str = "slow", pages: int = PAGES) -> Process:
@@ -139,6 +161,40 @@ def by_the_fast_path(m: Machine) -> None:
     app = pin_all(m, FOLL_LONGTERM, "fast", 4)
     for n in range(4):
         app.read(m.slot("a") + n * PAGE_SIZE)
+
+
+@case(
+    "gup/zero-page/forced",
+    scenario="Z1w",
+    thread="001",
+    reach=("1 pages of its own", "a shared mapping is refused"),
+    expect={
+        **releases("v5.10", "deb-7.3.4", never),
+        **dict.fromkeys(("v5.14", "v5.19-rc1", "v5.19", "v6.0-rc1", "v6.0"), never),
+    },
+    evidence=SOURCE,
+)
+def forced(m: Machine) -> None:
+    """... and if a read-only mapping is pinned as if to be written (FORCE with WRITE)? Then a page takes the place of
+    the zero page, as for a store. In a shared mapping that may not be: -EFAULT.
+    """
+    app = m.process("app")
+    a = app.mmap_anon(1, prot=PROT_READ)
+    driver = Heap(m)
+    shared = app.mmap(driver.file, 1, at="b", prot=PROT_READ, flags=MAP_SHARED)
+    zero = m.zero_page()
+    m.check(lambda: folios_at_rest(m))
+
+    @m.task
+    def pin() -> None:
+        got, pinned = app.pin(a, 1, FOLL_LONGTERM | FOLL_WRITE | FOLL_FORCE)
+        m.require(got == 1, "pin-failed", f"the pin gives {got}")
+        m.require(zero not in pinned.folios, "zero-page-pinned", "what is pinned is the zero page")
+        m.reached(f"{len(set(pinned.pfns))} pages of its own")
+        app.unpin(pinned)
+        got, _ = app.pin(shared, 1, FOLL_LONGTERM | FOLL_WRITE | FOLL_FORCE)
+        m.require(got == -14, "pin-failed", f"the pin of the shared mapping gives {got}")
+        m.reached("a shared mapping is refused")
 
 
 @case(

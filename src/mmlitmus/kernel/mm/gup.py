@@ -4,7 +4,7 @@ GET takes a reference to each page, PIN a pin. Addresses are bytes, counts are p
 pages were had; with an error after some pages it is their number. mmap_lock R is held. ``gup_fast`` is the lockless
 path, ``gup_longterm`` what FOLL_LONGTERM adds.
 
-Source: mm/gup.c, functions of the same name. Of the model's own: Pages, Locked, release.
+Source: mm/gup.c, functions of the same name. Of the model's own: Pages, Locked, page_of, release, refused_flags.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pud_offset,
 )
 from mmlitmus.kernel.errno import EBUSY, EEXIST, EFAULT, EINTR, EMLINK, ENOMEM
+from mmlitmus.kernel.mm.gates import Gate, at_gate, stopped
 from mmlitmus.kernel.mm.memory import handle_mm_fault
 from mmlitmus.kernel.mm.memory_pages import vm_normal_page
 from mmlitmus.kernel.mm.mm_types import (
@@ -58,7 +59,7 @@ from mmlitmus.kernel.mm.mm_types import (
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 from mmlitmus.kernel.mm.page_alloc import GUP_PIN_COUNTING_BIAS, ZERO, Folio, folio_put, is_zero_pfn
 from mmlitmus.kernel.mm.vma import vma_lookup
-from mmlitmus.kernel.policy import Seam
+from mmlitmus.kernel.policy import Seam, running
 
 # The kernel's names; the bits differ from release to release, and these are the model's own.
 FOLL_WRITE, FOLL_GET, FOLL_DUMP, FOLL_FORCE, FOLL_NOWAIT = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 4
@@ -74,6 +75,7 @@ writable_file_mapping_allowed = Seam(
 gup_must_unshare = Seam("gup_must_unshare", "which read-only pages a pin for reading has made the process's own first")
 can_follow_write_pte = Seam("can_follow_write_pte", "how a forced write knows that it may write to a read-only entry")
 follow_pfn_pte = Seam("follow_pfn_pte", "what becomes of an entry that maps a frame and no page")
+longterm_unlockable = Seam("longterm_unlockable", "may mmap_lock be dropped while pages are pinned for long")
 zero_page_pin = Seam("try_grab_folio", "is a pin of the zero page counted")
 
 
@@ -118,16 +120,16 @@ def check_vma_flags(vma: VmArea, flags: int) -> int:
     """
     vm_flags = vma.vm_flags
     if vm_flags & (VM_IO | VM_PFNMAP):
-        return -EFAULT
+        return stopped(-EFAULT, Gate.VMA, "it is VM_PFNMAP" if vm_flags & VM_PFNMAP else "it is VM_IO")
     if flags & FOLL_ANON and not vma.vm_ops.anonymous:
-        return -EFAULT
+        return stopped(-EFAULT, Gate.VMA, "it is not anonymous")
     if flags & FOLL_WRITE:
         if not writable_file_mapping_allowed(vma, flags):
-            return -EFAULT
+            return stopped(-EFAULT, Gate.VMA, "its driver hears of first stores")
         if not vm_flags & VM_WRITE and not (flags & FOLL_FORCE and is_cow_mapping(vm_flags)):
-            return -EFAULT
+            return stopped(-EFAULT, Gate.VMA, "no VM_WRITE")
     elif not vm_flags & VM_READ and not (flags & FOLL_FORCE and vm_flags & VM_MAYREAD):
-        return -EFAULT
+        return stopped(-EFAULT, Gate.VMA, "no VM_READ")
     return 0
 
 
@@ -152,7 +154,9 @@ def mappings_without_dirty_tracking(vma: VmArea, flags: int) -> bool:
 # -- what an entry is worth -------------------------------------------------------------------------------------------
 def no_page_table(vma: VmArea, flags: int) -> int:
     """Nothing is there: a fault will tell; a core dump does not ask for it where there is nobody to fill it."""
-    return -EFAULT if flags & FOLL_DUMP and vma.vm_ops.fault is None else NEEDS_FAULT
+    if flags & FOLL_DUMP and vma.vm_ops.fault is None:
+        return stopped(-EFAULT, Gate.ENTRY, "none, and nobody to fill it")
+    return stopped(NEEDS_FAULT, Gate.ENTRY, "none, so faulted in")
 
 
 def follow_page_mask(vma: VmArea, address: int, flags: int, pages: Pages | None) -> int:
@@ -166,7 +170,7 @@ def follow_page_mask(vma: VmArea, address: int, flags: int, pages: Pages | None)
     table = pmd_offset(vma.vm_mm, address)
     pmd = table.entry
     if pud_leaf(entry) or pmd_leaf(pmd):
-        return -EFAULT
+        return stopped(-EFAULT, Gate.ENTRY, "a huge leaf of device memory")
     return no_page_table(vma, flags) if pmd == NONE else follow_page_pte(vma, table, address, flags, pages)
 
 
@@ -176,25 +180,42 @@ def follow_page_pte(vma: VmArea, table: Any, address: int, flags: int, pages: Pa
     pte = ptep_get(table, address)
     if not pte_present(pte) or (not pte & PRESENT and not flags & FOLL_FORCE):
         pte_unmap_unlock(ptl)
-        return no_page_table(vma, flags) if pte == NONE else NEEDS_FAULT
-    folio = vm_normal_page(vma.vm_mm, pte)
+        if pte == NONE:
+            return no_page_table(vma, flags)
+        return stopped(NEEDS_FAULT, Gate.ENTRY, "not present, so faulted in")
+    folio = page_of(vma, pte)
     if flags & FOLL_WRITE and not can_follow_write_pte(vma, pte, folio, flags):
         pte_unmap_unlock(ptl)
-        return NEEDS_FAULT
+        return stopped(NEEDS_FAULT, Gate.ENTRY, "read-only, so faulted in for a store")
     result = GOT
     if folio is None:
         result, folio = follow_zero_or_pfn(vma, pte, flags)
     if folio is not None and not pte & RW and gup_must_unshare(vma, flags, folio):
-        result = -EMLINK
+        result = stopped(-EMLINK, Gate.UNSHARE, "not its own, so copied first")
     elif folio is not None and pages is not None:
         if try_grab_folio(folio, flags, pages.holder):
             pages.add(folio, pte_pfn(pte))
         else:
-            result = -ENOMEM
+            result = stopped(-ENOMEM, Gate.COUNT, "the page is free already")
     elif result == SKIPPED and pages is not None:
         pages.add(None, None)
     pte_unmap_unlock(ptl)
     return result
+
+
+def page_of(vma: VmArea, pte: int) -> Folio | None:
+    """The page that a present entry maps; None for a frame without one, and for the zero page.
+
+    An architecture without special entries cannot ask the entry (the model's bit stands for what is counted, and is not
+    looked at here): in a VM_MIXEDMAP it is a page if there is one to the frame, elsewhere unless it is the zero page.
+    VM_PFNMAPs have not come here.
+
+    Source: mm/memory.c vm_normal_page.
+    """
+    if not running().has("NO_PTE_SPECIAL"):
+        return vm_normal_page(vma.vm_mm, pte)
+    folio: Folio | None = vma.vm_mm.machine.pages.get(pte_pfn(pte))
+    return None if is_zero_pfn(pte_pfn(pte)) else folio
 
 
 def follow_zero_or_pfn(vma: VmArea, pte: int, flags: int) -> tuple[int, Folio | None]:
@@ -203,9 +224,9 @@ def follow_zero_or_pfn(vma: VmArea, pte: int, flags: int) -> tuple[int, Folio | 
     Source: mm/gup.c follow_page_pte.
     """
     if flags & FOLL_DUMP:
-        return -EFAULT, None
+        return stopped(-EFAULT, Gate.SPECIAL, "not for a core dump"), None
     if is_zero_pfn(pte_pfn(pte)):
-        return GOT, vma.vm_mm.machine.zero_page()
+        return stopped(GOT, Gate.SPECIAL, "the zero page is a page after all"), vma.vm_mm.machine.zero_page()
     result: int = follow_pfn_pte(flags)
     return result, None
 
@@ -214,15 +235,15 @@ def follow_zero_or_pfn(vma: VmArea, pte: int, flags: int) -> tuple[int, Folio | 
 def leave_the_slot(flags: int) -> int:
     """Who wants a reference is refused. A pin is counted as done, and its slot of the array is not written."""
     if flags & FOLL_GET:
-        return -EFAULT
+        return stopped(-EFAULT, Gate.SPECIAL, "a frame and no page")
     reached("a slot was left unfilled")
-    return SKIPPED
+    return stopped(SKIPPED, Gate.SPECIAL, "a frame and no page: counted, and its slot left")
 
 
 @follow_pfn_pte.alternative("eexist", source="mm/gup.c follow_pfn_pte, __get_user_pages, 6.1.192", releases=">= v5.18")
 def refuse_with_eexist(flags: int) -> int:
     """-EEXIST for who wants pages; who only wants the range filled goes on."""
-    return -EEXIST if flags & (FOLL_GET | FOLL_PIN) else SKIPPED
+    return stopped(-EEXIST if flags & (FOLL_GET | FOLL_PIN) else SKIPPED, Gate.SPECIAL, "a frame and no page")
 
 
 @can_follow_write_pte.alternative("foll-cow", source="mm/gup.c can_follow_write_pte, v5.10", releases="<= v5.19")
@@ -343,7 +364,7 @@ def release(pages: Pages, flags: int) -> None:
 def faultin_page(vma: VmArea, address: int, flags: int, unshare: bool, locked: Locked | None) -> tuple[int, int]:
     """Fault in what the walk did not find: (0 or an errno, the flags to go on with). -EBUSY: mmap_lock was dropped."""
     if flags & FOLL_NOFAULT:
-        return -EFAULT, flags
+        return stopped(-EFAULT, Gate.ENTRY, "and no fault is wanted"), flags
     fault = FAULT_FLAG_WRITE if flags & FOLL_WRITE else 0
     fault |= FAULT_FLAG_REMOTE if flags & FOLL_REMOTE else 0
     fault |= FAULT_FLAG_ALLOW_RETRY if locked is not None else 0
@@ -351,7 +372,8 @@ def faultin_page(vma: VmArea, address: int, flags: int, unshare: bool, locked: L
     fault |= FAULT_FLAG_UNSHARE if unshare else 0
     result = handle_mm_fault(vma, address, fault)
     if result & VM_FAULT_ERROR:
-        return (-ENOMEM if result & VM_FAULT_OOM else -EFAULT), flags
+        error = -ENOMEM if result & VM_FAULT_OOM else -EFAULT
+        return stopped(error, Gate.ENTRY, "its fault fails"), flags
     if result & VM_FAULT_RETRY:
         if locked is not None:
             locked.held = False
@@ -372,8 +394,11 @@ def __get_user_pages(
         loop_point(mm, start, nr_pages, flags, pages, locked, vma, done, error, foll_flags)
         if vma is None or start >= vma.vm_end:
             vma = vma_lookup(mm, start)
-            if vma is None or check_vma_flags(vma, flags):
-                error = -EFAULT
+            if vma is None:
+                error = stopped(-EFAULT, Gate.VMA, "there is none")
+                break
+            error = check_vma_flags(vma, flags)
+            if error:
                 break
         if mm.machine.fatal_signal_pending():
             error = -EINTR
@@ -437,6 +462,33 @@ def is_valid_gup_args(flags: int, pages: Pages | None) -> bool:
     """
     both = flags & (FOLL_GET | FOLL_PIN) == FOLL_GET | FOLL_PIN
     if both or (flags & FOLL_LONGTERM and not flags & FOLL_PIN) or (flags & (FOLL_GET | FOLL_PIN) and pages is None):
-        report("WARN", "gup-flags", f"{current().name} asks for pages with flags that exclude each other")
+        refused_flags("flags that exclude each other")
         return False
+    return True
+
+
+def refused_flags(what: str) -> None:
+    """Who asks like this gets a warning, and no page."""
+    at_gate(Gate.FLAGS, what)
+    report("WARN", "gup-flags", f"{current().name} asks for pages with {what}")
+
+
+@longterm_unlockable.alternative(
+    "refused",
+    source="mm/gup.c __get_user_pages_remote, get_user_pages_unlocked, v5.10, 6.1.192",
+    releases="<= v6.1",
+)
+def refuses_longterm_unlockable(flags: int) -> bool:
+    """No: mmap_lock has to be held throughout. A warning, and -EINVAL."""
+    if not flags & FOLL_LONGTERM:
+        return True
+    refused_flags("FOLL_LONGTERM, and mmap_lock may be dropped")
+    return False
+
+
+@longterm_unlockable.alternative(
+    "allowed", source="mm/gup.c pin_user_pages_remote, pin_user_pages_unlocked, 6.12.117", releases=">= v6.2"
+)
+def allows_longterm_unlockable(flags: int) -> bool:
+    """Yes."""
     return True

@@ -3,19 +3,21 @@
 The fast path runs with interrupts off, so that whoever has cleared an entry waits with his flush, and so with freeing
 the page. It takes the page that the entry maps, looks at the entry once more, and stops at the first page that it
 cannot have: everything else is left to the slow path, with mmap_lock. It does not see VMAs, and stops at every special
-entry, the zero page's among them.
+entry, the zero page's among them. So an architecture has it only if its entries can be special.
 
 Source: mm/gup.c, functions of the same name.
 """
 
 from __future__ import annotations
 
-from mmlitmus.explore.findings import reached
+from mmlitmus.explore.findings import bug, reached
 from mmlitmus.kernel.arch.x86.pgtable import (
     NONE,
     PAGE_SHIFT,
     PAGE_SIZE,
+    PMD_SHIFT,
     PRESENT,
+    PUD_SHIFT,
     RW,
     SPECIAL,
     USER,
@@ -26,9 +28,11 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     ptep_get,
     pud_leaf,
     pud_offset,
+    small_page,
 )
 from mmlitmus.kernel.errno import EFAULT, EINVAL, EOVERFLOW
 from mmlitmus.kernel.mm.fork import write_protect
+from mmlitmus.kernel.mm.gates import Gate, at_gate, stopped
 from mmlitmus.kernel.mm.gup import (
     FOLL_FAST_ONLY,
     FOLL_FORCE,
@@ -43,6 +47,7 @@ from mmlitmus.kernel.mm.gup import (
     gup_must_unshare,
     gup_put_folio,
     is_valid_gup_args,
+    longterm_unlockable,
     release,
 )
 from mmlitmus.kernel.mm.gup_longterm import gup_longterm_locked, is_longterm_pinnable
@@ -56,6 +61,8 @@ from mmlitmus.kernel.sync.might import might_fault
 #: flags that the fast functions take
 FAST_FLAGS = FOLL_WRITE | FOLL_LONGTERM | FOLL_FORCE | FOLL_PIN | FOLL_GET | FOLL_FAST_ONLY | FOLL_NOFAULT
 
+gup_fast_folio_allowed = Seam("gup_fast_folio_allowed", "which pages the fast path takes")
+gup_fast_leaf = Seam("gup_fast_pmd_leaf", "does the fast path tell a huge leaf of device memory from one of pages")
 gup_fast_overflow = Seam("gup_fast_fallback", "what the fast functions say of a range that wraps round")
 
 
@@ -75,9 +82,9 @@ def get_user_pages_remote(
 def pin_user_pages_remote(
     mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages, locked: Locked | None = None
 ) -> int:
-    """Pins of them. (Up to 6.1, LONGTERM with ``locked`` was refused; nobody here asks for it.)"""
+    """Pins of them."""
     flags |= FOLL_PIN | FOLL_REMOTE
-    if not is_valid_gup_args(flags, pages):
+    if not is_valid_gup_args(flags, pages) or not (locked is None or longterm_unlockable(flags)):
         return -EINVAL
     return gup_longterm_locked(mm, start & ~(PAGE_SIZE - 1), nr_pages, flags, pages, locked)
 
@@ -121,7 +128,9 @@ def gup_fast_fallback(mm: MmStruct, start: int, nr_pages: int, flags: int, pages
 
     Source: mm/gup.c internal_get_user_pages_fast (to 6.1), gup_fast_fallback (from 6.12).
     """
-    if flags & ~FAST_FLAGS or not is_valid_gup_args(flags, pages):
+    if flags & ~FAST_FLAGS:
+        return stopped(-EINVAL, Gate.FLAGS, "not for the fast functions")
+    if not is_valid_gup_args(flags, pages):
         return -EINVAL
     if flags & FOLL_PIN and not mm.has_pinned:
         mm.has_pinned = True
@@ -131,9 +140,9 @@ def gup_fast_fallback(mm: MmStruct, start: int, nr_pages: int, flags: int, pages
     end = start + (nr_pages << PAGE_SHIFT)
     if end >= 1 << 64:
         result: int = gup_fast_overflow()
-        return result
+        return stopped(result, Gate.RANGE, "it wraps round")
     if end > TASK_SIZE:
-        return -EFAULT
+        return stopped(-EFAULT, Gate.RANGE, "beyond user space")
     done = gup_fast(mm, start, end, flags, pages)
     if done == nr_pages or flags & FOLL_FAST_ONLY:
         return done
@@ -146,6 +155,33 @@ def gup_fast_fallback(mm: MmStruct, start: int, nr_pages: int, flags: int, pages
     if got < 0:
         return done or got
     return done + got
+
+
+@gup_fast_folio_allowed.alternative(
+    "any", source="mm/gup.c gup_pte_range, v5.10; page_is_secretmem, 6.1.192", releases="<= v6.4"
+)
+def any_folio(folio: Folio, flags: int) -> bool:
+    """Every page. (Secret memory is not modelled.)"""
+    return True
+
+
+@gup_fast_folio_allowed.alternative(
+    "of-a-mapping", source="mm/gup.c gup_fast_folio_allowed, 6.12.117", releases="v6.10 - v6.18"
+)
+def folios_of_a_mapping(folio: Folio, flags: int) -> bool:
+    """Anonymous pages, and those of a file; a page that a driver has allocated is of none, and might be one that has
+    been taken from its file. (With CONFIG_SECRETMEM.)
+    """
+    return bool(folio.anon)
+
+
+@gup_fast_folio_allowed.alternative(
+    "of-a-mapping-longterm", source="mm/gup.c gup_fast_folio_allowed, 7.3.4", releases="v6.5 - v6.9, v7.3"
+)
+def folios_of_a_mapping_if_longterm(folio: Folio, flags: int) -> bool:
+    """A page of no file, unless it is to be pinned for long and written to."""
+    wanted = FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE
+    return bool(folio.anon) or flags & wanted != wanted
 
 
 @gup_fast_overflow.alternative(
@@ -165,14 +201,18 @@ def wraps_to_eoverflow() -> int:
 def gup_fast(mm: MmStruct, start: int, end: int, flags: int, pages: Pages) -> int:
     """How many pages from ``start`` bytes on the lockless path gets. A pin beside a fork is given back.
 
+    None where the architecture has no such path (HAVE_GUP_FAST), or no special entries for it to stop at.
+
     Source: mm/gup.c lockless_pages_from_mm (to 6.1), gup_fast (from 6.12).
     """
+    if running().has("NO_GUP_FAST") or running().has("NO_PTE_SPECIAL"):
+        return stopped(0, Gate.FAST, "none on this architecture")
     protect = running().chosen(write_protect)
     seen = 0
     if flags & FOLL_PIN:
         seen = protect.read(mm)
         if seen & 1:
-            return 0
+            return stopped(0, Gate.FORK, "one is going on")
     before = len(pages)
     cpu = mm.machine.this_cpu()
     cpu.local_irq_disable()
@@ -187,40 +227,73 @@ def gup_fast(mm: MmStruct, start: int, end: int, flags: int, pages: Pages) -> in
             undone.add(pages.folios[n], pages.pfns[n])
         pages.cut(before)
         release(undone, FOLL_PIN)
-        return 0
+        return stopped(0, Gate.FORK, "one went by: given back")
     return len(pages) - before
 
 
 def gup_fast_pte(mm: MmStruct, address: int, flags: int, pages: Pages) -> bool:
-    """One page: False where the fast path stops. Huge leaves are device memory here, and stop it.
+    """One page: False where the fast path stops. Huge leaves are device memory here, and are none of its business.
 
     Source: mm/gup.c gup_pte_range (to 6.1), gup_fast_pte_range (from 6.12).
     """
     pud = pud_offset(mm, address)
     if pud is not None:
         upper = pud.entry
-        if upper == NONE or pud_leaf(upper):
-            return False
+        if upper == NONE:
+            return stopped(False, Gate.FAST, "stops: no table")
+        if pud_leaf(upper):
+            return bool(gup_fast_leaf(mm, small_page(upper, PUD_SHIFT, address), flags))
     table: PteTable = pmd_offset(mm, address)
     pmd = table.entry
-    if pmd == NONE or pmd_leaf(pmd):
-        return False
+    if pmd == NONE:
+        return stopped(False, Gate.FAST, "stops: no table")
+    if pmd_leaf(pmd):
+        return bool(gup_fast_leaf(mm, small_page(pmd, PMD_SHIFT, address), flags))
     pte = ptep_get(table, address)
-    wanted = PRESENT | USER | (RW if flags & FOLL_WRITE else 0)
-    if pte & wanted != wanted or pte & SPECIAL:
-        return False
+    if not pte & PRESENT or not pte & USER:
+        return stopped(False, Gate.FAST, "stops: no entry" if pte == NONE else "stops: not present")
+    if flags & FOLL_WRITE and not pte & RW:
+        return stopped(False, Gate.FAST, "stops: read-only, to be written")
+    if pte & SPECIAL:
+        return stopped(False, Gate.FAST, "stops: special")
     folio: Folio | None = mm.machine.pages.get(pte_pfn(pte))
     if folio is None or not try_grab_folio_fast(folio, flags, pages.holder):
         return False
     if table.entry != pmd or ptep_get(table, address) != pte:
         reached("fast GUP saw the entry change")
         gup_put_folio(folio, flags, pages.holder)
-        return False
+        return stopped(False, Gate.FAST, "stops: the entry has changed")
+    if not gup_fast_folio_allowed(folio, flags):
+        gup_put_folio(folio, flags, pages.holder)
+        return stopped(False, Gate.FAST, "stops: a page without a mapping")
     if not pte & RW and gup_must_unshare(None, flags, folio):
         gup_put_folio(folio, flags, pages.holder)
-        return False
+        return stopped(False, Gate.FAST, "stops: to be unshared")
     pages.add(folio, pte_pfn(pte))
+    at_gate(Gate.FAST, "takes it")
     return True
+
+
+@gup_fast_leaf.alternative("taken", source="mm/gup.c gup_huge_pmd, gup_huge_pud, v5.10, 6.1.192", releases="<= v6.11")
+def takes_any_leaf(mm: MmStruct, entry: int, flags: int) -> bool:
+    """No: no such leaf is special. Where a frame has no page, it takes what is not there for one. (RAM in a huge leaf
+    is not modelled: there it would have a reference.) ``entry``: the 4K page's part of the leaf.
+    """
+    if not entry & PRESENT or (flags & FOLL_WRITE and not entry & RW):
+        return stopped(False, Gate.FAST, "stops: a huge leaf, absent or read-only")
+    pfn = pte_pfn(entry)
+    if mm.machine.e820.pfn_valid(pfn):
+        return stopped(False, Gate.FAST, "stops: a huge leaf of RAM")
+    at_gate(Gate.FAST, "takes a huge leaf for one of pages")
+    bug("fast-gup-no-page", f"fast GUP looks for the page of frame {pfn:#x}, which has none")
+
+
+@gup_fast_leaf.alternative(
+    "special", source="mm/gup.c gup_fast_pmd_leaf, gup_fast_pud_leaf, 6.12.117", releases=">= v6.12"
+)
+def stops_at_special_leaves(mm: MmStruct, entry: int, flags: int) -> bool:
+    """Yes: it is special."""
+    return stopped(False, Gate.FAST, "stops: a huge leaf")
 
 
 def try_grab_folio_fast(folio: Folio, flags: int, holder: str) -> bool:
@@ -230,13 +303,13 @@ def try_grab_folio_fast(folio: Folio, flags: int, holder: str) -> bool:
     Source: mm/gup.c try_grab_compound_head (5.10), try_grab_folio (6.1), try_grab_folio_fast (from 6.12).
     """
     if flags & FOLL_GET:
-        return try_get_folio(folio, f"references of {holder}")
+        return try_get_folio(folio, f"references of {holder}") or stopped(False, Gate.FAST, "stops: a free page")
     name = f"pins of {holder}"
     if not try_get_folio(folio, name):
-        return False
+        return stopped(False, Gate.FAST, "stops: a free page")
     if flags & FOLL_LONGTERM and not is_longterm_pinnable(folio):
         folio_put(folio, name)
-        return False
+        return stopped(False, Gate.FAST, "stops: a page that may not stay")
     if folio.order:
         folio.add_return("pincount", 1)
     else:

@@ -13,6 +13,7 @@ from typing import Any
 from mmlitmus.explore.findings import reached
 from mmlitmus.explore.runtime import loop_point
 from mmlitmus.kernel.errno import EAGAIN, EINVAL, ENOMEM
+from mmlitmus.kernel.mm.gates import Gate, at_gate
 from mmlitmus.kernel.mm.gup import FOLL_LONGTERM, Locked, Pages, __get_user_pages_locked, unpin_user_pages
 from mmlitmus.kernel.mm.migrate import migrate_pages, putback_movable_pages
 from mmlitmus.kernel.mm.mm_types import MmStruct
@@ -123,6 +124,16 @@ def in_steps(folio: Folio) -> bool:
     return folio.kind != COHERENT and bool(folio.zone != ZONE_MOVABLE)
 
 
+@is_longterm_pinnable.alternative(
+    "only-zero", source="proposed in the thread of June 2022: dossier C001-24", releases="proposal"
+)
+def only_zero(folio: Folio) -> bool:
+    """One thing after the other, and what is none of them is pinnable if it is the zero page."""
+    if in_cma_or_isolated(folio) or folio.kind == COHERENT or folio.zone == ZONE_MOVABLE:
+        return False
+    return bool(folio.kind == ZERO)
+
+
 # -- the parts that all have ------------------------------------------------------------------------------------------
 def collect(machine: Any, pages: Pages) -> tuple[list[Folio], int, int]:
     """Isolate what may not stay: (what could be isolated, how many may not stay, how many could not be isolated).
@@ -148,8 +159,10 @@ def collect(machine: Any, pages: Pages) -> tuple[list[Folio], int, int]:
             drained = True
         if folio_isolate_lru(folio):
             isolated.append(folio)
+            at_gate(Gate.LONG, "a page that may not stay is moved")
         else:
             reached("a page could not be isolated")
+            at_gate(Gate.LONG, "a page that may not stay cannot be isolated")
             failed += 1
     return isolated, collected, failed
 

@@ -37,9 +37,9 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     set_ptes,
     small_page,
 )
-from mmlitmus.kernel.errno import EINVAL, ENOMEM
+from mmlitmus.kernel.errno import EBUSY, EINVAL, ENOMEM
 from mmlitmus.kernel.mm.huge_memory import check_insert, split_huge_pmd, split_huge_pud, zap_huge_pmd, zap_huge_pud
-from mmlitmus.kernel.mm.memory_pages import do_anonymous_page, do_swap_page, do_wp_page, vm_normal_page
+from mmlitmus.kernel.mm.memory_pages import do_anonymous_page, do_swap_page, do_wp_page, vm_insert_page, vm_normal_page
 from mmlitmus.kernel.mm.mm_types import (
     FAULT_FLAG_UNSHARE,
     FAULT_FLAG_VMA_LOCK,
@@ -67,12 +67,13 @@ from mmlitmus.kernel.mm.mm_types import (
 )
 from mmlitmus.kernel.mm.mmap_lock import vma_end_read
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_end_vma, tlb_finish_mmu, tlb_gather_mmu, tlb_remove_tlb_entries
+from mmlitmus.kernel.mm.page_alloc import is_zero_pfn
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pfnmap_track import track_pfn_insert
 from mmlitmus.kernel.mm.pgalloc import pmd_alloc, pmd_chunks, pte_alloc, pte_batches, pte_prealloc, pud_chunks
 from mmlitmus.kernel.mm.swapops import is_migration_entry, migration_pfn
 from mmlitmus.kernel.mm.vma_flags import vm_flags_set, vma_set_flags
-from mmlitmus.kernel.policy import Seam
+from mmlitmus.kernel.policy import Seam, running
 from mmlitmus.kernel.sync.rwsem import down_read, up_read
 
 ULONG_MAX = (1 << 64) - 1
@@ -80,7 +81,7 @@ ULONG_MAX = (1 << 64) - 1
 #: what remap_pfn_range writes to vm_flags
 REMAP_FLAGS = VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP
 
-vm_mixed_ok = Seam("vm_mixed_ok", "what vmf_insert_mixed says to a VMA that is no MIXEDMAP")
+vm_mixed_ok = Seam("vm_mixed_ok", "what vmf_insert_mixed says to a VMA that is no MIXEDMAP, and to the zero page")
 remap_flags = Seam("remap_flags", "when remap_pfn_range writes the VMA's flags, and who checks that it may")
 remap_error = Seam("remap_error", "what becomes of the entries that a failing remap_pfn_range has written already")
 
@@ -388,28 +389,42 @@ def insert_pfn(vma: VmArea, addr: int, pfn: int, prot: int) -> int:
 
 
 def vmf_insert_mixed(vma: VmArea, addr: int, pfn: int) -> int:
-    """Map one frame into a MIXEDMAP, special where it has no counted page. The type is looked up first."""
-    error: int = vm_mixed_ok(vma)
+    """Map one frame into a MIXEDMAP, special, whether there is a page to it or not. The type is looked up first.
+
+    Where entries cannot be special, a frame with a page is counted, as vm_insert_page does.
+    """
+    error: int = vm_mixed_ok(vma, pfn)
     if error:
         return error
     if not vma.vm_start <= addr < vma.vm_end:
         return VM_FAULT_SIGBUS
     prot = track_pfn_insert(vma, vma.vm_page_prot, pfn)
+    if running().has("NO_PTE_SPECIAL") and pfn in vma.vm_mm.machine.pages:
+        error = vm_insert_page(vma, addr, vma.vm_mm.machine.pages[pfn])
+        return VM_FAULT_NOPAGE if error in (0, -EBUSY) else VM_FAULT_OOM if error == -ENOMEM else VM_FAULT_SIGBUS
     return insert_pfn(vma, addr, pfn, prot)
 
 
 @vm_mixed_ok.alternative("bug", source="mm/memory.c __vm_insert_mixed, 6.1.192", releases="<= v6.10")
-def bug_unless_mixed(vma: VmArea) -> int:
-    """Any VMA but a MIXEDMAP is a BUG."""
-    if not vma.has(VM_MIXEDMAP):
+def bug_unless_mixed(vma: VmArea, pfn: int) -> int:
+    """Any VMA but a MIXEDMAP is a BUG; the zero page may be mapped anywhere."""
+    if not vma.has(VM_MIXEDMAP) and not is_zero_pfn(pfn):
         bug("insert-mixed-vma-type", f"vmf_insert_mixed into {vma.name}, which is no MIXEDMAP")
     return 0
 
 
-@vm_mixed_ok.alternative("sigbus", source="mm/memory.c vm_mixed_ok, 6.12.117", releases=">= v6.11")
-def sigbus_unless_mixed(vma: VmArea) -> int:
-    """Any VMA but a MIXEDMAP is SIGBUS."""
-    return 0 if vma.has(VM_MIXEDMAP) else VM_FAULT_SIGBUS
+@vm_mixed_ok.alternative(
+    "sigbus", source="mm/memory.c vm_mixed_ok, vm_mixed_zeropage_allowed, 6.12.117", releases=">= v6.11"
+)
+def sigbus_unless_mixed(vma: VmArea, pfn: int) -> int:
+    """Any VMA but a MIXEDMAP is SIGBUS. So is the zero page where somebody could pin it, and a store put another in its
+    place that he does not have: in a shared mapping that may be written, but a VM_IO with ->pfn_mkwrite (or DAX).
+    """
+    if not is_zero_pfn(pfn):
+        return 0 if vma.has(VM_MIXEDMAP) else VM_FAULT_SIGBUS
+    if is_cow_mapping(vma.has(VM_SHARED | VM_MAYWRITE)) or not vma.has(VM_WRITE | VM_MAYWRITE):
+        return 0
+    return 0 if vma.vm_ops.pfn_mkwrite is not None and vma.has(VM_IO) else VM_FAULT_SIGBUS
 
 
 # -- removing ---------------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ from mmlitmus.api import (
     unpin_user_pages,
     vma_lookup,
 )
+from mmlitmus.kernel.mm.gates import Gate, at_gate, stopped
 
 IOMMU_READ, IOMMU_WRITE = 1, 2
 
@@ -154,7 +155,7 @@ def follow_fault_pfn(mm: MmStruct, vaddr: int, prot: int) -> tuple[int, int]:
         if error:
             return error, 0
     if prot & IOMMU_WRITE and not writable and follow_fault_writable():
-        return -EFAULT, 0
+        return stopped(-EFAULT, Gate.FRAME, "its entry is read-only, and the device may write"), 0
     return 0, pfn
 
 
@@ -200,8 +201,9 @@ def vaddr_get_pfns(iommu: VfioIommu, dma: VfioDma, vaddr: int, npages: int) -> t
     if error:
         return error, []
     if not is_invalid_reserved_pfn(iommu.machine, pfn):
-        return -EFAULT, []
+        return stopped(-EFAULT, Gate.FRAME, "it has a page, which nobody would count"), []
     reached("device memory was mapped by its frame number")
+    at_gate(Gate.FRAME, "mapped by its number, and nothing held")
     return 1, [pfn]
 
 

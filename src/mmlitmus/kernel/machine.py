@@ -22,6 +22,8 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PMD_SHIFT,
     PRESENT,
     PUD_SHIFT,
+    PteTable,
+    PudEntry,
     describe,
     pmd_leaf,
     pmd_offset,
@@ -70,6 +72,10 @@ class TaskSignals(Model):
 
 class Machine:
     """Built afresh for every execution. A case adds processes, devices and tasks, then the tasks run."""
+
+    #: what page tables are kept in; whole machines have others (``mmlitmus.scale``)
+    pte_table: Callable[..., PteTable] = PteTable
+    pud_entry: Callable[..., PudEntry] = PudEntry
 
     def __init__(self, kernel: Kernel) -> None:
         run_on(kernel)

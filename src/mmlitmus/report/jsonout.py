@@ -157,7 +157,7 @@ def dump(rows: Sequence[Row], *, timing: bool = False) -> str:
 
 def document() -> str:
     """docs/json.md."""
-    from . import reviewjson
+    from . import reviewjson, scalejson
 
     lines = [
         "<!-- made by `python -m mmlitmus.report.jsonout`; a test compares -->",
@@ -193,6 +193,7 @@ def document() -> str:
         json.dumps(SCHEMA, indent=1),
         "```",
         *reviewjson.section(),
+        *scalejson.section(),
     ]
     return "\n".join(lines) + "\n"
 

@@ -241,7 +241,7 @@ def _zap_leaf(tlb: MmuGather, slot: LeafSlot) -> None:
     if pmd_leaf(slot.entry):
         entry = pmdp_huge_get_and_clear(slot)
         size = slot.leaves << slot.leaf_shift
-        for folio in vm_normal_pages(tlb.mm, entry & ~PSE, size >> PAGE_SHIFT):
+        for folio in vm_normal_pages(tlb.mm, entry & ~PSE, 1 if slot.leaves == 1 else size >> PAGE_SHIFT):
             folio.add_return("mapcount", -1)
             tlb.pages.append(folio)
         tlb_remove_tlb_entries(tlb, slot.address, slot.address + size)

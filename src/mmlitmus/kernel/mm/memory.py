@@ -77,6 +77,7 @@ from mmlitmus.kernel.mm.mm_types import (
 )
 from mmlitmus.kernel.mm.mmap_lock import vma_end_read
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_end_vma, tlb_finish_mmu, tlb_gather_mmu, tlb_remove_tlb_entries
+from mmlitmus.kernel.mm.mmu_notifier import mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pfnmap_track import track_pfn_insert, track_pfn_inserts
 from mmlitmus.kernel.mm.pgalloc import (
@@ -537,10 +538,12 @@ def unmap_single_vma(tlb: MmuGather, vma: VmArea, start_addr: int, end_addr: int
 
 def unmap_vmas(tlb: MmuGather, vmas: list[VmArea], start_addr: int, end_addr: int, mm_wr_locked: bool) -> None:
     """Unmap every VMA of a teardown. mmap_lock W, or R after a downgrade and in exit (``mm_wr_locked`` False)."""
+    mmu_notifier_invalidate_range_start(tlb.mm, start_addr, end_addr)
     for vma in vmas:
         if vma.has(VM_PFNMAP):
             tracking().unmapping(vma, "unmap_vmas", mm_wr_locked)
         unmap_single_vma(tlb, vma, start_addr, end_addr, mm_wr_locked)
+    mmu_notifier_invalidate_range_end(tlb.mm, start_addr, end_addr)
 
 
 def zap_page_range_single(vma: VmArea, address: int, size: int) -> None:
@@ -550,7 +553,9 @@ def zap_page_range_single(vma: VmArea, address: int, size: int) -> None:
     Source: mm/memory.c zap_page_range_single (to 6.12), zap_vma_range (7.3).
     """
     tlb = tlb_gather_mmu(vma.vm_mm)
+    mmu_notifier_invalidate_range_start(vma.vm_mm, address, address + size)
     unmap_single_vma(tlb, vma, address, address + size, False)
+    mmu_notifier_invalidate_range_end(vma.vm_mm, address, address + size)
     tlb_finish_mmu(tlb)
 
 

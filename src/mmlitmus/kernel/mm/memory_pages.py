@@ -55,6 +55,7 @@ from mmlitmus.kernel.mm.mm_types import (
     VmFault,
 )
 from mmlitmus.kernel.mm.mmap_lock import vma_end_read
+from mmlitmus.kernel.mm.mmu_notifier import mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from mmlitmus.kernel.mm.page_alloc import ZERO_PFN, Folio, alloc_folio, folio_get, folio_put, page_tables
 from mmlitmus.kernel.mm.pgalloc import pte_alloc
 from mmlitmus.kernel.mm.swap import folio_add_lru, lru_add_drain
@@ -276,6 +277,7 @@ def wp_page_copy(vmf: VmFault, table: PteTable, orig: int, old: Folio | None, wr
             folio_put(old, "a fault")
         return retry or VM_FAULT_OOM
     copied = VM_FAULT_WRITE if not write and not vmf.flags & FAULT_FLAG_UNSHARE else 0
+    mmu_notifier_invalidate_range_start(mm, vmf.address, vmf.address + PAGE_SIZE)
     ptl = pte_offset_map_lock(table)
     if locked_entry(table, vmf.address) == orig:
         entry = mk_pte(new.pfn, vma.vm_page_prot | ACCESSED)
@@ -298,6 +300,7 @@ def wp_page_copy(vmf: VmFault, table: PteTable, orig: int, old: Folio | None, wr
         copied = 0
         pte_unmap_unlock(ptl)
         folio_put(new, page_tables(mm))
+    mmu_notifier_invalidate_range_end(mm, vmf.address, vmf.address + PAGE_SIZE)
     if old is not None:
         folio_put(old, "a fault")
     return copied

@@ -83,7 +83,7 @@ class MmStruct(Model):
     whose ``vm_lock_seq`` equals it is write-locked. ``cpus`` is mm_cpumask: the CPUs whose tasks run on this mm.
     """
 
-    __slots__ = ("cpus", "machine", "mmap_lock", "pgd", "puds")
+    __slots__ = ("cpus", "machine", "mmap_lock", "notifier_subscriptions", "pgd", "puds")
     mm_users = Atomic()
     mm_mt = Once()
     mm_lock_seq = Once()
@@ -103,6 +103,7 @@ class MmStruct(Model):
         self.pgd: dict[int, pgtable.PteTable] = {}  # PMD number -> the slot of that PMD entry
         self.puds: dict[int, pgtable.PudEntry] = {}  # PUD number -> entry, for blocks that a VMA covers whole
         self.cpus: list[Any] = []
+        self.notifier_subscriptions: tuple[Any, ...] = ()
 
 
 class VmArea(Model):

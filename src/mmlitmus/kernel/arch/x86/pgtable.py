@@ -282,7 +282,7 @@ def pmd_offset(mm: Any, address: int, nr: int = 1) -> PteTable:
     n = address >> PMD_SHIFT
     table = mm.pgd.get(n)
     if table is None:
-        table = mm.pgd[n] = PteTable(mm.name, n << PMD_SHIFT, mm.machine.page_label)
+        table = mm.pgd[n] = mm.machine.pte_table(mm.name, n << PMD_SHIFT, mm.machine.page_label)
     found: PteTable = table
     return found
 
@@ -300,7 +300,7 @@ def pud_populate(mm: Any, start: int, end: int) -> None:
     """
     for n in range(start + PUD_SIZE - 1 >> PUD_SHIFT, end >> PUD_SHIFT):
         if n not in mm.puds:
-            mm.puds[n] = PudEntry(mm.name, n << PUD_SHIFT, mm.machine.page_label)
+            mm.puds[n] = mm.machine.pud_entry(mm.name, n << PUD_SHIFT, mm.machine.page_label)
 
 
 def pud_leaf(entry: int) -> bool:

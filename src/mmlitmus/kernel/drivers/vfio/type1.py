@@ -5,7 +5,7 @@ is a VM_PFNMAP: device memory is mapped by its frame number, without a reference
 mapping goes. Reserved frames, the zero page's among them, are neither accounted nor unpinned.
 
 Sizes and addresses are bytes, limits are pages. Source: drivers/vfio/vfio_iommu_type1.c, functions of the same name. Of
-the model's own: VfioIommu, VfioDma, charge, continues, pinned_run.
+the model's own: VfioIommu, VfioDma, charge, whole_rounds, continues, pinned_run.
 """
 
 from __future__ import annotations
@@ -301,14 +301,21 @@ def one_by_one(iommu: VfioIommu, dma: VfioDma, vaddr: int, npage: int, batch: Ru
     pinned, error = 1, 0
     while pinned < npage:
         at = vaddr + pinned * PAGE_SIZE
-        got, pfns = vaddr_get_pfns(iommu, dma, at, batch_at(dma.mm, at, npage - pinned))
+        ask = batch_at(dma.mm, at, npage - pinned)
+        if ask > 1 and not rsvd:
+            ask = min(ask, charge(iommu, dma, acct, ask) + 1)
+        got, pfns = vaddr_get_pfns(iommu, dma, at, ask)
         if got < 0:
             break
-        n, stop, error = continues(iommu, dma, pfns, base + pinned, rsvd, acct)
-        acct += 0 if rsvd else n
-        pinned += n
-        if stop:
-            put_pfn(iommu, pfns[0][0])
+        while pfns:
+            n, stop, error = continues(iommu, dma, pfns, base + pinned, rsvd, acct)
+            acct += 0 if rsvd else n
+            pinned += n
+            if stop:
+                break
+        if pfns:
+            for pfn, nr in pfns:
+                put_pfn(iommu, pfn, nr)
             break
     return pinned_run(iommu, dma, base, pinned, acct, error)
 
@@ -323,8 +330,7 @@ def by_batches(iommu: VfioIommu, dma: VfioDma, vaddr: int, npage: int, batch: Ru
     while pinned < npage:
         if not batch:
             at = vaddr + pinned * PAGE_SIZE
-            rounds = max(BATCH, batch_at(dma.mm, at, npage - pinned))
-            got, pfns = vaddr_get_pfns(iommu, dma, at, min(npage - pinned, rounds))
+            got, pfns = vaddr_get_pfns(iommu, dma, at, min(npage - pinned, whole_rounds(iommu, dma, at, npage, acct)))
             if got < 0:
                 error = got
                 break
@@ -338,6 +344,16 @@ def by_batches(iommu: VfioIommu, dma: VfioDma, vaddr: int, npage: int, batch: Ru
         if stop:
             break
     return pinned_run(iommu, dma, base, pinned, acct, error)
+
+
+def whole_rounds(iommu: VfioIommu, dma: VfioDma, vaddr: int, npage: int, acct: int) -> int:
+    """How many pages to pin before anything else is looked at: 512; where batches are larger, as many times 512 as will
+    be pinned before the limit is seen to be reached.
+    """
+    pages = batch_at(dma.mm, vaddr, npage) // BATCH * BATCH
+    if pages <= BATCH:
+        return BATCH
+    return min(pages, charge(iommu, dma, acct, pages) // BATCH * BATCH + BATCH)
 
 
 def continues(

@@ -11,8 +11,8 @@ unmap           ... and all that was mapped is unmapped and freed
 
 ``ratio``: how many times longer mapping takes than writing the bytes that it must touch: 8 for each entry of a page
 table and 4 for each folio's state. How fast bytes are written is measured in the same process, on as many bytes (at
-least 64 MiB), in memory that nobody has touched yet, as that of the machine is (``fresh``), and in memory that is there
-(``warm``): the ratio is to ``warm``, and in brackets to ``fresh``. ``growth``: the factor for a machine four times as
+least 64 MiB, at most 1 GiB), in memory that nobody has touched yet, as that of the machine is (``fresh``), and in memory
+that is there (``warm``): the ratio is to ``warm``, and in brackets to ``fresh``. ``growth``: the factor for a machine four times as
 large. ``MB``: the most memory that the process had.
 """
 
@@ -40,7 +40,7 @@ def bandwidth(size: int) -> tuple[float, float]:
     """Bytes a second that can be written to memory that is fresh, and to memory that is there."""
     import numpy as np
 
-    words = max(size, 64 << 20) // 8
+    words = min(max(size, 64 << 20), GIB) // 8
     fresh = warm = 0.0
     for _ in range(3):
         memory = np.empty(words, dtype=np.uint64)

@@ -11,9 +11,9 @@ unmap           ... and all that was mapped is unmapped and freed
 
 ``ratio``: how many times longer mapping takes than writing the bytes that it must touch: 8 for each entry of a page
 table and 4 for each folio's state. How fast bytes are written is measured in the same process, on as many bytes (at
-least 64 MiB, at most 1 GiB), in memory that nobody has touched yet, as that of the machine is (``fresh``), and in memory
-that is there (``warm``): the ratio is to ``warm``, and in brackets to ``fresh``. ``growth``: the factor for a machine four times as
-large. ``MB``: the most memory that the process had.
+least 64 MiB, at most 1 GiB): in memory that nobody has touched yet, as that of the machine is (``fresh``), and in
+memory that is there (``warm``). The ratio is to ``warm``, and in brackets to ``fresh``. ``growth``: the factor for a
+machine four times as large. ``MB``: the most memory that the process had.
 """
 
 from __future__ import annotations

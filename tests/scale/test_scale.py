@@ -17,6 +17,7 @@ from mmlitmus.kernel.drivers.vfio.pci import open_device
 from mmlitmus.kernel.drivers.vfio.type1 import IOMMU_READ, IOMMU_WRITE, vfio_dma_do_map, vfio_dma_do_unmap
 from mmlitmus.kernel.errno import ENOMEM
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_READ
+from mmlitmus.report.scalejson import SCHEMA
 from mmlitmus.scale.counts import COUNTS
 from mmlitmus.scale.machine import WholeMachine
 from mmlitmus.scale.run import (
@@ -54,6 +55,20 @@ def everything(machine: WholeMachine, iommus: list[CountedIommu]) -> dict[str, A
         "memtypes": [tuple(entry)[:3] for entry in machine.memtypes.entries()],
         "counts": dict(machine.counts),
     }
+
+
+def valid(told: Any, schema: dict[str, Any], at: str = "$") -> None:
+    """Only what the schema knows of is told, and all that it requires."""
+    for name in schema.get("required", ()):
+        assert name in told, f"{at} has no {name}"
+    known = schema.get("properties", {})
+    for name, value in told.items():
+        assert name in known, f"{at} has {name}"
+        if isinstance(value, dict) and "properties" in known[name]:
+            valid(value, known[name], f"{at}.{name}")
+        if isinstance(value, list) and "properties" in known[name]["items"]:
+            for one in value:
+                valid(one, known[name]["items"], f"{at}.{name}[]")
 
 
 def both(kernel: str, run: Any) -> None:
@@ -211,6 +226,9 @@ def test_the_command_says_the_same_as_the_function(capsys: pytest.CaptureFixture
     assert main(["scale", "guest", "--memory", "4M", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads(json.dumps(guest("v6.12", 4 << 20).as_json()))
+    valid(told, SCHEMA)
+    assert main(["scale", "bar", "--size", "2M", "--leaf", "PMD", "--timing", "--json"]) == 0
+    valid(json.loads(capsys.readouterr().out), SCHEMA)
     assert main(["scale", "bar", "--size", "2M", "--leaf", "PMD", "--timing"]) == 0
     assert "pmd_leaves_set" in capsys.readouterr().out
 

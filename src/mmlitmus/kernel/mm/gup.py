@@ -173,7 +173,8 @@ def follow_page_mask(vma: VmArea, address: int, nr: int, flags: int, pages: Page
     if entry == NONE:
         return no_page_table(vma, flags), nr
     table = pmd_offset(vma.vm_mm, address, nr)
-    nr = min(nr, table.pages_from(address))
+    if nr > 1:
+        nr = min(nr, table.pages_from(address))
     pmd = table.entry
     if pmd_leaf(pmd) and not pmd & SPECIAL:
         return follow_trans_huge_pmd(vma, table, address, nr, flags, pages)
@@ -230,7 +231,7 @@ def first_normal_page(mm: MmStruct, entry: int, nr: int) -> tuple[Folio | None, 
     looked at one by one.
     """
     folio = vm_normal_page(mm, entry)
-    return (folio, 1) if folio is None or nr == 1 else mm.machine.pages.first(pte_pfn(entry), nr)
+    return (folio, 1) if nr == 1 or folio is None else mm.machine.pages.first(pte_pfn(entry), nr)
 
 
 def take_pages(
@@ -329,7 +330,7 @@ def try_grab_folio(folio: Folio, flags: int, holder: str, nr: int = 1) -> bool:
 
     Source: mm/gup.c try_grab_page (to 6.1), try_grab_folio (from 6.1).
     """
-    each = nr // folio.alike
+    each = nr if nr == 1 else nr // folio.alike
     if flags & FOLL_GET:
         return folio.ref_add_unless_zero(f"references of {holder}", each)
     if flags & FOLL_PIN:
@@ -347,7 +348,7 @@ def gup_put_folio(folio: Folio, flags: int, holder: str, nr: int = 1) -> None:
 
     Source: mm/gup.c put_compound_head, unpin_user_page (5.10), gup_put_folio (from 6.1).
     """
-    each = nr // folio.alike
+    each = nr if nr == 1 else nr // folio.alike
     if flags & FOLL_GET:
         folio_put(folio, f"references of {holder}", each)
     elif not zero_page_pin(folio):
@@ -391,9 +392,8 @@ def release(pages: Pages, flags: int) -> None:
         if folio is None:
             report("BUG", "unfilled-slot", f"{current().name} gives back a page from a slot that nobody has filled")
         else:
-            each = nr // folio.alike
             for part in folio.parts():
-                gup_put_folio(part, flags, pages.holder, each * part.alike)
+                gup_put_folio(part, flags, pages.holder, nr // folio.alike * part.alike)
     pages.cut(0)
 
 
@@ -440,9 +440,7 @@ def __get_user_pages(
         if mm.machine.fatal_signal_pending():
             error = -EINTR
             break
-        nr = batch_at(mm, start, nr_pages - done)
-        if nr > 1:
-            nr = fault_batch(vma, start, nr)
+        nr = 1 if mm.machine.batch == 1 else fault_batch(vma, start, batch_at(mm, start, nr_pages - done))
         result, nr = follow_page_mask(vma, start, nr, foll_flags, pages)
         if result in (NEEDS_FAULT, -EMLINK):
             error, foll_flags = faultin_page(vma, start, foll_flags, result == -EMLINK, locked, nr)

@@ -127,7 +127,6 @@ def __handle_mm_fault(vmf: VmFault) -> int:
     huge_fault = vma.vm_ops.huge_fault
     pud = pud_offset(mm, address)
     if pud is not None:
-        vmf.nr = min(vmf.nr, PUD_SIZE - (address & PUD_SIZE - 1) >> PAGE_SHIFT)
         entry = pud.entry
         if pud_leaf(entry):
             return leaf_fault(vmf, entry, PUD_SHIFT, lambda: split_huge_pud(mm, pud))
@@ -137,7 +136,8 @@ def __handle_mm_fault(vmf: VmFault) -> int:
                 return result
         pmd_alloc(pud)
     table = pmd_offset(mm, address, vmf.nr)
-    vmf.nr = min(vmf.nr, table.pages_from(address))
+    if vmf.nr > 1:
+        vmf.nr = min(vmf.nr, table.pages_from(address))
     if huge_fault is not None and thp_suitable(vma, vmf.address, PMD_SHIFT):
         entry = table.entry
         if pmd_leaf(entry):
@@ -436,7 +436,7 @@ def insert_pfn(vma: VmArea, addr: int, pfn: int, prot: int, nr: int = 1) -> int:
         if pte_alloc(mm, table) < 0:
             return VM_FAULT_OOM
         ptl = pte_offset_map_lock(table)
-        entry, same = pte_run(table, addr, min(nr, table.pages_from(addr)))
+        entry, same = pte_run(table, addr, 1 if nr == 1 else min(nr, table.pages_from(addr)))
         if entry == NONE:
             set_ptes(table, addr, mk_pte(pfn, prot | SPECIAL), same)
         else:
@@ -477,10 +477,11 @@ def zap_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int) -> None:
     back after the flush.
     """
     mm = tlb.mm
+    batch = mm.machine.batch
     ptl = pte_offset_map_lock(table)
     while addr < end:
-        loop_point(tlb, table, addr, end, mm, ptl)
-        entry, nr = pte_run(table, addr, batch_at(mm, addr, end - addr >> PAGE_SHIFT))
+        loop_point(tlb, table, addr, end, mm, batch, ptl)
+        entry, nr = pte_run(table, addr, 1 if batch == 1 else batch_at(mm, addr, end - addr >> PAGE_SHIFT))
         if entry != NONE:
             for folio in vm_normal_pages(mm, get_and_clear_full_ptes(table, addr, nr), nr):
                 folio.add_return("mapcount", -1)

@@ -86,6 +86,9 @@ def vm_normal_pages(mm: MmStruct, entry: int, nr: int) -> list[Folio]:
     """
     if entry & SPECIAL or not pte_present(entry):
         return []
+    if nr == 1:
+        folio = mm.machine.pages.get(pte_pfn(entry))
+        return [] if folio is None else [folio]
     return [folio for _, _, folio in mm.machine.pages.runs(pte_pfn(entry), nr) if folio is not None]
 
 

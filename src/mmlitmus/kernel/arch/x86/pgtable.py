@@ -343,7 +343,10 @@ def set_ptes(table: PteTable, address: int, entry: int, nr: int) -> None:
     Source: arch/x86/include/asm/pgtable.h set_pte_at (to 6.1), include/linux/pgtable.h set_ptes (from 6.12).
     """
     rt.point((WRITE_ONCE, table.cell(address), (), "set"))
-    table.put_run(address, entry, nr)
+    if nr == 1:
+        table.put(address, entry)
+    else:
+        table.put_run(address, entry, nr)
 
 
 def ptep_get_and_clear(table: PteTable, address: int) -> int:

@@ -212,22 +212,6 @@ class ArrayFrames:
         return sum(int(np.count_nonzero(area.states)) * area.states.itemsize for area in self.areas)
 
 
-class Pool:
-    """Where PTEs come from: zeros, in pieces so large that the system backs them by large pages of its own."""
-
-    ENTRIES = 1 << 23
-
-    def __init__(self) -> None:
-        self.left = np.zeros(0, dtype=np.uint64)
-
-    def take(self, entries: int) -> Any:
-        """So many entries, none of them."""
-        if self.left.size < entries:
-            self.left = np.zeros(max(entries, self.ENTRIES), dtype=np.uint64)
-        taken, self.left = self.left[:entries], self.left[entries:]
-        return taken
-
-
 # -- page tables ------------------------------------------------------------------------------------------------------
 class TableRun(PteTable):
     """PMD entries in a row that are in the same state, from number ``first`` on, and the PTEs of their tables.
@@ -235,7 +219,7 @@ class TableRun(PteTable):
     Leaves in it map frames in a row, and ``entry`` is the first.
     """
 
-    __slots__ = ("counts", "first", "leaves", "pool", "ptes")
+    __slots__ = ("counts", "first", "leaves", "ptes")
 
     def __init__(self, mm: Any, first: int, leaves: int) -> None:
         LeafSlot.__init__(self, "pmd", mm.name, first << PMD_SHIFT, mm.machine.page_label(first << PMD_SHIFT))
@@ -244,7 +228,6 @@ class TableRun(PteTable):
         self.cells = {}
         self.first, self.leaves = first, leaves
         self.counts: Counts = mm.machine.counts
-        self.pool: Pool = mm.machine.pool
         self.ptes: Any = None
         watch_slot(self, "pmd", self.counts)
 
@@ -302,7 +285,7 @@ class TableRun(PteTable):
     def put_run(self, address: int, entry: int, nr: int) -> None:
         """Change ``nr`` entries."""
         if self.ptes is None:
-            self.ptes = self.pool.take(self.leaves * PTRS_PER_PTE)
+            self.ptes = np.zeros(self.leaves * PTRS_PER_PTE, dtype=np.uint64)
         at = self._at(address)
         here = self.ptes[at : at + nr]
         if entry == NONE:

@@ -61,9 +61,8 @@ class WholeMachine(Machine):
         self.first_large = FIRST_FRAME + small + GIB_PAGES & -GIB_PAGES
         self.e820 = E820(self.first_large + pages + GIB_PAGES & -GIB_PAGES)
         if arrays:
-            from .arrays import ArrayFrames, Pool
+            from .arrays import ArrayFrames
 
-            self.pool = Pool()
             self.batch = GIB_PAGES
             frames = ArrayFrames(self.counts, FIRST_FRAME, small, self.first_large, PMD_ORDER)
             frames.id = self.boot_cpu.tlb_id

@@ -53,9 +53,10 @@ types: $(LINT) ## mypy
 imports: $(LINT) ## import-linter: imports run downward only
 	@$(BIN)/lint-imports --no-logo $(ARGS)
 
-bench: $(TEST) compile ## time the engine and the memtype database (bench/*.py; ARGS=--json)
+bench: $(TEST) compile ## time the engine, the memtype database and whole machines (bench/*.py; ARGS=--json)
 	@$(BIN)/python bench/engine.py $(ARGS)
 	@$(BIN)/python bench/pat.py $(ARGS)
+	@$(BIN)/python bench/scale.py $(ARGS)
 
 peers: $(TEST) ## the same small programs in SPIN, Nidhugg and frontrun, where they are installed (ARGS=--quick)
 	@$(BIN)/python bench/peers.py $(ARGS)

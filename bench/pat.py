@@ -48,7 +48,8 @@ from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, PAGE_SIZE  # noqa: E402
 from mmlitmus.kernel.drivers.vfio.pci import open_device  # noqa: E402
 from mmlitmus.kernel.fs.proc.task_mmu import find  # noqa: E402
 from mmlitmus.kernel.machine import Machine  # noqa: E402
-from mmlitmus.kernel.mm.memory import VM_FAULT_NOPAGE, vmf_insert_pfn, zap_vma_ptes  # noqa: E402
+from mmlitmus.kernel.mm.memory import VM_FAULT_NOPAGE, vmf_insert_pfn  # noqa: E402
+from mmlitmus.kernel.mm.memory_zap import zap_vma_ptes  # noqa: E402
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock  # noqa: E402
 
 SIZES = (10, 100, 1_000, 10_000, 100_000)

@@ -145,13 +145,12 @@ from mmlitmus.kernel.mm.memory import (
     follow_pte,
     io_remap_pfn_range,
     remap_pfn_range,
-    unmap_mapping_range,
     vmf_insert_mixed,
     vmf_insert_pfn,
     vmf_insert_pfn_prot,
-    zap_vma_ptes,
 )
 from mmlitmus.kernel.mm.memory_pages import vm_insert_page
+from mmlitmus.kernel.mm.memory_zap import unmap_mapping_range, zap_vma_ptes
 from mmlitmus.kernel.mm.mm_types import (
     FAULT_FLAG_WRITE,
     VM_DONTCOPY,
@@ -218,6 +217,7 @@ from mmlitmus.kernel.mm.page_alloc import (
     new_folio,
 )
 from mmlitmus.kernel.mm.pfnmap_track import track_pfn_remap
+from mmlitmus.kernel.mm.pgalloc import batch_at, pte_batches
 from mmlitmus.kernel.mm.rmap import i_mmap_lock_read, i_mmap_lock_write, i_mmap_unlock_read, i_mmap_unlock_write
 from mmlitmus.kernel.mm.swap import folio_isolate_lru, folio_putback_lru, lru_add_drain, lru_add_drain_all
 from mmlitmus.kernel.mm.vma import vma_lookup, vma_tree
@@ -391,6 +391,7 @@ __all__ = [
     "always",
     "arch_io_free_memtype_wc",
     "arch_io_reserve_memtype_wc",
+    "batch_at",
     "between",
     "bug",
     "cachemode2protval",
@@ -470,6 +471,7 @@ __all__ = [
     "pin_user_pages_remote",
     "pmd_cachemode",
     "pmd_offset",
+    "pte_batches",
     "pte_cachemode",
     "pte_pfn",
     "ptep_get",

@@ -115,10 +115,10 @@ def test_a_wrong_name_is_found(tmp_path, name: str, text: str, says: str) -> Non
 
 
 def test_a_wrong_name_in_a_real_module_is_found(tmp_path) -> None:
-    text = (MODEL / "mm" / "memory.c").with_suffix(".py").read_text()
-    path = tmp_path / "memory.py"
+    text = (MODEL / "mm" / "memory_zap.py").read_text()
+    path = tmp_path / "memory_zap.py"
     path.write_text(text.replace("mm/memory.c zap_vma_ptes (to 6.12)", "mm/memory.c zap_vma_pte (to 6.12)"))
-    functions = [thing for thing in collect(path, "memory.py").things if not thing.alternative]
+    functions = [thing for thing in collect(path, "memory_zap.py").things if not thing.alternative]
     found = [(thing.name, text) for thing in functions for text in complaints(thing, kernels())]
     assert {name for name, _ in found} == {"zap_vma_ptes"}
     assert {c for _, c in found} == {f"{k} has no zap_vma_pte in mm/memory.c" for k in kernels()[:3]}

@@ -8,6 +8,7 @@ import pytest
 
 from mmlitmus.invariants.folios import folios_at_rest
 from mmlitmus.kernel.arch.x86.pgtable import RW, pte_pfn
+from mmlitmus.kernel.drivers.misc.probe import open_probe
 from mmlitmus.kernel.errno import EBUSY, EFAULT, EINTR, EINVAL, EIO
 from mmlitmus.kernel.mm import gup, gup_fast
 from mmlitmus.kernel.mm.gup import (
@@ -390,3 +391,15 @@ def test_no_memory_to_move_it_to(kernel: str) -> None:
     results = search(body, kernel)
     assert seen == {1, -12}
     assert not results.found
+
+
+@pytest.mark.parametrize(("kernel", "finds"), [("v6.1", ("fast-gup-no-page",)), ("v6.12", ())])
+def test_a_huge_leaf_of_a_device_has_no_page_for_the_fast_path(kernel: str, finds: tuple[str, ...]) -> None:
+    """Up to 6.11 nothing marks it special, and the fast path takes the frame for a page."""
+
+    def body(w: World) -> None:
+        a = w.p.mmap(open_probe(w.m, 512, pfn=0x100000).file("huge"), 512)
+        w.p.write(a)
+        assert w.p.get(a, 1, FOLL_WRITE, how="fast_only")[0] == 0
+
+    run(body, kernel, finds=finds)

@@ -7,7 +7,8 @@ import pytest
 from mmlitmus.kernel.arch.x86.pgtable import SOFT_DIRTY
 from mmlitmus.kernel.mm import madvise
 from mmlitmus.kernel.mm.huge_memory import vmf_insert_pfn_pmd
-from mmlitmus.kernel.mm.memory import pmd_offset, unmap_mapping_range, zap_vma_ptes
+from mmlitmus.kernel.mm.memory import pmd_offset
+from mmlitmus.kernel.mm.memory_zap import unmap_mapping_range, zap_vma_ptes
 from mmlitmus.kernel.mm.mm_types import VM_FAULT_NOPAGE, VM_FAULT_SIGBUS, VM_IO, VM_MIXEDMAP, VM_PFNMAP, VmOperations
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_NONE, PROT_READ
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock

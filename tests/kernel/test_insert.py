@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mmlitmus.kernel.errno import EINVAL, ENOMEM
-from mmlitmus.kernel.mm.memory import remap_pfn_range, unmap_mapping_range, vmf_insert_pfn, zap_vma_ptes
+from mmlitmus.kernel.mm.memory import remap_pfn_range, vmf_insert_pfn
+from mmlitmus.kernel.mm.memory_zap import unmap_mapping_range, zap_vma_ptes
 from mmlitmus.kernel.mm.mm_types import (
     VM_DONTDUMP,
     VM_DONTEXPAND,
@@ -284,7 +285,7 @@ def test_the_order_is_that_of_the_offsets() -> None:
     """Equal offsets: in the order in which they were linked, a child directly behind its parent."""
 
     def body(w: World) -> None:
-        from mmlitmus.kernel.mm import memory
+        from mmlitmus.kernel.mm import memory_zap as memory
 
         other = w.m.process("other")
         w.p.mmap(w.char.file, 1, at="a", offset=1)

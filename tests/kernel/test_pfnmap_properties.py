@@ -16,7 +16,7 @@ from mmlitmus.kernel.drivers.misc.probe import BAR_PFN, open_probe
 from mmlitmus.kernel.errno import EINVAL, ENOMEM
 from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.mm.madvise import MADV_RANDOM
-from mmlitmus.kernel.mm.memory import zap_vma_ptes
+from mmlitmus.kernel.mm.memory_zap import zap_vma_ptes
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, MAP_SHARED
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 from mmlitmus.kernel.uapi import Process

@@ -16,7 +16,8 @@ from mmlitmus.kernel.arch.x86.ioremap import iounmap, pci_iomap
 from mmlitmus.kernel.arch.x86.pat import CacheMode, MemtypeOwner, memtype_free, memtype_reserve, pat_memtype_list
 from mmlitmus.kernel.drivers.misc.probe import BAR_PFN
 from mmlitmus.kernel.errno import EINVAL, ENOMEM
-from mmlitmus.kernel.mm.memory import remap_pfn_range, zap_vma_ptes
+from mmlitmus.kernel.mm.memory import remap_pfn_range
+from mmlitmus.kernel.mm.memory_zap import zap_vma_ptes
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_READ
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 

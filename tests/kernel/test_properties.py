@@ -281,7 +281,7 @@ MUTANTS: list[tuple[str, str, Any]] = [
     ("mm.mmap", "split_vma", no_pgoff),
     ("mm.vma", "free_pgd_range", keep_tables),
     ("mm.vma", "vma_interval_tree_insert", unordered),
-    ("mm.memory", "zap_pte_range", zap_half),
+    ("mm.memory_zap", "zap_pte_range", zap_half),
     ("mm.fork", "copy_page_range", copy_nothing),
     ("mm.mprotect", "isolate_range", one_flag_for_all),
 ]

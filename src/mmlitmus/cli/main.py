@@ -21,6 +21,7 @@ VERBS = {
     "conform": "Compare the model with real kernels.",
     "kills": "Flip each choice of a recorded kernel, and say what notices.",
     "coverage": "Say what the recordings reach, and what they do not.",
+    "scale": "Run a guest of 64 GiB or a BAR of 16 GiB, and count what happens.",
     "lab": "Fetch real kernels and boot them under emulation.",
 }
 

@@ -1,12 +1,19 @@
 """One execution and no more: of the tasks that can go on always the first does, and every choice has its first value.
 
 For programs of one task, where there is nothing to search. Races are not looked for.
+
+``Unscheduled`` leaves the events out as well: its one task runs from beginning to end as it is started. What is checked
+where a field is touched (locks that are held, objects that are freed) is checked all the same.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from . import runtime as rt
 from .ops import BLOCKS
-from .scheduler import Scheduler
+from .scheduler import Results, Scheduler, Setup, collecting_rarely
 
 
 class Once(Scheduler):
@@ -34,3 +41,31 @@ class Once(Scheduler):
 
     def also_reads(self, oid: int) -> None:
         """Nothing depends on it."""
+
+
+class Unscheduled(Once):
+    """One task, no scheduling points, and however long it takes. Raises what the task raises."""
+
+    def __init__(self, build: Callable[[], Setup]) -> None:
+        super().__init__(lambda: _alone(build()))
+
+    def run(self) -> Results:
+        """Run the task."""
+        with collecting_rarely():
+            self._run()
+        if self.last_exception is not None:
+            raise self.last_exception
+        return self.results
+
+
+def _alone(setup: Setup) -> Setup:
+    """The set-up, with its one task run where there are no events."""
+    ((name, task),) = setup.tasks.items()
+
+    def run() -> Any:
+        rt.point = rt.quiet
+        return task()
+
+    setup.tasks = {name: run}
+    setup.spawn_slots = 0
+    return setup

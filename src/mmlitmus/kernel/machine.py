@@ -22,6 +22,8 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PMD_SHIFT,
     PRESENT,
     PUD_SHIFT,
+    PteTable,
+    PudEntry,
     describe,
     pmd_leaf,
     pmd_offset,
@@ -32,11 +34,13 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 from mmlitmus.kernel.arch.x86.tlb import CpuState
 from mmlitmus.kernel.mm.mm_types import File, MmStruct
 from mmlitmus.kernel.mm.page_alloc import (
+    FIRST_LARGE,
     MIGRATE_MOVABLE,
     MIGRATE_UNMOVABLE,
     ZERO_PFN,
     ZONE_NORMAL,
     Folio,
+    Frames,
     make_zero_page,
 )
 from mmlitmus.kernel.mm.swap import LruBatch
@@ -69,6 +73,10 @@ class TaskSignals(Model):
 class Machine:
     """Built afresh for every execution. A case adds processes, devices and tasks, then the tasks run."""
 
+    #: what page tables are kept in; whole machines have others (``mmlitmus.scale``)
+    pte_table: Callable[..., PteTable] = PteTable
+    pud_entry: Callable[..., PudEntry] = PudEntry
+
     def __init__(self, kernel: Kernel) -> None:
         run_on(kernel)
         self.kernel = kernel
@@ -81,7 +89,9 @@ class Machine:
         self.e820 = E820()
         self.mtrr = Mtrr()
         self.memtypes = MemtypeDatabase()
-        self.pages: dict[int, Folio] = {}  # what has a counted page, by frame
+        self.pages = Frames()  # what has a counted page, by frame
+        self.first_large = FIRST_LARGE  # where folios of more than a page begin, in frames
+        self.thp = False  # do untouched 2M blocks of a process's own memory get huge pages?
         self.lru_batches = False  # does a CPU keep new pages back for the LRU lists?
         self.lru_batch: dict[str, LruBatch] = {}
         self.user_zone, self.user_migratetype = ZONE_NORMAL, MIGRATE_MOVABLE  # of what a process's own pages come from
@@ -232,6 +242,9 @@ class Machine:
     def look_at_device(self, device: PciDevice) -> None:
         """One event: the kernel itself reads a register; whether the device answers is part of it."""
         look([device.oid("off")])
+
+    def count(self, item: str, delta: int) -> None:
+        """Something happened ``delta`` times that whoever runs a whole machine wants to know; a search does not."""
 
     def get_file(self, file: File) -> None:
         """A VMA holds a reference to its file. Files outlive the machine here, so nothing is counted."""

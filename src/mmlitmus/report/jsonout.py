@@ -157,7 +157,7 @@ def dump(rows: Sequence[Row], *, timing: bool = False) -> str:
 
 def document() -> str:
     """docs/json.md."""
-    from . import guptable, reviewjson
+    from . import guptable, reviewjson, scalejson
 
     lines = [
         "<!-- made by `python -m mmlitmus.report.jsonout`; a test compares -->",
@@ -194,6 +194,7 @@ def document() -> str:
         "```",
         *reviewjson.section(),
         *guptable.section(),
+        *scalejson.section(),
     ]
     return "\n".join(lines) + "\n"
 

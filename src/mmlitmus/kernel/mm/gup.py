@@ -4,7 +4,8 @@ GET takes a reference to each page, PIN a pin. Addresses are bytes, counts are p
 pages were had; with an error after some pages it is their number. mmap_lock R is held. ``gup_fast`` is the lockless
 path, ``gup_longterm`` what FOLL_LONGTERM adds.
 
-Source: mm/gup.c, functions of the same name. Of the model's own: Pages, Locked, page_of, release, refused_flags.
+Source: mm/gup.c, functions of the same name. Of the model's own: Pages, Locked, page_of, release, refused_flags,
+first_normal_page, take_pages.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     DIRTY_BITS,
     NONE,
     PAGE_SHIFT,
-    PAGE_SIZE,
+    PFN_MASK,
     PRESENT,
+    PSE,
     RW,
+    SPECIAL,
     TABLE,
+    mk_pte,
     pmd_leaf,
     pmd_offset,
     pte_offset_map_lock,
     pte_pfn,
     pte_present,
+    pte_run,
     pte_unmap_unlock,
-    ptep_get,
     pud_leaf,
     pud_offset,
 )
@@ -58,8 +62,10 @@ from mmlitmus.kernel.mm.mm_types import (
 )
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 from mmlitmus.kernel.mm.page_alloc import GUP_PIN_COUNTING_BIAS, ZERO, Folio, folio_put, is_zero_pfn
+from mmlitmus.kernel.mm.pgalloc import Touched, batch_at, fault_batch
 from mmlitmus.kernel.mm.vma import vma_lookup
 from mmlitmus.kernel.policy import Seam, running
+from mmlitmus.kernel.sync.spinlock import spin_lock, spin_unlock
 
 # The kernel's names; the bits differ from release to release, and these are the model's own.
 FOLL_WRITE, FOLL_GET, FOLL_DUMP, FOLL_FORCE, FOLL_NOWAIT = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 4
@@ -81,24 +87,27 @@ zero_page_pin = Seam("try_grab_folio", "is a pin of the zero page counted")
 
 class Pages:
     """An array of pages that somebody has got or pinned. ``holder`` is the ledger's name for him; a slot that was not
-    filled is None. ``pfns`` are the pages' frames.
+    filled is None. ``pfns`` are the pages' frames. In a search a slot is a page (``numbers`` are all 1); a batch's is a
+    run of pages, of the frames that follow.
     """
 
-    __slots__ = ("folios", "holder", "pfns")
+    __slots__ = ("folios", "holder", "numbers", "pfns")
 
     def __init__(self, holder: str) -> None:
         self.holder = holder
         self.folios: list[Folio | None] = []
         self.pfns: list[int | None] = []
+        self.numbers: list[int] = []
 
-    def add(self, folio: Folio | None, pfn: int | None) -> None:
+    def add(self, folio: Folio | None, pfn: int | None, nr: int = 1) -> None:
         """One more slot."""
         self.folios.append(folio)
         self.pfns.append(pfn)
+        self.numbers.append(nr)
 
     def cut(self, nr: int) -> None:
         """Leave ``nr`` slots."""
-        del self.folios[nr:], self.pfns[nr:]
+        del self.folios[nr:], self.pfns[nr:], self.numbers[nr:]
 
     def __len__(self) -> int:
         return len(self.folios)
@@ -159,47 +168,93 @@ def no_page_table(vma: VmArea, flags: int) -> int:
     return stopped(NEEDS_FAULT, Gate.ENTRY, "none, so faulted in")
 
 
-def follow_page_mask(vma: VmArea, address: int, flags: int, pages: Pages | None) -> int:
-    """Take the page that ``address`` maps: GOT, SKIPPED, NEEDS_FAULT, or an errno. Huge leaves, which here are device
-    memory only, have no pages: -EFAULT.
+def follow_page_mask(vma: VmArea, address: int, nr: int, flags: int, pages: Pages | None) -> tuple[int, int]:
+    """Take the page that ``address`` maps: (GOT, SKIPPED, NEEDS_FAULT, or an errno; of how many pages, ``nr`` at most,
+    it is the answer). Huge leaves of device memory have no pages: -EFAULT.
     """
     pud = pud_offset(vma.vm_mm, address)
     entry = TABLE if pud is None else pud.entry
     if entry == NONE:
-        return no_page_table(vma, flags)
-    table = pmd_offset(vma.vm_mm, address)
+        return no_page_table(vma, flags), nr
+    table = pmd_offset(vma.vm_mm, address, nr)
+    if nr > 1:
+        nr = min(nr, table.pages_from(address))
     pmd = table.entry
+    if pmd_leaf(pmd) and not pmd & SPECIAL:
+        return follow_trans_huge_pmd(vma, table, address, nr, flags, pages)
     if pud_leaf(entry) or pmd_leaf(pmd):
-        return stopped(-EFAULT, Gate.ENTRY, "a huge leaf of device memory")
-    return no_page_table(vma, flags) if pmd == NONE else follow_page_pte(vma, table, address, flags, pages)
+        return stopped(-EFAULT, Gate.ENTRY, "a huge leaf of device memory"), nr
+    return (no_page_table(vma, flags), nr) if pmd == NONE else follow_page_pte(vma, table, address, nr, flags, pages)
 
 
-def follow_page_pte(vma: VmArea, table: Any, address: int, flags: int, pages: Pages | None) -> int:
+def follow_page_pte(
+    vma: VmArea, table: Any, address: int, nr: int, flags: int, pages: Pages | None
+) -> tuple[int, int]:
     """... by its PTE, under the page-table lock. -EMLINK: the page has to be unshared first."""
     ptl = pte_offset_map_lock(table)
-    pte = ptep_get(table, address)
+    pte, nr = pte_run(table, address, nr)
     if not pte_present(pte) or (not pte & PRESENT and not flags & FOLL_FORCE):
         pte_unmap_unlock(ptl)
         if pte == NONE:
-            return no_page_table(vma, flags)
-        return stopped(NEEDS_FAULT, Gate.ENTRY, "not present, so faulted in")
-    folio = page_of(vma, pte)
+            return no_page_table(vma, flags), nr
+        return stopped(NEEDS_FAULT, Gate.ENTRY, "not present, so faulted in"), nr
+    folio, nr = first_normal_page(vma, pte, nr)
     if flags & FOLL_WRITE and not can_follow_write_pte(vma, pte, folio, flags):
         pte_unmap_unlock(ptl)
-        return stopped(NEEDS_FAULT, Gate.ENTRY, "read-only, so faulted in for a store")
+        return stopped(NEEDS_FAULT, Gate.ENTRY, "read-only, so faulted in for a store"), nr
     result = GOT
     if folio is None:
         result, folio = follow_zero_or_pfn(vma, pte, flags)
-    if folio is not None and not pte & RW and gup_must_unshare(vma, flags, folio):
-        result = stopped(-EMLINK, Gate.UNSHARE, "not its own, so copied first")
-    elif folio is not None and pages is not None:
-        if try_grab_folio(folio, flags, pages.holder):
-            pages.add(folio, pte_pfn(pte))
-        else:
-            result = stopped(-ENOMEM, Gate.COUNT, "the page is free already")
+    result = take_pages(vma, pte, folio, nr, result, flags, pages)
+    pte_unmap_unlock(ptl)
+    return result, nr
+
+
+def follow_trans_huge_pmd(
+    vma: VmArea, table: Any, address: int, nr: int, flags: int, pages: Pages | None
+) -> tuple[int, int]:
+    """... of a huge page of the process's own, by its PMD entry, under that one's lock.
+
+    Source: mm/huge_memory.c follow_trans_huge_pmd (to 6.1), mm/gup.c follow_huge_pmd (from 6.12).
+    """
+    spin_lock(table.pmd_lock)
+    pmd = table.entry
+    if not pmd_leaf(pmd) or not pmd & PRESENT:
+        spin_unlock(table.pmd_lock)
+        return stopped(NEEDS_FAULT, Gate.ENTRY, "not present, so faulted in"), nr
+    entry = mk_pte(pte_pfn(pmd & ~PSE) + (address - table.address >> PAGE_SHIFT), pmd & ~(PFN_MASK | PSE))
+    folio, nr = first_normal_page(vma, entry, nr)
+    if flags & FOLL_WRITE and not can_follow_write_pte(vma, entry, folio, flags):
+        spin_unlock(table.pmd_lock)
+        return stopped(NEEDS_FAULT, Gate.ENTRY, "read-only, so faulted in for a store"), nr
+    result = take_pages(vma, entry, folio, nr, GOT, flags, pages)
+    spin_unlock(table.pmd_lock)
+    return result, nr
+
+
+def first_normal_page(vma: VmArea, entry: int, nr: int) -> tuple[Folio | None, int]:
+    """``page_of``, and how many of ``nr`` entries that go on with this one it stands for. What counts no page is looked
+    at one by one.
+    """
+    folio = page_of(vma, entry)
+    return (folio, 1) if nr == 1 or folio is None else vma.vm_mm.machine.pages.first(pte_pfn(entry), nr)
+
+
+def take_pages(
+    vma: VmArea, entry: int, folio: Folio | None, nr: int, result: int, flags: int, pages: Pages | None
+) -> int:
+    """Grab what an entry maps, if somebody wants it, and fill the slot: what ``follow_page_mask`` says.
+
+    Source: mm/gup.c follow_page_pte.
+    """
+    if folio is not None and not entry & RW and gup_must_unshare(vma, flags, folio):
+        return stopped(-EMLINK, Gate.UNSHARE, "not its own, so copied first")
+    if folio is not None and pages is not None:
+        if not try_grab_folio(folio, flags, pages.holder, nr):
+            return stopped(-ENOMEM, Gate.COUNT, "the page is free already")
+        pages.add(folio, pte_pfn(entry), nr)
     elif result == SKIPPED and pages is not None:
         pages.add(None, None)
-    pte_unmap_unlock(ptl)
     return result
 
 
@@ -291,34 +346,36 @@ def unshare_for_longterm(vma: VmArea | None, flags: int, folio: Folio) -> bool:
 
 
 # -- taking and giving back -------------------------------------------------------------------------------------------
-def try_grab_folio(folio: Folio, flags: int, holder: str) -> bool:
-    """One reference or one pin. False: it is free already.
+def try_grab_folio(folio: Folio, flags: int, holder: str, nr: int = 1) -> bool:
+    """One reference or one pin; ``nr`` of them, of as many pages. False: it is free already.
 
     Source: mm/gup.c try_grab_page (to 6.1), try_grab_folio (from 6.1).
     """
+    each = nr if nr == 1 else nr // folio.alike
     if flags & FOLL_GET:
-        return folio.ref_add_unless_zero(f"references of {holder}", 1)
+        return folio.ref_add_unless_zero(f"references of {holder}", each)
     if flags & FOLL_PIN:
         if zero_page_pin(folio):
             return True
         if folio.order:
-            folio.add_return("pincount", 1)
-            return folio.ref_add_unless_zero(f"pins of {holder}", 1)
-        return folio.ref_add_unless_zero(f"pins of {holder}", GUP_PIN_COUNTING_BIAS)
+            folio.add_return("pincount", each)
+            return folio.ref_add_unless_zero(f"pins of {holder}", each)
+        return folio.ref_add_unless_zero(f"pins of {holder}", each * GUP_PIN_COUNTING_BIAS)
     return True
 
 
-def gup_put_folio(folio: Folio, flags: int, holder: str) -> None:
+def gup_put_folio(folio: Folio, flags: int, holder: str, nr: int = 1) -> None:
     """Undo ``try_grab_folio``.
 
     Source: mm/gup.c put_compound_head, unpin_user_page (5.10), gup_put_folio (from 6.1).
     """
+    each = nr if nr == 1 else nr // folio.alike
     if flags & FOLL_GET:
-        folio_put(folio, f"references of {holder}")
+        folio_put(folio, f"references of {holder}", each)
     elif not zero_page_pin(folio):
         if folio.order:
-            folio.add_return("pincount", -1)
-        folio_put(folio, f"pins of {holder}", 1 if folio.order else GUP_PIN_COUNTING_BIAS)
+            folio.add_return("pincount", -each)
+        folio_put(folio, f"pins of {holder}", each if folio.order else each * GUP_PIN_COUNTING_BIAS)
 
 
 @zero_page_pin.alternative("counted", source="mm/gup.c try_grab_page, v5.10", releases="<= v6.4")
@@ -352,17 +409,22 @@ def release(pages: Pages, flags: int) -> None:
     """Give back what the array holds; it is empty afterwards. A slot that was never filled is not looked for: what is
     in it is taken for a page.
     """
-    for folio in pages.folios:
+    for folio, nr in zip(pages.folios, pages.numbers, strict=True):
         if folio is None:
             report("BUG", "unfilled-slot", f"{current().name} gives back a page from a slot that nobody has filled")
         else:
-            gup_put_folio(folio, flags, pages.holder)
+            for part in folio.parts():
+                gup_put_folio(part, flags, pages.holder, nr // folio.alike * part.alike)
     pages.cut(0)
 
 
 # -- faulting in ------------------------------------------------------------------------------------------------------
-def faultin_page(vma: VmArea, address: int, flags: int, unshare: bool, locked: Locked | None) -> tuple[int, int]:
-    """Fault in what the walk did not find: (0 or an errno, the flags to go on with). -EBUSY: mmap_lock was dropped."""
+def faultin_page(
+    vma: VmArea, address: int, flags: int, unshare: bool, locked: Locked | None, nr: int = 1
+) -> tuple[int, int]:
+    """Fault in what the walk did not find: (0 or an errno, the flags to go on with). -EBUSY: mmap_lock was dropped.
+    ``nr``: of a batch, so many pages that are to be faulted in.
+    """
     if flags & FOLL_NOFAULT:
         return stopped(-EFAULT, Gate.ENTRY, "and no fault is wanted"), flags
     fault = FAULT_FLAG_WRITE if flags & FOLL_WRITE else 0
@@ -370,7 +432,7 @@ def faultin_page(vma: VmArea, address: int, flags: int, unshare: bool, locked: L
     fault |= FAULT_FLAG_ALLOW_RETRY if locked is not None else 0
     fault |= FAULT_FLAG_TRIED if flags & FOLL_TRIED else 0
     fault |= FAULT_FLAG_UNSHARE if unshare else 0
-    result = handle_mm_fault(vma, address, fault)
+    result = handle_mm_fault(vma, address, fault, None if nr == 1 else Touched(nr))
     if result & VM_FAULT_ERROR:
         error = -ENOMEM if result & VM_FAULT_OOM else -EFAULT
         return stopped(error, Gate.ENTRY, "its fault fails"), flags
@@ -403,9 +465,10 @@ def __get_user_pages(
         if mm.machine.fatal_signal_pending():
             error = -EINTR
             break
-        result = follow_page_mask(vma, start, foll_flags, pages)
+        nr = 1 if mm.machine.batch == 1 else fault_batch(vma, start, batch_at(mm, start, nr_pages - done))
+        result, nr = follow_page_mask(vma, start, nr, foll_flags, pages)
         if result in (NEEDS_FAULT, -EMLINK):
-            error, foll_flags = faultin_page(vma, start, foll_flags, result == -EMLINK, locked)
+            error, foll_flags = faultin_page(vma, start, foll_flags, result == -EMLINK, locked, nr)
             if error:
                 error = 0 if error == -EBUSY else error
                 break
@@ -413,8 +476,8 @@ def __get_user_pages(
         if result < 0:
             error = result
             break
-        done += 1
-        start += PAGE_SIZE
+        done += nr
+        start += nr << PAGE_SHIFT
         foll_flags = flags
     return done or error
 

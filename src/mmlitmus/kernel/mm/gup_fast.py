@@ -150,8 +150,8 @@ def gup_fast_fallback(mm: MmStruct, start: int, nr_pages: int, flags: int, pages
     mmap_read_lock(mm)
     got = gup_longterm_locked(mm, start + (done << PAGE_SHIFT), nr_pages - done, flags, rest, None)
     mmap_read_unlock(mm)
-    for folio, pfn in zip(rest.folios, rest.pfns, strict=True):
-        pages.add(folio, pfn)
+    for folio, pfn, nr in zip(rest.folios, rest.pfns, rest.numbers, strict=True):
+        pages.add(folio, pfn, nr)
     if got < 0:
         return done or got
     return done + got
@@ -232,7 +232,8 @@ def gup_fast(mm: MmStruct, start: int, end: int, flags: int, pages: Pages) -> in
 
 
 def gup_fast_pte(mm: MmStruct, address: int, flags: int, pages: Pages) -> bool:
-    """One page: False where the fast path stops. Huge leaves are device memory here, and are none of its business.
+    """One page: False where the fast path stops. So it does at a process's own huge pages. The kernel's takes them; the
+    slow path has the same answer.
 
     Source: mm/gup.c gup_pte_range (to 6.1), gup_fast_pte_range (from 6.12).
     """

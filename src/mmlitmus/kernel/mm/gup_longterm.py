@@ -148,7 +148,7 @@ def collect(machine: Any, pages: Pages) -> tuple[list[Folio], int, int]:
     drained = False
     previous: Folio | None = None
     for folio in pages.folios:
-        if folio is None or folio is previous:
+        if folio is None or (previous is not None and folio.pfn == previous.pfn):
             continue
         previous = folio
         if is_longterm_pinnable(folio):

@@ -1,6 +1,6 @@
 """2M and 1G leaves for device memory.
 
-Source: mm/huge_memory.c, include/linux/huge_mm.h, 6.12, functions of the same name.
+Source: mm/huge_memory.c, include/linux/huge_mm.h, 6.12, functions of the same name. Of the model's own: not_modelled.
 
 The protection of a leaf is put together in the layout of a 4K entry, where bit 7 is PAT; in a leaf bit 7 says "leaf",
 and PAT is bit 12. Whether anybody moves the bit is ``huge_pgprot``.
@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from mmlitmus.explore.findings import bug, report
 from mmlitmus.explore.runtime import current
+from mmlitmus.explore.scheduler import SetupError
 from mmlitmus.kernel.arch.x86.pat import pgprot_4k_2_large
 from mmlitmus.kernel.arch.x86.pgtable import (
     ACCESSED,
     DIRTY,
     NONE,
+    PAGE_SHIFT,
+    PMD_SHIFT,
     PMD_SIZE,
     PSE,
+    PTRS_PER_PTE,
     PUD_SIZE,
     RW,
     SOFT_DIRTY,
@@ -28,18 +32,35 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     may_write,
     mk_pte,
     pmd_leaf,
+    pmd_offset,
     pmdp_huge_get_and_clear,
     pte_modify,
+    stop_writing,
 )
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
-from mmlitmus.kernel.mm.mm_types import VM_LASTING, VM_MIXEDMAP, VM_PFNMAP, VM_WRITE, MmStruct, VmArea, is_cow_mapping
+from mmlitmus.kernel.mm.memory_pages import anon_vma_prepare, vm_normal_pages
+from mmlitmus.kernel.mm.mm_types import (
+    VM_FAULT_FALLBACK,
+    VM_FAULT_NOPAGE,
+    VM_FAULT_SIGBUS,
+    VM_LASTING,
+    VM_MIXEDMAP,
+    VM_PFNMAP,
+    VM_SHARED,
+    VM_WRITE,
+    MmStruct,
+    VmArea,
+    VmFault,
+    is_cow_mapping,
+)
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_remove_tlb_entries
-from mmlitmus.kernel.mm.pfnmap_track import track_pfn_insert
+from mmlitmus.kernel.mm.page_alloc import alloc_folio, folio_put, page_tables
+from mmlitmus.kernel.mm.pfnmap_track import track_pfn_insert, track_pfn_inserts
+from mmlitmus.kernel.mm.swap import folio_add_lru
 from mmlitmus.kernel.policy import Seam
 from mmlitmus.kernel.sync.spinlock import SINGLE_DEPTH_NESTING, spin_lock, spin_lock_nested, spin_unlock
 
-VM_FAULT_NOPAGE, VM_FAULT_SIGBUS = 0x100, 0x2
-
+PMD_ORDER = PMD_SHIFT - PAGE_SHIFT
 
 huge_pgprot = Seam("huge_pgprot", "how a protection in 4K layout gets into a huge leaf")
 pud_insert_prot = Seam("pud_insert_prot", "the cache type of a 1G leaf: looked up, or what the VMA asks for")
@@ -48,14 +69,19 @@ pud_insert_prot = Seam("pud_insert_prot", "the cache type of a 1G leaf: looked u
 def vmf_insert_pfn_pmd(vma: VmArea, table: PteTable, address: int, pfn: int, write: bool = False) -> int:
     """Map a 2M leaf if the PMD slot is free; NOPAGE either way. The caller has checked fit and alignment.
 
-    ``write``: the leaf becomes writable (if the VMA is) and dirty, also one that is there already.
+    ``write``: the leaf becomes writable (if the VMA is) and dirty, also one that is there already. A batch has as many
+    leaves as ``table`` stands for slots.
     """
     check_insert("vmf_insert_pfn_pmd", vma)
     start = address & ~(PMD_SIZE - 1)
     if not vma.vm_start <= start < vma.vm_end:
         return VM_FAULT_SIGBUS
-    prot = track_pfn_insert(vma, vma.vm_page_prot, pfn)
-    _insert_leaf(vma, table, pfn, prot, write)
+    done, leaves = 0, table.leaves
+    while done < leaves:
+        prot, same = track_pfn_inserts(vma, vma.vm_page_prot, pfn + done * PTRS_PER_PTE, leaves - done, PTRS_PER_PTE)
+        slots = table if same == leaves else pmd_offset(vma.vm_mm, start + done * PMD_SIZE, same * PTRS_PER_PTE)
+        _insert_leaf(vma, slots, pfn + done * PTRS_PER_PTE, prot, write)
+        done += same
     return VM_FAULT_NOPAGE
 
 
@@ -93,6 +119,43 @@ def check_insert(who: str, vma: VmArea) -> None:
         bug("insert-pfn-vma-type", f"{who} into {vma.name}, which must be PFNMAP or MIXEDMAP, and not both")
     if flags & VM_PFNMAP and is_cow_mapping(flags):
         bug("insert-pfn-cow", f"{who} into {vma.name}, a private writable PFNMAP mapping")
+
+
+def do_huge_pmd_anonymous_page(vmf: VmFault, table: PteTable) -> int:
+    """The first touch of a 2M block of anonymous memory: a huge page, if there is one. FALLBACK: a small one.
+
+    As with use_zero_page=0: a load gets a page too. What comes after (a split, a copy, fork) is not modelled.
+    """
+    vma, mm = vmf.vma, vmf.vma.vm_mm
+    if vma.has(VM_SHARED):
+        return VM_FAULT_FALLBACK
+    retry = anon_vma_prepare(vmf)
+    if retry:
+        return retry
+    pages = vmf.nr
+    slots = pmd_offset(mm, vmf.address, pages)
+    folio = alloc_folio(mm, "the huge page", PMD_ORDER, slots.leaves)
+    if folio is None:
+        vmf.nr = 1
+        return VM_FAULT_FALLBACK
+    vmf.nr, vmf.faults = min(pages, slots.pages_from(vmf.address)), slots.leaves
+    entry = mk_pte(folio.pfn, vma.vm_page_prot) | PSE | DIRTY | SOFT_DIRTY
+    entry = entry | RW if vma.vm_flags & VM_WRITE else stop_writing(entry)
+    spin_lock(slots.pmd_lock)
+    if slots.entry != NONE:
+        spin_unlock(slots.pmd_lock)
+        folio_put(folio, page_tables(mm))
+        return 0
+    folio.add_return("mapcount", 1)
+    folio_add_lru(mm.machine, folio)
+    slots.entry = entry
+    spin_unlock(slots.pmd_lock)
+    return 0
+
+
+def not_modelled(what: str) -> None:
+    """Somebody comes where huge pages of a process's own are not modelled."""
+    raise SetupError(f"not modelled: {what}")
 
 
 @huge_pgprot.alternative(
@@ -176,16 +239,22 @@ def copy_huge_pud(dst: PudEntry, src: PudEntry) -> None:
 def _zap_leaf(tlb: MmuGather, slot: LeafSlot) -> None:
     spin_lock(slot.leaf_lock)
     if pmd_leaf(slot.entry):
-        pmdp_huge_get_and_clear(slot)
-        tlb_remove_tlb_entries(tlb, slot.address, slot.address + (1 << slot.leaf_shift))
+        entry = pmdp_huge_get_and_clear(slot)
+        size = slot.leaves << slot.leaf_shift
+        for folio in vm_normal_pages(tlb.mm, entry & ~PSE, 1 if slot.leaves == 1 else size >> PAGE_SHIFT):
+            folio.add_return("mapcount", -1)
+            tlb.pages.append(folio)
+        tlb_remove_tlb_entries(tlb, slot.address, slot.address + size)
     spin_unlock(slot.leaf_lock)
 
 
 def _split_leaf(mm: MmStruct, slot: LeafSlot) -> None:
     spin_lock(slot.leaf_lock)
     if pmd_leaf(slot.entry):
+        if not slot.peek("entry") & SPECIAL:
+            not_modelled("a huge page of a process's own that is split")
         pmdp_huge_get_and_clear(slot)
-        flush_tlb_range(mm, slot.address, slot.address + (1 << slot.leaf_shift))
+        flush_tlb_range(mm, slot.address, slot.address + (slot.leaves << slot.leaf_shift))
     spin_unlock(slot.leaf_lock)
 
 
@@ -203,6 +272,8 @@ def _copy_leaf(dst: LeafSlot, src: LeafSlot) -> None:
     spin_lock_nested(src.leaf_lock, SINGLE_DEPTH_NESTING)
     entry = src.entry
     if pmd_leaf(entry):
+        if not entry & SPECIAL:
+            not_modelled("fork of a process that has huge pages of its own")
         dst.entry = entry & ~ACCESSED
     spin_unlock(src.leaf_lock)
     spin_unlock(dst.leaf_lock)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from mmlitmus.kernel.arch.x86.pgtable import PAGE_SIZE
 from mmlitmus.kernel.errno import EACCES, EAGAIN, EINVAL, ENODEV, ENOMEM, EPERM
-from mmlitmus.kernel.mm.memory import zap_page_range_single
+from mmlitmus.kernel.mm.memory_zap import zap_page_range_single
 from mmlitmus.kernel.mm.mm_types import (
     VM_DONTCOPY,
     VM_DONTDUMP,

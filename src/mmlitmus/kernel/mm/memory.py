@@ -1,4 +1,4 @@
-"""Faults, inserting and removing translations of device memory.
+"""Faults, and inserting translations of device memory. Removing them is in ``memory_zap.py``.
 
 Source: mm/memory.c, include/linux/mm.h, functions of the same name; where a docstring does not say otherwise. Of the
 model's own: remap_pgoff, remap_entries.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mmlitmus.explore.findings import bug, reached, report
-from mmlitmus.explore.runtime import loop_point
 from mmlitmus.kernel.arch.x86.pgtable import (
     NONE,
     PAGE_SHIFT,
@@ -18,7 +17,6 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PMD_SIZE,
     PRESENT,
     PUD_SHIFT,
-    PUD_SIZE,
     RW,
     SPECIAL,
     TABLE,
@@ -29,17 +27,25 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pte_offset_map_lock,
     pte_pfn,
     pte_present,
+    pte_range_none,
+    pte_run,
     pte_unmap_unlock,
     ptep_get,
-    ptep_get_and_clear,
     pud_leaf,
     pud_offset,
     set_ptes,
     small_page,
 )
 from mmlitmus.kernel.errno import EBUSY, EINVAL, ENOMEM
-from mmlitmus.kernel.mm.huge_memory import check_insert, split_huge_pmd, split_huge_pud, zap_huge_pmd, zap_huge_pud
-from mmlitmus.kernel.mm.memory_pages import do_anonymous_page, do_swap_page, do_wp_page, vm_insert_page, vm_normal_page
+from mmlitmus.kernel.mm.huge_memory import (
+    check_insert,
+    do_huge_pmd_anonymous_page,
+    not_modelled,
+    split_huge_pmd,
+    split_huge_pud,
+)
+from mmlitmus.kernel.mm.memory_pages import do_anonymous_page, do_swap_page, do_wp_page, vm_insert_page
+from mmlitmus.kernel.mm.memory_zap import zap_page_range_single
 from mmlitmus.kernel.mm.mm_types import (
     FAULT_FLAG_UNSHARE,
     FAULT_FLAG_VMA_LOCK,
@@ -58,25 +64,27 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_PFNMAP,
     VM_SHARED,
     VM_WRITE,
-    AddressSpace,
     MmStruct,
     VmArea,
     VmFault,
     is_cow_mapping,
-    vma_pages,
 )
 from mmlitmus.kernel.mm.mmap_lock import vma_end_read
-from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_end_vma, tlb_finish_mmu, tlb_gather_mmu, tlb_remove_tlb_entries
 from mmlitmus.kernel.mm.page_alloc import is_zero_pfn
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
-from mmlitmus.kernel.mm.pfnmap_track import track_pfn_insert
-from mmlitmus.kernel.mm.pgalloc import pmd_alloc, pmd_chunks, pte_alloc, pte_batches, pte_prealloc, pud_chunks
+from mmlitmus.kernel.mm.pfnmap_track import track_pfn_insert, track_pfn_inserts
+from mmlitmus.kernel.mm.pgalloc import (
+    Touched,
+    fault_batch,
+    pmd_alloc,
+    pmd_batches,
+    pte_alloc,
+    pte_batches,
+    pte_prealloc,
+)
 from mmlitmus.kernel.mm.swapops import is_migration_entry, migration_pfn
 from mmlitmus.kernel.mm.vma_flags import vm_flags_set, vma_set_flags
 from mmlitmus.kernel.policy import Seam, running
-from mmlitmus.kernel.sync.rwsem import down_read, up_read
-
-ULONG_MAX = (1 << 64) - 1
 
 #: what remap_pfn_range writes to vm_flags
 REMAP_FLAGS = VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP
@@ -87,10 +95,23 @@ remap_error = Seam("remap_error", "what becomes of the entries that a failing re
 
 
 # -- faults -----------------------------------------------------------------------------------------------------
-def handle_mm_fault(vma: VmArea, address: int, flags: int) -> int:
-    """Serve a fault in ``vma``; returns VM_FAULT_* bits. Holds mmap_lock R, or the VMA's read lock with VMA_LOCK."""
-    mm = vma.vm_mm
-    vmf = VmFault(vma, address, flags)
+def handle_mm_fault(vma: VmArea, address: int, flags: int, touched: Touched | None = None) -> int:
+    """Serve a fault in ``vma``; returns VM_FAULT_* bits. Holds mmap_lock R, or the VMA's read lock with VMA_LOCK.
+
+    ``touched``: outside of a search, the pages that are touched, if they are more than one.
+    """
+    machine = vma.vm_mm.machine
+    vmf = VmFault(vma, address, flags, 1 if touched is None else fault_batch(vma, address, touched.nr))
+    result = __handle_mm_fault(vmf)
+    machine.count("pgfault", vmf.faults or vmf.nr)
+    if touched is not None:
+        touched.nr = vmf.nr
+    return result
+
+
+def __handle_mm_fault(vmf: VmFault) -> int:
+    """The levels of the page table, from above."""
+    vma, mm, address = vmf.vma, vmf.vma.vm_mm, vmf.address
     huge_fault = vma.vm_ops.huge_fault
     pud = pud_offset(mm, address)
     if pud is not None:
@@ -102,13 +123,21 @@ def handle_mm_fault(vma: VmArea, address: int, flags: int) -> int:
             if not result & VM_FAULT_FALLBACK:
                 return result
         pmd_alloc(pud)
-    table = pmd_offset(mm, address)
+    table = pmd_offset(mm, address, vmf.nr)
+    if vmf.nr > 1:
+        vmf.nr = min(vmf.nr, table.pages_from(address))
     if huge_fault is not None and thp_suitable(vma, vmf.address, PMD_SHIFT):
         entry = table.entry
         if pmd_leaf(entry):
             return leaf_fault(vmf, entry, PMD_SHIFT, lambda: split_huge_pmd(mm, table))
         if entry == NONE:
+            vmf.nr = vmf.nr if vma.vm_ops.batches else min(vmf.nr, PMD_SIZE - (address & PMD_SIZE - 1) >> PAGE_SHIFT)
             result = huge_fault(vmf, PMD_SHIFT - PAGE_SHIFT)
+            if not result & VM_FAULT_FALLBACK:
+                return result
+    elif mm.machine.thp and vma.vm_ops.anonymous and thp_suitable(vma, vmf.address, PMD_SHIFT):
+        if table.entry == NONE:
+            result = do_huge_pmd_anonymous_page(vmf, table)
             if not result & VM_FAULT_FALLBACK:
                 return result
     return handle_pte_fault(vmf, table)
@@ -121,6 +150,7 @@ def leaf_fault(vmf: VmFault, entry: int, shift: int, split: Callable[[], None]) 
     faults again. Source: mm/memory.c wp_huge_pmd, wp_huge_pud.
     """
     vma = vmf.vma
+    vmf.nr = 1
     if not vmf.flags & FAULT_FLAG_WRITE or entry & RW or not entry & PRESENT:
         reached("the fault was spurious")
         return 0
@@ -150,9 +180,13 @@ def handle_pte_fault(vmf: VmFault, table: PteTable) -> int:
     """
     pmd = table.entry
     if pmd_leaf(pmd):
+        vmf.nr = 1
+        if vmf.flags & FAULT_FLAG_WRITE and not pmd & (RW | SPECIAL):
+            not_modelled("a store to a huge page of a process's own that is read-only")
         reached("the fault was spurious")
         return 0
-    entry = ptep_get(table, vmf.address) if pmd != NONE else NONE
+    entry, nr = pte_run(table, vmf.address, vmf.nr) if pmd != NONE else (NONE, vmf.nr)
+    vmf.nr = nr if entry == NONE else 1
     if entry == NONE:
         untouched = vmf.vma.vm_ops.anonymous and vmf.vma.vm_ops.fault is None
         return do_anonymous_page(vmf, table) if untouched else do_fault(vmf, table)
@@ -172,6 +206,7 @@ def do_fault(vmf: VmFault, table: PteTable) -> int:
     unless the entry only was none for the moment of a change.
     """
     if vmf.vma.vm_ops.fault is None:
+        vmf.nr = 1
         ptl = pte_offset_map_lock(table)
         gone = table.entry == NONE or ptep_get(table, vmf.address) == NONE
         pte_unmap_unlock(ptl)
@@ -181,6 +216,7 @@ def do_fault(vmf: VmFault, table: PteTable) -> int:
         return VM_FAULT_RETRY
     if pte_prealloc(vmf.vma.vm_mm, table) < 0:
         return VM_FAULT_OOM
+    vmf.nr = vmf.nr if vmf.vma.vm_ops.batches else 1
     result: int = vmf.vma.vm_ops.fault(vmf)
     return result
 
@@ -305,7 +341,7 @@ def remap_entries(vma: VmArea, addr: int, pfn: int, size: int, prot: int) -> int
     end = addr + page_align(size)
     if addr >= end:
         bug("remap-empty-range", f"remap_pfn_range of an empty range at {addr:#x}")
-    for start, stop in pmd_chunks(addr, end):
+    for start, stop in pmd_batches(vma.vm_mm, addr, end):
         error = remap_pte_range(vma.vm_mm, start, stop, pfn + (start - addr >> PAGE_SHIFT), prot)
         if error:
             return error
@@ -340,12 +376,12 @@ def zap_whole_pages(vma: VmArea, addr: int, size: int) -> None:
 
 def remap_pte_range(mm: MmStruct, addr: int, end: int, pfn: int, prot: int) -> int:
     """Fill the PTEs of one table with special entries; a PTE that is not none is a BUG."""
-    table = pmd_offset(mm, addr)
+    table = pmd_offset(mm, addr, end - addr >> PAGE_SHIFT)
     if pte_alloc(mm, table) < 0:
         return -ENOMEM
     ptl = pte_offset_map_lock(table)
     for address, nr in pte_batches(addr, end, mm.machine.batch):
-        if ptep_get(table, address) != NONE:
+        if not pte_range_none(table, address, nr):
             bug("remap-over-populated", f"remap_pfn_range finds a populated PTE at {mm.machine.page_label(address)}")
         set_ptes(table, address, mk_pte(pfn + (address - addr >> PAGE_SHIFT), prot | SPECIAL), nr)
     pte_unmap_unlock(ptl)
@@ -357,34 +393,44 @@ def io_remap_pfn_range(vma: VmArea, addr: int, pfn: int, size: int, prot: int) -
     return remap_pfn_range(vma, addr, pfn, size, prot)
 
 
-def vmf_insert_pfn(vma: VmArea, addr: int, pfn: int) -> int:
-    """Map one frame if the slot is free; NOPAGE either way. Needs mmap_lock R or the VMA's read lock."""
-    return vmf_insert_pfn_prot(vma, addr, pfn, vma.vm_page_prot)
+def vmf_insert_pfn(vma: VmArea, addr: int, pfn: int, nr: int = 1) -> int:
+    """Map one frame if the slot is free; NOPAGE either way. Needs mmap_lock R or the VMA's read lock.
+
+    ``nr``: of a batch, whose pages one 1G block holds, that many calls for one page and frame after the other.
+    """
+    return vmf_insert_pfn_prot(vma, addr, pfn, vma.vm_page_prot, nr)
 
 
-def vmf_insert_pfn_prot(vma: VmArea, addr: int, pfn: int, prot: int) -> int:
+def vmf_insert_pfn_prot(vma: VmArea, addr: int, pfn: int, prot: int, nr: int = 1) -> int:
     """``vmf_insert_pfn`` with another protection. A slot in use is left as it is, whatever it maps, and is no error."""
     check_insert("vmf_insert_pfn", vma)
     if vma.has(VM_MIXEDMAP) and vma.vm_mm.machine.e820.pfn_valid(pfn):
         bug("insert-pfn-valid-mixed", f"vmf_insert_pfn of frame {pfn:#x}, which has a page, into a MIXEDMAP")
     if not vma.vm_start <= addr < vma.vm_end:
         return VM_FAULT_SIGBUS
-    prot = track_pfn_insert(vma, prot, pfn)
-    return insert_pfn(vma, addr, pfn, prot)
+    result, done = VM_FAULT_NOPAGE, 0
+    while done < nr and result == VM_FAULT_NOPAGE:
+        typed, same = track_pfn_inserts(vma, prot, pfn + done, nr - done)
+        result = insert_pfn(vma, addr + (done << PAGE_SHIFT), pfn + done, typed, same)
+        done += same
+    return result
 
 
-def insert_pfn(vma: VmArea, addr: int, pfn: int, prot: int) -> int:
-    """Fill one free slot; NOPAGE, or OOM."""
+def insert_pfn(vma: VmArea, addr: int, pfn: int, prot: int, nr: int = 1) -> int:
+    """Fill one free slot; NOPAGE, or OOM. ``nr`` slots, of a batch."""
     mm = vma.vm_mm
-    table = pmd_offset(mm, addr)
-    if pte_alloc(mm, table) < 0:
-        return VM_FAULT_OOM
-    ptl = pte_offset_map_lock(table)
-    if ptep_get(table, addr) == NONE:
-        set_ptes(table, addr, mk_pte(pfn, prot | SPECIAL), 1)
-    else:
-        reached("vmf_insert_pfn found the PTE populated")
-    pte_unmap_unlock(ptl)
+    while nr:
+        table = pmd_offset(mm, addr, nr)
+        if pte_alloc(mm, table) < 0:
+            return VM_FAULT_OOM
+        ptl = pte_offset_map_lock(table)
+        entry, same = pte_run(table, addr, 1 if nr == 1 else min(nr, table.pages_from(addr)))
+        if entry == NONE:
+            set_ptes(table, addr, mk_pte(pfn, prot | SPECIAL), same)
+        else:
+            reached("vmf_insert_pfn found the PTE populated")
+        pte_unmap_unlock(ptl)
+        addr, pfn, nr = addr + (same << PAGE_SHIFT), pfn + same, nr - same
     return VM_FAULT_NOPAGE
 
 
@@ -425,116 +471,3 @@ def sigbus_unless_mixed(vma: VmArea, pfn: int) -> int:
     if is_cow_mapping(vma.has(VM_SHARED | VM_MAYWRITE)) or not vma.has(VM_WRITE | VM_MAYWRITE):
         return 0
     return 0 if vma.vm_ops.pfn_mkwrite is not None and vma.has(VM_IO) else VM_FAULT_SIGBUS
-
-
-# -- removing ---------------------------------------------------------------------------------------------------
-def zap_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int) -> None:
-    """Clear the PTEs of one table under its lock, noting what has to be flushed. What was counted is given
-    back after the flush.
-    """
-    mm = tlb.mm
-    batch = mm.machine.batch
-    ptl = pte_offset_map_lock(table)
-    for address, nr in pte_batches(addr, end, batch):
-        for page in range(address, address + nr * PAGE_SIZE, PAGE_SIZE):
-            loop_point(tlb, table, addr, end, mm, batch, ptl, address, nr, page)
-            if ptep_get(table, page) != NONE:
-                folio = vm_normal_page(mm, ptep_get_and_clear(table, page))
-                if folio is not None:
-                    folio.add_return("mapcount", -1)
-                    tlb.pages.append(folio)
-                tlb_remove_tlb_entries(tlb, page, page + PAGE_SIZE)
-    pte_unmap_unlock(ptl)
-
-
-def unmap_page_range(tlb: MmuGather, vma: VmArea, addr: int, end: int) -> None:
-    """Clear every translation of [addr, end) bytes; a huge leaf that is only partly covered goes whole
-    (``split_huge_pmd``, ``split_huge_pud``). Source: mm/memory.c unmap_page_range (to 6.12), __zap_vma_range (7.3).
-    """
-    for first, last in pud_chunks(addr, end):
-        pud = pud_offset(tlb.mm, first)
-        entry = TABLE if pud is None else pud.entry
-        if pud is not None and pud_leaf(entry) and last - first < PUD_SIZE:
-            split_huge_pud(tlb.mm, pud)
-        elif pud is not None and pud_leaf(entry):
-            zap_huge_pud(tlb, pud)
-        elif entry != NONE:
-            unmap_pmd_range(tlb, first, last)
-    tlb_end_vma(tlb, vma)
-
-
-def unmap_pmd_range(tlb: MmuGather, addr: int, end: int) -> None:
-    """``unmap_page_range`` below the 1G leaves.
-
-    Source: mm/memory.c zap_pmd_range.
-    """
-    for start, stop in pmd_chunks(addr, end):
-        table = pmd_offset(tlb.mm, start)
-        entry = table.entry
-        if pmd_leaf(entry) and stop - start < PMD_SIZE:
-            split_huge_pmd(tlb.mm, table)
-        elif pmd_leaf(entry):
-            zap_huge_pmd(tlb, table)
-        elif entry != NONE:
-            zap_pte_range(tlb, table, start, stop)
-
-
-def unmap_single_vma(tlb: MmuGather, vma: VmArea, start_addr: int, end_addr: int, mm_wr_locked: bool) -> None:
-    """Unmap what [start_addr, end_addr) bytes and ``vma`` have in common.
-
-    Source: mm/memory.c unmap_single_vma (to 6.12), __zap_vma_range (7.3).
-    """
-    start = max(vma.vm_start, start_addr)
-    end = min(vma.vm_end, end_addr)
-    if start >= end:
-        return
-    if vma.has(VM_PFNMAP):
-        tracking().unmapping(vma, "unmap_single_vma", mm_wr_locked)
-    unmap_page_range(tlb, vma, start, end)
-
-
-def unmap_vmas(tlb: MmuGather, vmas: list[VmArea], start_addr: int, end_addr: int, mm_wr_locked: bool) -> None:
-    """Unmap every VMA of a teardown. mmap_lock W, or R after a downgrade and in exit (``mm_wr_locked`` False)."""
-    for vma in vmas:
-        if vma.has(VM_PFNMAP):
-            tracking().unmapping(vma, "unmap_vmas", mm_wr_locked)
-        unmap_single_vma(tlb, vma, start_addr, end_addr, mm_wr_locked)
-
-
-def zap_page_range_single(vma: VmArea, address: int, size: int) -> None:
-    """Unmap ``size`` bytes of one VMA and flush before returning. Any of mmap_lock, i_mmap_rwsem keeps the VMA
-    alive.
-
-    Source: mm/memory.c zap_page_range_single (to 6.12), zap_vma_range (7.3).
-    """
-    tlb = tlb_gather_mmu(vma.vm_mm)
-    unmap_single_vma(tlb, vma, address, address + size, False)
-    tlb_finish_mmu(tlb)
-
-
-def zap_vma_ptes(vma: VmArea, address: int, size: int) -> None:
-    """``zap_page_range_single`` for drivers: silently does nothing for a range outside the VMA, or no PFNMAP VMA.
-
-    Source: mm/memory.c zap_vma_ptes (to 6.12), zap_special_vma_range (7.3).
-    """
-    if address < vma.vm_start or address + size > vma.vm_end or not vma.has(VM_PFNMAP):
-        return
-    zap_page_range_single(vma, address, size)
-
-
-def unmap_mapping_range(mapping: AddressSpace, holebegin: int, holelen: int) -> None:
-    """Unmap [holebegin, holebegin + holelen) bytes of the file from every VMA of every mm that maps them.
-
-    ``holelen`` 0 is up to the end of the file. Each VMA is flushed before the next, all under i_mmap_rwsem R. A VMA
-    that is not (or no longer) linked in ``i_mmap`` is not seen.
-    """
-    first = holebegin >> PAGE_SHIFT
-    last = first + (holelen + PAGE_SIZE - 1 >> PAGE_SHIFT) - 1 if holelen else ULONG_MAX
-    down_read(mapping.i_mmap_rwsem)
-    for vma in mapping.i_mmap:
-        start = max(first, vma.vm_pgoff)
-        stop = min(last, vma.vm_pgoff + vma_pages(vma) - 1)
-        if start <= stop:
-            address = vma.vm_start + (start - vma.vm_pgoff << PAGE_SHIFT)
-            zap_page_range_single(vma, address, stop - start + 1 << PAGE_SHIFT)
-    up_read(mapping.i_mmap_rwsem)

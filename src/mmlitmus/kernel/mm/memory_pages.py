@@ -26,10 +26,12 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pte_offset_map_lock,
     pte_pfn,
     pte_present,
+    pte_range_none,
     pte_unmap_unlock,
     ptep_get,
     ptep_get_and_clear,
     set_pte_at,
+    set_ptes,
     stop_writing,
 )
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
@@ -53,6 +55,7 @@ from mmlitmus.kernel.mm.mm_types import (
     VmFault,
 )
 from mmlitmus.kernel.mm.mmap_lock import vma_end_read
+from mmlitmus.kernel.mm.mmu_notifier import mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from mmlitmus.kernel.mm.page_alloc import ZERO_PFN, Folio, alloc_folio, folio_get, folio_put, page_tables
 from mmlitmus.kernel.mm.pgalloc import pte_alloc
 from mmlitmus.kernel.mm.swap import folio_add_lru, lru_add_drain
@@ -76,6 +79,19 @@ def vm_normal_page(mm: MmStruct, entry: int) -> Folio | None:
     return folio
 
 
+def vm_normal_pages(mm: MmStruct, entry: int, nr: int) -> list[Folio]:
+    """... and of a batch of entries all that they map and count.
+
+    Source: mm/memory.c vm_normal_page.
+    """
+    if entry & SPECIAL or not pte_present(entry):
+        return []
+    if nr == 1:
+        folio = mm.machine.pages.get(pte_pfn(entry))
+        return [] if folio is None else [folio]
+    return [folio for _, _, folio in mm.machine.pages.runs(pte_pfn(entry), nr) if folio is not None]
+
+
 # -- the first touch --------------------------------------------------------------------------------------------------
 def anon_vma_prepare(vmf: VmFault) -> int:
     """Make the VMA one that has pages of a process's own: 0, or RETRY where only the VMA is locked, which will not do.
@@ -87,6 +103,7 @@ def anon_vma_prepare(vmf: VmFault) -> int:
     if not vma.vm_ops.anonymous or vma.anon_vma:
         return 0
     if vmf.flags & FAULT_FLAG_VMA_LOCK:
+        vmf.nr = 1
         vma_end_read(vma)
         return VM_FAULT_RETRY
     vma.anon_vma = True
@@ -103,6 +120,7 @@ def do_anonymous_page(vmf: VmFault, table: PteTable) -> int:
     if pte_alloc(mm, table) < 0:
         return VM_FAULT_OOM
     if not vmf.flags & FAULT_FLAG_WRITE:
+        vmf.nr = 1
         ptl = pte_offset_map_lock(table)
         if ptep_get(table, vmf.address) == NONE:
             set_pte_at(table, vmf.address, mk_pte(ZERO_PFN, vma.vm_page_prot | SPECIAL))
@@ -112,14 +130,14 @@ def do_anonymous_page(vmf: VmFault, table: PteTable) -> int:
     retry = anon_vma_prepare(vmf)
     if retry:
         return retry
-    folio = alloc_folio(mm, "the page")
+    folio = alloc_folio(mm, "the page", nr=vmf.nr)
     if folio is None:
         return VM_FAULT_OOM
     entry = mk_pte(folio.pfn, vma.vm_page_prot | ACCESSED)
     if vma.vm_flags & VM_WRITE:
         entry |= RW | DIRTY | SOFT_DIRTY
     ptl = pte_offset_map_lock(table)
-    if ptep_get(table, vmf.address) == NONE:
+    if pte_range_none(table, vmf.address, vmf.nr):
         map_anon_folio(mm, table, vmf.address, folio, entry)
         pte_unmap_unlock(ptl)
         return 0
@@ -136,7 +154,7 @@ def map_anon_folio(mm: MmStruct, table: PteTable, address: int, folio: Folio, en
     """
     folio.add_return("mapcount", 1)
     folio_add_lru(mm.machine, folio)
-    set_pte_at(table, address, entry)
+    set_ptes(table, address, entry, folio.alike)
 
 
 # -- stores to what is mapped read-only -------------------------------------------------------------------------------
@@ -262,6 +280,7 @@ def wp_page_copy(vmf: VmFault, table: PteTable, orig: int, old: Folio | None, wr
             folio_put(old, "a fault")
         return retry or VM_FAULT_OOM
     copied = VM_FAULT_WRITE if not write and not vmf.flags & FAULT_FLAG_UNSHARE else 0
+    mmu_notifier_invalidate_range_start(mm, vmf.address, vmf.address + PAGE_SIZE)
     ptl = pte_offset_map_lock(table)
     if locked_entry(table, vmf.address) == orig:
         entry = mk_pte(new.pfn, vma.vm_page_prot | ACCESSED)
@@ -284,6 +303,7 @@ def wp_page_copy(vmf: VmFault, table: PteTable, orig: int, old: Folio | None, wr
         copied = 0
         pte_unmap_unlock(ptl)
         folio_put(new, page_tables(mm))
+    mmu_notifier_invalidate_range_end(mm, vmf.address, vmf.address + PAGE_SIZE)
     if old is not None:
         folio_put(old, "a fault")
     return copied

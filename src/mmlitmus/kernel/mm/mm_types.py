@@ -83,7 +83,7 @@ class MmStruct(Model):
     whose ``vm_lock_seq`` equals it is write-locked. ``cpus`` is mm_cpumask: the CPUs whose tasks run on this mm.
     """
 
-    __slots__ = ("cpus", "machine", "mmap_lock", "pgd", "puds")
+    __slots__ = ("cpus", "machine", "mmap_lock", "notifier_subscriptions", "pgd", "puds")
     mm_users = Atomic()
     mm_mt = Once()
     mm_lock_seq = Once()
@@ -103,6 +103,7 @@ class MmStruct(Model):
         self.pgd: dict[int, pgtable.PteTable] = {}  # PMD number -> the slot of that PMD entry
         self.puds: dict[int, pgtable.PudEntry] = {}  # PUD number -> entry, for blocks that a VMA covers whole
         self.cpus: list[Any] = []
+        self.notifier_subscriptions: tuple[Any, ...] = ()
 
 
 class VmArea(Model):
@@ -172,6 +173,8 @@ class VmOperations:
 
     fault: Any = None
     huge_fault: Any = None
+    #: of the model's own: do ``fault`` and ``huge_fault`` heed ``vmf.nr``? Others are called page by page
+    batches = False
     pfn_mkwrite: Any = None
     mapped: Any = None
     #: of the model's own: the kernel's anonymous VMAs have no operations at all (vma_is_anonymous)
@@ -191,12 +194,18 @@ class VmOperations:
 
 
 class VmFault:
-    """vm_fault: one fault in progress. ``address`` is page aligned; ``pgoff`` is in pages of the file."""
+    """vm_fault: one fault in progress. ``address`` is page aligned; ``pgoff`` is in pages of the file.
 
-    __slots__ = ("address", "flags", "pgoff", "vma")
+    ``nr``: outside of a search, how many pages from ``address`` on are touched one after the other; whoever serves the
+    fault lowers it to those that he has served like the first. ``faults``: how many faults that is.
+    """
 
-    def __init__(self, vma: VmArea, address: int, flags: int) -> None:
+    __slots__ = ("address", "faults", "flags", "nr", "pgoff", "vma")
+
+    def __init__(self, vma: VmArea, address: int, flags: int, nr: int = 1) -> None:
         self.vma = vma
+        self.nr = nr
+        self.faults = 0
         self.address = address & ~(pgtable.PAGE_SIZE - 1)
         self.flags = flags
         self.pgoff = vma.vm_pgoff + (self.address - vma.vm_start >> pgtable.PAGE_SHIFT)

@@ -20,7 +20,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pud_populate,
 )
 from mmlitmus.kernel.errno import EACCES, EEXIST, EINVAL, ENODEV, ENOMEM, EOVERFLOW, EPERM
-from mmlitmus.kernel.mm.memory import unmap_vmas
+from mmlitmus.kernel.mm.memory_zap import unmap_vmas
 from mmlitmus.kernel.mm.mm_types import (
     VM_ACCOUNT,
     VM_EXEC,

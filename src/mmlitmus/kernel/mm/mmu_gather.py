@@ -68,7 +68,8 @@ def tlb_finish_mmu(tlb: MmuGather) -> None:
         tlb.start, tlb.end = 0, TASK_SIZE
     tlb_flush_mmu_tlbonly(tlb)
     for folio in tlb.pages:
-        folio_put(folio, page_tables(tlb.mm))
+        for part in folio.parts():
+            folio_put(part, page_tables(tlb.mm))
     tlb.mm.add("tlb_flush_pending", -1)
 
 

@@ -9,8 +9,8 @@ Who holds each reference is a ghost, the *ledger*: it changes in the events that
 back more than it has is reported in that event.
 
 Source: mm/page_alloc.c, include/linux/mm.h, include/linux/page_ref.h, include/linux/page-flags.h, mm/internal.h,
-functions of the same name. Of the model's own: Folio, new_folio, alloc_folio, make_zero_page, page_tables, free_folio,
-take_frames, in_pin_context.
+functions of the same name. Of the model's own: Folio, Frames, new_folio, alloc_folio, make_zero_page, page_tables,
+free_folio, take_frames, in_pin_context.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Folio(Model):
     """
 
     __slots__ = ("lock",)
+    alike = 1  # how many folios in a row this one stands for: more only outside of a search (``mmlitmus.scale``)
     refcount = Atomic()
     pincount = Atomic()  # of a large folio
     mapcount = Atomic()
@@ -75,6 +76,10 @@ class Folio(Model):
     def __init__(self, pfn: int, holder: str, count: int, **values: Any) -> None:
         super().__init__(f"page[{pfn:#x}]", pfn=pfn, refcount=count, holders=((holder, count),), **values)
         self.lock = FolioLock(f"page[{pfn:#x}]:lock", "folio_lock")
+
+    def parts(self) -> tuple[Folio, ...]:
+        """What it stands for, in parts that are in the same state now."""
+        return (self,)
 
     @property
     def anon(self) -> bool:
@@ -117,14 +122,40 @@ class Folio(Model):
         return count
 
 
+class Frames(dict[int, Folio]):
+    """What has a counted page, by frame."""
+
+    def make(self, pfn: int, nr: int, holder: str, **values: Any) -> Folio:
+        """``nr`` new folios in a row, held once each. In a search it is one."""
+        folio = Folio(pfn, holder, 1, **values)
+        for n in range(1 << folio.order):
+            self[pfn + n] = folio
+        return folio
+
+    def first(self, pfn: int, nr: int) -> tuple[Folio | None, int]:
+        """The folio of a frame, and how many of ``nr`` frames from it on it stands for, with those like it."""
+        return self.get(pfn), 1
+
+    def runs(self, pfn: int, nr: int) -> list[tuple[int, int, Folio | None]]:
+        """All of ``nr`` frames: (first frame, frames, folio) each time."""
+        found = []
+        end = pfn + nr
+        while pfn < end:
+            folio, n = self.first(pfn, end - pfn)
+            found.append((pfn, n, folio))
+            pfn += n
+        return found
+
+
 def page_tables(mm: MmStruct) -> str:
     """The holder's name of the references that an mm's page tables have."""
     return f"page tables of {mm.name}"
 
 
 # -- memory that is handed out ----------------------------------------------------------------------------------------
-def alloc_folio(mm: MmStruct, label: str) -> Folio | None:
+def alloc_folio(mm: MmStruct, label: str, order: int = 0, nr: int = 1) -> Folio | None:
     """A page for a process's own memory, held once by its page tables, mapped by none yet; None when memory is short.
+    ``nr``: so many, in a row.
 
     Of the zone and kind of block that the machine gives user pages, unless the task allocates for a long-term pin.
     """
@@ -133,7 +164,9 @@ def alloc_folio(mm: MmStruct, label: str) -> Folio | None:
     if may_fail(label, machine.failures):
         return None
     zone, migratetype = alloc_context(machine.user_zone, machine.user_migratetype)
-    return new_folio(machine, ANON, page_tables(mm), zone=zone, migratetype=migratetype, exclusive=True)
+    return new_folio(
+        machine, ANON, page_tables(mm), zone=zone, migratetype=migratetype, order=order, exclusive=True, nr=nr
+    )
 
 
 def new_folio(
@@ -145,31 +178,29 @@ def new_folio(
     migratetype: str = MIGRATE_MOVABLE,
     order: int = 0,
     exclusive: bool = False,
+    nr: int = 1,
 ) -> Folio:
     """A folio of frames that nobody has had before, held once. No frame is used a second time: each task has its own
-    run of them.
+    run of them. ``nr``: so many, in a row.
     """
-    pages = 1 << order
-    pfn = take_frames(machine, pages)
-    folio = Folio(
-        pfn, holder, 1, pincount=0, mapcount=0, lru=LRU_NEVER, anon_exclusive=exclusive, migratetype=migratetype,
-        order=order, kind=kind, zone=zone, reserved=False,
+    folio: Folio = machine.pages.make(
+        take_frames(machine, 1 << order, nr), nr, holder, pincount=0, mapcount=0, lru=LRU_NEVER,
+        anon_exclusive=exclusive, migratetype=migratetype, order=order, kind=kind, zone=zone, reserved=False,
     )  # fmt: skip
-    for n in range(pages):
-        machine.pages[pfn + n] = folio
     return folio
 
 
-def take_frames(machine: Any, pages: int) -> int:
-    """The first of ``pages`` frames, aligned to their number."""
+def take_frames(machine: Any, pages: int, nr: int = 1) -> int:
+    """The first of ``nr`` times ``pages`` frames, aligned to ``pages``."""
     task = rt.current()
     counters = machine.boot_counters if task.index < 0 else task.counters
     what = "frame" if pages == 1 else "large frame"
     at: int = counters.get(what, 0) + pages
-    counters[what] = at
+    counters[what] = at + pages * (nr - 1)
     if pages == 1:
         return FIRST_FRAME + (task.index + 1) * FRAMES_A_TASK + at
-    return FIRST_LARGE + (task.index + 1) * FRAMES_A_TASK * LARGEST + (at + pages - 1 & ~(pages - 1))
+    first: int = machine.first_large + (task.index + 1) * FRAMES_A_TASK * LARGEST
+    return first + (at + pages - 1 & ~(pages - 1))
 
 
 def make_zero_page(machine: Any) -> Folio:

@@ -6,7 +6,8 @@ copy of it, holds a reference to an object that says both (``TrackCtx``). What a
 
 Source: arch/x86/mm/pat/memtype.c track_pfn_remap, untrack_pfn (to 6.12), pfnmap_setup_cachemode, pfnmap_track,
 pfnmap_untrack (7.3); include/linux/mm_types.h pfnmap_track_ctx (7.3); read in 6.1.192, 6.12.117 and 7.3.4. The newer
-design came with "mm: rewrite pfnmap tracking and remove VM_PAT". Of the model's own: design.
+design came with "mm: rewrite pfnmap tracking and remove VM_PAT". Of the model's own: design,
+track_pfn_inserts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     NONE,
     NX,
     PAGE_SHIFT,
-    PAGE_SIZE,
     SPECIAL,
     pmd_leaf,
     pmd_offset,
@@ -67,10 +67,13 @@ def setup_cachemode(vma: VmArea, pfn: int, size: int, prot: int) -> tuple[int, i
     machine = vma.vm_mm.machine
     if not pat.pat_enabled(machine):
         return 0, prot
-    mode = pat.lookup_memtype(machine, pfn << PAGE_SHIFT)
-    for n in range(1, size >> PAGE_SHIFT):
-        if pat.lookup_memtype(machine, pfn + n << PAGE_SHIFT) != mode:
+    pages = max(1, size >> PAGE_SHIFT)
+    mode, done = pat.lookup_memtypes(machine, pfn << PAGE_SHIFT, min(pages, machine.batch))
+    while done < pages:
+        other, same = pat.lookup_memtypes(machine, pfn + done << PAGE_SHIFT, min(pages - done, machine.batch))
+        if other != mode:
             return -EINVAL, prot
+        done += same
     return 0, prot & ~CACHE_MASK | pat.cachemode2protval(mode, machine.memtypes.pat)
 
 
@@ -92,8 +95,16 @@ def track_pfn_insert(vma: VmArea, prot: int, pfn: int) -> int:
     A huge leaf's type is that of its first frame. Source: arch/x86/mm/pat/memtype.c track_pfn_insert (to 6.12),
     include/linux/pgtable.h pfnmap_setup_cachemode_pfn (7.3).
     """
-    _, prot = setup_cachemode(vma, pfn, PAGE_SIZE, prot)
-    return prot
+    return track_pfn_inserts(vma, prot, pfn, 1)[0]
+
+
+def track_pfn_inserts(vma: VmArea, prot: int, pfn: int, nr: int, step: int = 1) -> tuple[int, int]:
+    """``track_pfn_insert`` of a batch, every ``step``-th frame of it: (the first one's protection, how many get it)."""
+    machine = vma.vm_mm.machine
+    if not pat.pat_enabled(machine):
+        return prot, nr
+    mode, same = pat.lookup_memtypes(machine, pfn << PAGE_SHIFT, nr, step)
+    return prot & ~CACHE_MASK | pat.cachemode2protval(mode, machine.memtypes.pat), same
 
 
 @pfnmap_track.alternative(

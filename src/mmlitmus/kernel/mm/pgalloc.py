@@ -1,7 +1,7 @@
 """Page tables where they are missing, and address ranges cut at their boundaries.
 
 Source: mm/memory.c, include/linux/mm.h, functions of the same name; where a docstring does not say otherwise. Of the
-model's own: pte_batches, pmd_chunks, pud_chunks.
+model's own: pte_batches, batch_at, Touched, fault_batch, pmd_chunks, pmd_batches, pud_chunks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pud_offset,
 )
 from mmlitmus.kernel.errno import ENOMEM
-from mmlitmus.kernel.mm.mm_types import MmStruct
+from mmlitmus.kernel.mm.mm_types import MmStruct, VmArea
 from mmlitmus.kernel.sync.might import might_alloc
 from mmlitmus.kernel.sync.spinlock import spin_lock, spin_unlock
 
@@ -63,14 +63,56 @@ def pmd_alloc(pud: PudEntry) -> None:
 
 
 def pte_batches(start: int, end: int, nr: int) -> list[tuple[int, int]]:
-    """[start, end) bytes as (address, pages) runs of at most ``nr`` pages."""
-    return [(a, min(nr, end - a >> PAGE_SHIFT)) for a in range(start, end, nr << PAGE_SHIFT)]
+    """[start, end) bytes as (address, pages) runs of at most ``nr`` pages, cut where ``batch_at`` cuts."""
+    size = nr << PAGE_SHIFT
+    blocks = range(start & -size, end, size)
+    return [(max(start, a), min(end, a + size) - max(start, a) >> PAGE_SHIFT) for a in blocks]
+
+
+def batch_at(mm: MmStruct, address: int, pages: int) -> int:
+    """How many of ``pages`` pages from ``address`` on a leaf loop handles at once: one in a search.
+
+    Elsewhere up to ``machine.batch``, a power of two, and no batch reaches beyond a multiple of its size.
+    """
+    batch: int = mm.machine.batch
+    return 1 if batch == 1 else min(pages, batch - (address >> PAGE_SHIFT & batch - 1))
+
+
+class Touched:
+    """``nr`` pages that somebody touches one after the other; of which he hears how many went like the first."""
+
+    __slots__ = ("nr",)
+
+    def __init__(self, nr: int) -> None:
+        self.nr = nr
+
+
+def fault_batch(vma: VmArea, address: int, nr: int) -> int:
+    """How many of ``nr`` pages can be served at once: those in blocks of 2M and 1G that are inside the VMA, or outside
+    of it in part, like the first page's. What begins within a block ends with it.
+    """
+    if nr == 1:
+        return 1
+    end = min(address + (nr << PAGE_SHIFT), vma.vm_end)
+    for size in (PUD_SIZE, PMD_SIZE):
+        block = address & -size
+        whole = block == address and block + size <= vma.vm_end
+        end = min(end, vma.vm_end & -size if whole else block + size)
+    return end - address >> PAGE_SHIFT
 
 
 def pmd_chunks(start: int, end: int) -> list[tuple[int, int]]:
     """[start, end) bytes cut at PMD boundaries, as (start, end) pairs."""
     blocks = range(start & ~(PMD_SIZE - 1), end, PMD_SIZE)
     return [(max(start, block), min(end, block + PMD_SIZE)) for block in blocks]
+
+
+def pmd_batches(mm: MmStruct, start: int, end: int) -> list[tuple[int, int]]:
+    """``pmd_chunks``; where batches are larger than a page table, tables in the same state are one."""
+    if mm.machine.batch == 1:
+        return pmd_chunks(start, end)
+    batches: list[tuple[int, int]] = mm.machine.pmd_batches(mm, start, end)
+    return batches
 
 
 def pud_chunks(start: int, end: int) -> list[tuple[int, int]]:

@@ -30,7 +30,7 @@ from mmlitmus.kernel.mm.mm_types import File, MmStruct, VmArea
 from mmlitmus.kernel.mm.mmap_lock import mmap_assert_locked, vma_start_write
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_free_vmas
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
-from mmlitmus.kernel.mm.pgalloc import pmd_chunks
+from mmlitmus.kernel.mm.pgalloc import pmd_batches
 from mmlitmus.kernel.policy import running
 from mmlitmus.kernel.sync.might import might_alloc
 from mmlitmus.kernel.sync.rwsem import down_write, up_write
@@ -190,21 +190,22 @@ def free_pgd_range(tlb: MmuGather, vma: VmArea, others: list[VmArea]) -> None:
     late, and its entries are never taken back.
     """
     mm = tlb.mm
-    for start, stop in pmd_chunks(vma.vm_start, vma.vm_end):
+    for start, stop in pmd_batches(mm, vma.vm_start, vma.vm_end):
         if stop - start == PMD_SIZE and start >> PMD_SHIFT not in mm.pgd:
             continue  # nobody has ever had anything here
-        block = start & ~(PMD_SIZE - 1)
-        if any(v.vm_start < block + PMD_SIZE and block < v.vm_end for v in others):
+        first, last = start & -PMD_SIZE, stop + PMD_SIZE - 1 & -PMD_SIZE
+        if any(v.vm_start < last and first < v.vm_end for v in others):
             continue
-        table = pmd_offset(mm, start)
+        table = pmd_offset(mm, start, stop - start >> PAGE_SHIFT)
         if table.entry != NONE:
             touch(table.oid("entry"), reads=table.cells.values())
             table.set_entry(NONE)
-            if table.values:
+            left = table.populated()
+            if left:
                 report(
                     "invariant",
                     "populated-table-freed",
-                    f"{current().name} frees a PTE table of {mm.name} that still maps {len(table.values)} pages",
+                    f"{current().name} frees a PTE table of {mm.name} that still maps {left} pages",
                 )
 
 

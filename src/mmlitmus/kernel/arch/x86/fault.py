@@ -42,6 +42,7 @@ from mmlitmus.kernel.mm.mm_types import (
     VmArea,
 )
 from mmlitmus.kernel.mm.mmap_lock import lock_vma_under_rcu, mmap_read_lock, mmap_read_unlock, vma_end_read
+from mmlitmus.kernel.mm.pgalloc import Touched
 from mmlitmus.kernel.mm.vma import vma_lookup
 from mmlitmus.kernel.policy import Seam
 
@@ -151,11 +152,14 @@ def access_error(vma: VmArea, flags: int) -> bool:
     return forbidden
 
 
-def do_user_addr_fault(mm: MmStruct, address: int, flags: int) -> Signal | None:
-    """Serve a user fault: None when the instruction is to be run again, else the signal."""
-    result = fault_lock(mm, address, flags)
+def do_user_addr_fault(mm: MmStruct, address: int, flags: int, touched: Touched | None = None) -> Signal | None:
+    """Serve a user fault: None when the instruction is to be run again, else the signal.
+
+    ``touched``: outside of a search, the pages that are touched from here on, if they are more than one.
+    """
+    result = fault_lock(mm, address, flags, touched)
     if result is None or result & VM_FAULT_RETRY:
-        result = fault_under_mmap_lock(mm, address, flags)
+        result = fault_under_mmap_lock(mm, address, flags, touched)
     if result & VM_FAULT_SIGSEGV:
         return Signal("SIGSEGV", SEGV_ACCERR) if result & ACCERR else SIGSEGV
     if result & VM_FAULT_SIGBUS:
@@ -163,7 +167,7 @@ def do_user_addr_fault(mm: MmStruct, address: int, flags: int) -> Signal | None:
     return None  # done, or out of memory: pagefault_out_of_memory() lets the instruction run again
 
 
-def fault_under_mmap_lock(mm: MmStruct, address: int, flags: int) -> int:
+def fault_under_mmap_lock(mm: MmStruct, address: int, flags: int, touched: Touched | None) -> int:
     """Serve the fault under mmap_lock R; returns VM_FAULT_* bits. A handler that says RETRY has dropped the lock.
 
     Source: arch/x86/mm/fault.c do_user_addr_fault.
@@ -174,14 +178,14 @@ def fault_under_mmap_lock(mm: MmStruct, address: int, flags: int) -> int:
         if vma is None or access_error(vma, flags):
             mmap_read_unlock(mm)
             return VM_FAULT_SIGSEGV | (0 if vma is None else ACCERR)
-        result = handle_mm_fault(vma, address, flags | FAULT_FLAG_ALLOW_RETRY)
+        result = handle_mm_fault(vma, address, flags | FAULT_FLAG_ALLOW_RETRY, touched)
         if not result & VM_FAULT_RETRY:
             mmap_read_unlock(mm)
             return result
 
 
 @fault_lock.alternative("mmap_lock", source="arch/x86/mm/fault.c do_user_addr_fault, v6.1", releases="<= v6.3")
-def fault_with_mmap_lock_only(mm: MmStruct, address: int, flags: int) -> int | None:
+def fault_with_mmap_lock_only(mm: MmStruct, address: int, flags: int, touched: Touched | None) -> int | None:
     """There is no other way."""
     return None
 
@@ -192,7 +196,7 @@ def fault_with_mmap_lock_only(mm: MmStruct, address: int, flags: int) -> int | N
     "mm/mmap_lock.c lock_vma_under_rcu (7.3)",
     releases=">= v6.4",
 )
-def fault_with_vma_lock_first(mm: MmStruct, address: int, flags: int) -> int | None:
+def fault_with_vma_lock_first(mm: MmStruct, address: int, flags: int, touched: Touched | None) -> int | None:
     """Try under the VMA's read lock; None, or RETRY, when mmap_lock is needed after all."""
     if not may_take_huge_leaf(mm, address):
         return None
@@ -202,14 +206,14 @@ def fault_with_vma_lock_first(mm: MmStruct, address: int, flags: int) -> int | N
     if access_error(vma, flags):
         vma_end_read(vma)
         return VM_FAULT_SIGSEGV | ACCERR
-    result = handle_mm_fault(vma, address, flags | FAULT_FLAG_VMA_LOCK)
+    result = handle_mm_fault(vma, address, flags | FAULT_FLAG_VMA_LOCK, touched)
     if not result & VM_FAULT_RETRY:
         vma_end_read(vma)
     return result
 
 
 @fault_lock.alternative("vma_lock-throughout", source="negative control, dossier S-VFIO-03", releases="never")
-def fault_with_vma_lock_throughout(mm: MmStruct, address: int, flags: int) -> int | None:
+def fault_with_vma_lock_throughout(mm: MmStruct, address: int, flags: int, touched: Touched | None) -> int | None:
     """Serve everything under the VMA's read lock: the driver's ->fault is not spared."""
     vma = lock_vma_under_rcu(mm, address)
     if vma is None:
@@ -217,7 +221,7 @@ def fault_with_vma_lock_throughout(mm: MmStruct, address: int, flags: int) -> in
     if access_error(vma, flags):
         vma_end_read(vma)
         return VM_FAULT_SIGSEGV | ACCERR
-    result = handle_mm_fault(vma, address, flags)
+    result = handle_mm_fault(vma, address, flags, touched)
     vma_end_read(vma)
     return result
 

@@ -8,7 +8,7 @@ The tree is an AVL tree by (start, order of insertion) in which every node knows
 removing and finding the first overlap cost O(log n), walking k overlaps O(k log n).
 
 Source: arch/x86/mm/pat/memtype_interval.c, 6.1, 6.12 (equal), functions of the same name. Of the model's own:
-IntervalTree.
+IntervalTree, memtype_lookup_end.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 from mmlitmus.kernel.errno import EBUSY, EINVAL
 from mmlitmus.kernel.policy import Seam
+
+from .e820 import PAGE_SIZE
 
 memtype_match = Seam("memtype_match", "which entry a free takes: one with its bounds, or one that ends where it ends")
 
@@ -188,6 +190,19 @@ def memtype_lookup(tree: IntervalTree, address: int, size: int) -> Any:
     """The type of the first entry that overlaps [address, address + size); None if there is none."""
     entry = tree.first(address, address + size)
     return None if entry is None else entry.type
+
+
+def memtype_lookup_end(tree: IntervalTree, address: int, end: int) -> int:
+    """How far the answer for the page at ``address`` holds: the first page up to ``end`` that has another first entry.
+
+    An entry that is the first at one page is so up to its end, for what would come before it begins before it; where
+    there is none, none is there up to the next one's beginning.
+    """
+    entry = tree.first(address, address + PAGE_SIZE)
+    if entry is not None:
+        return min(end, entry.end + PAGE_SIZE - 1 & -PAGE_SIZE)
+    after = tree.first(address + PAGE_SIZE, end)
+    return end if after is None else after.start & -PAGE_SIZE
 
 
 # -- the AVL tree -----------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ What knows of no VMA. Addresses are physical, in bytes, ends exclusive, unless a
 Left out: set_memory_*() and its identity-map aliases, Xen, SEV and TDX address bits, debugpat.
 
 Source: arch/x86/mm/pat/memtype.c, arch/x86/mm/init.c, arch/x86/include/asm/pgtable.h, functions of the same name;
-5.10.262, 6.1.192 and 6.12.117, which agree in everything here. Of the model's own: MemtypeDatabase, printk and
-pat_log.
+5.10.262, 6.1.192 and 6.12.117, which agree in everything here. Of the model's own: MemtypeDatabase, printk, pat_log
+and lookup_memtypes.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ from .memtype_interval import (
     IntervalTree,
     memtype_check_insert,
     memtype_lookup,
+    memtype_lookup_end,
     memtype_match,
 )
 from .mtrr import MtrrType, mtrr_type_lookup
@@ -338,6 +339,22 @@ def lookup_memtype(machine: Any, paddr: int) -> CacheMode:
     look((db.oid("tree"),))
     found: CacheMode | None = memtype_lookup(db.tree, paddr, PAGE_SIZE)
     return _UCM if found is None else found
+
+
+def lookup_memtypes(machine: Any, paddr: int, nr: int, step: int = 1) -> tuple[CacheMode, int]:
+    """``lookup_memtype`` of ``nr`` pages, every ``step``-th from ``paddr`` on: the first's type, and how many of them
+    have it for the same reason. In a search ``nr`` is 1.
+    """
+    machine.count("memtype_lookup", 1)
+    mode = lookup_memtype(machine, paddr)
+    if nr == 1:
+        return mode, 1
+    end = paddr + nr * step * PAGE_SIZE
+    if is_untracked_pat_range(paddr, paddr + PAGE_SIZE) or pat_pagerange_is_ram(machine, paddr, end):
+        return mode, 1
+    same = -(-(memtype_lookup_end(machine.memtypes.tree, paddr, end) - paddr) // (step * PAGE_SIZE))
+    machine.count("memtype_lookup", same - 1)
+    return mode, same
 
 
 def _get_page_memtype(machine: Any, paddr: int) -> CacheMode:

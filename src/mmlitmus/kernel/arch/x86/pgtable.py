@@ -3,8 +3,12 @@
 Addresses are bytes; a pfn is an address >> PAGE_SHIFT. An entry is an int, laid out as the hardware has it. Source:
 arch/x86/include/asm/pgtable.h, arch/x86/include/asm/pgtable_types.h, arch/x86/include/asm/pgtable_64.h,
 arch/x86/include/asm/pgtable-invert.h, include/linux/pgtable.h, include/linux/mm.h, functions of the same name;
-pte_special is _PAGE_BIT_SOFTW1. Of the model's own: LeafSlot, PteTable, bits, describe, leaf_pfn, small_page. Recorded:
-a VFIO BAR page on 6.1.192 reads 0x80000000fea00237 (present, rw, user, PCD, accessed, special, NX).
+pte_special is _PAGE_BIT_SOFTW1. Of the model's own: LeafSlot, PteTable, bits, describe, leaf_pfn, small_page, pte_run.
+Recorded: a VFIO BAR page on 6.1.192 reads 0x80000000fea00237 (present, rw, user, PCD, accessed, special, NX).
+
+What takes ``nr`` works on a batch: that many entries of one page table, none of them or of consecutive frames with the
+same bits. Within a search a batch is one entry, and so one event; larger ones are for whole machines
+(``mmlitmus.scale``), where nobody is scheduled and there are no events.
 """
 
 from __future__ import annotations
@@ -155,6 +159,7 @@ class LeafSlot(Model):
 
     __slots__ = ("address", "leaf_lock")
     leaf_shift = 0
+    leaves = 1  # how many slots in a row this one stands for: more only outside of a search
     entry = Once()
 
     def __init__(self, level: str, mm_name: str, address: int, label: str) -> None:
@@ -201,6 +206,27 @@ class PteTable(LeafSlot):
         """The entry without an event: for printers and checks."""
         return self.values.get(address >> PAGE_SHIFT & PTRS_PER_PTE - 1, NONE)
 
+    def run(self, address: int, nr: int) -> tuple[int, int]:
+        """The entry at ``address``, and how many go on with it (``pte_run``), without an event."""
+        entry = self.peek_pte(address)
+        n = 1
+        while n < nr and self.peek_pte(address + n * PAGE_SIZE) == (entry + n * PAGE_SIZE if entry else NONE):
+            n += 1
+        return entry, n
+
+    def put_run(self, address: int, entry: int, nr: int) -> None:
+        """Change ``nr`` entries: to none, or to one of consecutive frames each; the caller has announced the event."""
+        for n in range(nr):
+            self.put(address + n * PAGE_SIZE, entry + n * PAGE_SIZE if entry else NONE)
+
+    def pages_from(self, address: int) -> int:
+        """How many of its pages begin at ``address`` or behind it."""
+        return PTRS_PER_PTE - (address >> PAGE_SHIFT & PTRS_PER_PTE - 1)
+
+    def populated(self) -> int:
+        """How many entries map something; no event."""
+        return len(self.values)
+
     def put(self, address: int, entry: int) -> None:
         """Change the entry; the caller has announced the event."""
         n = address >> PAGE_SHIFT & PTRS_PER_PTE - 1
@@ -244,12 +270,19 @@ class _PteName:
         return self.table.values.get(self.n)
 
 
-def pmd_offset(mm: Any, address: int) -> PteTable:
-    """The slot of the PMD entry for ``address``. The levels above it are always there in this model."""
+def pmd_offset(mm: Any, address: int, nr: int = 1) -> PteTable:
+    """The slot of the PMD entry for ``address``. The levels above it are always there in this model.
+
+    ``nr``: of a batch of so many pages. Where batches are larger than a table, what comes back stands for all the
+    tables that they lie in, which are in the same state.
+    """
+    if nr > 1 and mm.machine.batch > 1:
+        batched: PteTable = mm.machine.pmd_slots(mm, address, nr)
+        return batched
     n = address >> PMD_SHIFT
     table = mm.pgd.get(n)
     if table is None:
-        table = mm.pgd[n] = PteTable(mm.name, n << PMD_SHIFT, mm.machine.page_label)
+        table = mm.pgd[n] = mm.machine.pte_table(mm.name, n << PMD_SHIFT, mm.machine.page_label)
     found: PteTable = table
     return found
 
@@ -267,7 +300,7 @@ def pud_populate(mm: Any, start: int, end: int) -> None:
     """
     for n in range(start + PUD_SIZE - 1 >> PUD_SHIFT, end >> PUD_SHIFT):
         if n not in mm.puds:
-            mm.puds[n] = PudEntry(mm.name, n << PUD_SHIFT, mm.machine.page_label)
+            mm.puds[n] = mm.machine.pud_entry(mm.name, n << PUD_SHIFT, mm.machine.page_label)
 
 
 def pud_leaf(entry: int) -> bool:
@@ -281,6 +314,23 @@ def ptep_get(table: PteTable, address: int) -> int:
     return table.peek_pte(address)
 
 
+def pte_run(table: PteTable, address: int, nr: int) -> tuple[int, int]:
+    """Read the PTE, and as many of the ``nr`` from it on as go on with it: (entry, how many).
+
+    None goes on with none; an entry with the same bits over the next frame.
+    """
+    rt.point((READ_ONCE, table.cell(address), (), "get"))
+    return (table.peek_pte(address), 1) if nr == 1 else table.run(address, nr)
+
+
+def pte_range_none(table: PteTable, address: int, nr: int) -> bool:
+    """Are ``nr`` PTEs none?
+
+    Source: mm/memory.c do_anonymous_page (to 6.1), pte_range_none (from 6.12).
+    """
+    return pte_run(table, address, nr) == (NONE, nr)
+
+
 def set_pte_at(table: PteTable, address: int, entry: int) -> None:
     """Store one PTE (WRITE_ONCE). The PTL is held."""
     rt.point((WRITE_ONCE, table.cell(address), (), "set"))
@@ -292,8 +342,11 @@ def set_ptes(table: PteTable, address: int, entry: int, nr: int) -> None:
 
     Source: arch/x86/include/asm/pgtable.h set_pte_at (to 6.1), include/linux/pgtable.h set_ptes (from 6.12).
     """
-    for n in range(nr):
-        set_pte_at(table, address + n * PAGE_SIZE, entry + (n << PAGE_SHIFT))
+    rt.point((WRITE_ONCE, table.cell(address), (), "set"))
+    if nr == 1:
+        table.put(address, entry)
+    else:
+        table.put_run(address, entry, nr)
 
 
 def ptep_get_and_clear(table: PteTable, address: int) -> int:
@@ -301,6 +354,18 @@ def ptep_get_and_clear(table: PteTable, address: int) -> int:
     rt.point((TOUCH, table.cell(address), (), "get_and_clear"))
     old = table.peek_pte(address)
     table.put(address, NONE)
+    return old
+
+
+def get_and_clear_full_ptes(table: PteTable, address: int, nr: int) -> int:
+    """``ptep_get_and_clear`` of a batch: the first of the entries that were there.
+
+    Source: include/linux/pgtable.h ptep_get_and_clear_full (to 6.1), get_and_clear_full_ptes (from 6.12).
+    """
+    if nr == 1:
+        return ptep_get_and_clear(table, address)
+    old = table.peek_pte(address)
+    table.put_run(address, NONE, nr)
     return old
 
 

@@ -92,6 +92,7 @@ class VfioPci58(VfioPciCoreDevice):
 
     def fault(self, vmf: VmFault) -> int:
         vma = vmf.vma
+        vmf.nr = 1
         mutex_lock(self.vma_lock)
         down_read(self.memory_lock)
         if not self.memory_enabled():
@@ -198,6 +199,7 @@ class VfioPci514(VfioPci58):
 
     def fault(self, vmf: VmFault) -> int:
         vma = vmf.vma
+        vmf.nr = 1
         mutex_lock(self.vma_lock)
         down_read(self.memory_lock)
         result = self.fault_locked(vma)
@@ -255,6 +257,7 @@ class VfioPci610(VfioPciCoreDevice):
         vma = vmf.vma
         if not self.memory_enabled():
             return VM_FAULT_SIGBUS
+        vmf.nr = 1
         result = self.insert(vma, vmf.address)
         if result == VM_FAULT_NOPAGE:
             self.insert_all(vma)
@@ -300,7 +303,7 @@ class VfioPci612(VfioPci610):
         """The handler's body, under memory_lock R: the faulting page only."""
         if not self.memory_enabled():
             return VM_FAULT_SIGBUS
-        return self.insert(vmf.vma, vmf.address)
+        return self.insert(vmf.vma, vmf.address, vmf.nr)
 
     def huge_fault(self, vmf: VmFault, order: int) -> int:
         """FALLBACK (before any lock) unless leaf and frame are aligned.
@@ -319,9 +322,12 @@ class VfioPci612(VfioPci610):
         if self.memory_enabled():
             pud = pud_offset(vma.vm_mm, start)
             if order == PMD_ORDER:
-                result = vmf_insert_pfn_pmd(vma, pmd_offset(vma.vm_mm, start), start, pfn)
+                table = pmd_offset(vma.vm_mm, start, vmf.nr)
+                result = vmf_insert_pfn_pmd(vma, table, start, pfn)
+                vmf.nr, vmf.faults = min(vmf.nr, table.pages_from(vmf.address)), table.leaves
             elif pud is not None:
                 result = vmf_insert_pfn_pud(vma, pud, start, pfn)
+                vmf.faults = 1
             reached("huge leaf inserted")
         up_read(self.memory_lock)
         return result

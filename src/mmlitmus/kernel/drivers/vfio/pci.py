@@ -18,7 +18,6 @@ from mmlitmus.api import (
     EIO,
     ENOMEM,
     PAGE_SHIFT,
-    PAGE_SIZE,
     VM_DONTDUMP,
     VM_DONTEXPAND,
     VM_FAULT_NOPAGE,
@@ -47,6 +46,7 @@ from mmlitmus.api import (
     mutex_unlock,
     pci_iomap,
     pgprot_noncached,
+    pte_batches,
     reached,
     running,
     stale_translations,
@@ -86,6 +86,7 @@ class VfioPciCoreDevice(VmOperations):
 
     #: does ->mmap turn vm_pgoff into the BAR's frame number (up to 6.9), or leave the file offset in it?
     pgoff_is_pfn = False
+    batches = True
     bar_vm_flags = VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP | VM_ALLOW_ANY_UNCACHED
 
     def __init__(self, machine: Machine, pages: int, name: str) -> None:
@@ -243,18 +244,18 @@ class VfioPciCoreDevice(VmOperations):
 
         Source: none; 'vfio/pci: Insert full vma on mmap'd MMIO fault' (d71a989cf5d9), 6.10 and 6.11 only.
         """
-        for address in range(vma.vm_start, vma.vm_end, PAGE_SIZE):
-            if self.insert(vma, address) != VM_FAULT_NOPAGE:
+        for address, nr in pte_batches(vma.vm_start, vma.vm_end, self.machine.batch):
+            if self.insert(vma, address, nr) != VM_FAULT_NOPAGE:
                 break
         return 0
 
-    def insert(self, vma: VmArea, address: int) -> int:
-        """Map one page; VM_FAULT_NOPAGE when it is mapped afterwards.
+    def insert(self, vma: VmArea, address: int, nr: int = 1) -> int:
+        """Map one page; VM_FAULT_NOPAGE when it is mapped afterwards. ``nr``: so many, of a batch.
 
         Source: drivers/vfio/pci/vfio_pci_core.c vfio_pci_mmap_page_fault (from 6.12); none (to 6.1).
         """
         pfn = self.vma_to_pfn(vma) + (address - vma.vm_start >> PAGE_SHIFT)
-        return vmf_insert_pfn(vma, address, pfn)
+        return vmf_insert_pfn(vma, address, pfn, nr)
 
     # -- what changes the gate ----------------------------------------------------------------------------------
     def write_command(self, *, memory: bool) -> int:

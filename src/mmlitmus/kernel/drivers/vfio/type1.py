@@ -5,7 +5,7 @@ is a VM_PFNMAP: device memory is mapped by its frame number, without a reference
 mapping goes. Reserved frames, the zero page's among them, are neither accounted nor unpinned.
 
 Sizes and addresses are bytes, limits are pages. Source: drivers/vfio/vfio_iommu_type1.c, functions of the same name. Of
-the model's own: VfioIommu, VfioDma, charge, pinned_run.
+the model's own: VfioIommu, VfioDma, charge, whole_rounds, continues, pinned_run.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from mmlitmus.api import (
     Pages,
     Process,
     Seam,
+    batch_at,
     fixup_user_fault,
     follow_pte,
     is_zero_pfn,
@@ -48,6 +49,9 @@ from mmlitmus.api import (
 from mmlitmus.kernel.mm.gates import Gate, at_gate, stopped
 
 IOMMU_READ, IOMMU_WRITE = 1, 2
+
+#: frames: (first, how many) each time. In a search what has been pinned is in runs of one
+Runs = list[tuple[int, int]]
 
 #: how many mappings a container may have (the module's parameter dma_entry_limit)
 DMA_ENTRY_LIMIT = 65535
@@ -77,8 +81,11 @@ class VfioDma(Model):
 
 
 class VfioIommu(Model):
-    """A container: its mappings, and the IOMMU's page table, iova page -> frame. ``limit``: RLIMIT_MEMLOCK in pages;
-    None for who may lock as much as he likes.
+    """A container: its mappings, and the IOMMU's page table. ``limit``: RLIMIT_MEMLOCK in pages; None for who may lock
+    as much as he likes.
+
+    The page table is a tuple of runs (first iova page, first frame, pages) by iova; runs that go on with each other are
+    one.
     """
 
     __slots__ = ("holder", "limit", "lock", "machine")
@@ -87,7 +94,7 @@ class VfioIommu(Model):
     dma_avail = Guarded("lock")
 
     def __init__(self, machine: Machine, name: str = "iommu", limit: int | None = None) -> None:
-        super().__init__(name, dma_list=(), domain={}, dma_avail=DMA_ENTRY_LIMIT)
+        super().__init__(name, dma_list=(), domain=(), dma_avail=DMA_ENTRY_LIMIT)
         self.machine = machine
         self.limit = limit
         self.holder = f"VFIO {name}"
@@ -98,25 +105,63 @@ class VfioIommu(Model):
 
         Source: drivers/iommu/iommu.c iommu_iova_to_phys.
         """
-        frame: int | None = self.peek("domain").get(iova >> PAGE_SHIFT)
-        return frame
+        page = iova >> PAGE_SHIFT
+        for first, pfn, nr in self.peek("domain"):
+            if first <= page < first + nr:
+                return int(pfn + page - first)
+        return None
 
-    def unpin(self, pfn: int) -> None:
-        """Give one pin back.
+    def iommu_map(self, first: int, pfn: int, nr: int) -> None:
+        """Map ``nr`` iova pages, which are free, to as many frames. Holds the lock.
+
+        Source: drivers/iommu/iommu.c iommu_map.
+        """
+        runs: list[tuple[int, int, int]] = []
+        for run in sorted((*self.domain, (first, pfn, nr))):
+            before = runs[-1] if runs else (0, 0, 0)
+            if runs and (before[0] + before[2], before[1] + before[2]) == run[:2]:
+                runs[-1] = (before[0], before[1], before[2] + run[2])
+            else:
+                runs.append(run)
+        self.domain = tuple(runs)
+
+    def iommu_unmap(self, first: int, nr: int) -> list[tuple[int, int]]:
+        """Unmap ``nr`` iova pages: what they were mapped to, as runs (first frame, pages). Holds the lock.
+
+        Source: drivers/iommu/iommu.c iommu_unmap.
+        """
+        kept: list[tuple[int, int, int]] = []
+        gone: list[tuple[int, int]] = []
+        last = first + nr
+        for at, pfn, pages in self.domain:
+            low, high = max(at, first), min(at + pages, last)
+            if low >= high:
+                kept.append((at, pfn, pages))
+                continue
+            gone.append((pfn + low - at, high - low))
+            if at < low:
+                kept.append((at, pfn, low - at))
+            if high < at + pages:
+                kept.append((high, pfn + high - at, at + pages - high))
+        self.domain = tuple(kept)
+        return gone
+
+    def unpin(self, pfn: int, nr: int = 1) -> None:
+        """Give one pin back; of ``nr`` frames that one folio stands for, one each.
 
         Source: mm/gup.c unpin_user_page.
         """
         pages = Pages(self.holder)
-        pages.add(self.machine.pages[pfn], pfn)
+        pages.add(self.machine.pages.first(pfn, nr)[0], pfn, nr)
         unpin_user_pages(pages)
 
     def held(self) -> Pages:
         """The pages that its mappings hold, for ``folios_at_rest``; no event."""
         pages = Pages(self.holder)
-        for pfn in self.peek("domain").values():
-            folio = self.machine.pages.get(pfn)
-            if folio is not None and not folio.reserved:
-                pages.add(folio, pfn)
+        for _, first, nr in self.peek("domain"):
+            for pfn, alike, folio in self.machine.pages.runs(first, nr):
+                if folio is not None and not folio.reserved:
+                    pages.add(folio, pfn, alike)
         return pages
 
 
@@ -128,12 +173,14 @@ def is_invalid_reserved_pfn(machine: Machine, pfn: int) -> bool:
     return not machine.e820.pfn_valid(pfn) or machine.e820.page_reserved(pfn)
 
 
-def put_pfn(iommu: VfioIommu, pfn: int) -> int:
-    """Unpin a frame: 1, or 0 of one that nobody counts."""
-    if is_invalid_reserved_pfn(iommu.machine, pfn):
-        return 0
-    iommu.unpin(pfn)
-    return 1
+def put_pfn(iommu: VfioIommu, pfn: int, nr: int = 1) -> int:
+    """Unpin a frame: 1, or 0 of one that nobody counts. ``nr`` frames: how many of them were unpinned."""
+    done = 0
+    for first, alike, _ in iommu.machine.pages.runs(pfn, nr):
+        if not is_invalid_reserved_pfn(iommu.machine, first):
+            iommu.unpin(first, alike)
+            done += alike
+    return done
 
 
 # -- pinning ----------------------------------------------------------------------------------------------------------
@@ -177,7 +224,7 @@ def takes_writable_entries() -> bool:
     return True
 
 
-def vaddr_get_pfns(iommu: VfioIommu, dma: VfioDma, vaddr: int, npages: int) -> tuple[int, list[int]]:
+def vaddr_get_pfns(iommu: VfioIommu, dma: VfioDma, vaddr: int, npages: int) -> tuple[int, Runs]:
     """Pin up to ``npages`` pages, or look one frame of device memory up: (how many or an errno, their frames).
 
     Source: drivers/vfio/vfio_iommu_type1.c vaddr_get_pfns.
@@ -188,7 +235,7 @@ def vaddr_get_pfns(iommu: VfioIommu, dma: VfioDma, vaddr: int, npages: int) -> t
     mmap_read_lock(mm)
     got = pin_user_pages_remote(mm, vaddr, npages, flags, pages)
     if got > 0:
-        pfns = [pfn or 0 for pfn in pages.pfns]
+        pfns = [(pfn or 0, nr) for pfn, nr in zip(pages.pfns, pages.numbers, strict=True)]
         zero_pins(iommu, pfns)
         mmap_read_unlock(mm)
         return got, pfns
@@ -204,13 +251,13 @@ def vaddr_get_pfns(iommu: VfioIommu, dma: VfioDma, vaddr: int, npages: int) -> t
         return stopped(-EFAULT, Gate.FRAME, "it has a page, which nobody would count"), []
     reached("device memory was mapped by its frame number")
     at_gate(Gate.FRAME, "mapped by its number, and nothing held")
-    return 1, [pfn]
+    return 1, [(pfn, 1)]
 
 
 @zero_pins.alternative(
     "kept", source="drivers/vfio/vfio_iommu_type1.c vaddr_get_pfns, v5.10; dossier C.4", releases="<= v6.0-rc1"
 )
-def keeps_zero_pins(iommu: VfioIommu, pfns: list[int]) -> None:
+def keeps_zero_pins(iommu: VfioIommu, pfns: Runs) -> None:
     """They stay: put_pfn does not unpin reserved pages, and the zero page is one. Nobody gives these pins back."""
 
 
@@ -219,22 +266,22 @@ def keeps_zero_pins(iommu: VfioIommu, pfns: list[int]) -> None:
     source="873aefb376bb 'vfio/type1: Unpin zero pages'; drivers/vfio/vfio_iommu_type1.c vaddr_get_pfns, 6.1.192",
     releases=">= v6.0, deb-5.10.262",
 )
-def gives_zero_pins_back(iommu: VfioIommu, pfns: list[int]) -> None:
+def gives_zero_pins_back(iommu: VfioIommu, pfns: Runs) -> None:
     """At once. (6.12 has no such loop: pins of the zero page count nothing any more.)"""
-    for pfn in pfns:
+    for pfn, _ in pfns:
         if is_zero_pfn(pfn):
             iommu.unpin(pfn)
 
 
-def charge(iommu: VfioIommu, dma: VfioDma, more: int) -> bool:
-    """May ``more`` pages be locked besides those that are?
+def charge(iommu: VfioIommu, dma: VfioDma, acct: int, nr: int = 1) -> int:
+    """How many of ``nr`` pages may be locked besides ``acct`` and those that are? They are asked for one by one.
 
     Source: drivers/vfio/vfio_iommu_type1.c vfio_pin_pages_remote.
     """
     mmap_read_lock(dma.mm)
     locked: int = dma.mm.locked_vm
     mmap_read_unlock(dma.mm)
-    return iommu.limit is None or locked + more <= iommu.limit
+    return nr if iommu.limit is None else max(0, min(nr, iommu.limit - locked - acct))
 
 
 @pin_pages.alternative(
@@ -242,68 +289,94 @@ def charge(iommu: VfioIommu, dma: VfioDma, more: int) -> bool:
     source="drivers/vfio/vfio_iommu_type1.c vfio_pin_pages_remote, v5.10, 5.10.262",
     releases="<= v5.11, deb-5.10.262",
 )
-def one_by_one(iommu: VfioIommu, dma: VfioDma, vaddr: int, npage: int, batch: list[int]) -> tuple[int, int]:
+def one_by_one(iommu: VfioIommu, dma: VfioDma, vaddr: int, npage: int, batch: Runs) -> tuple[int, int]:
     """Page by page. The first that does not continue the run has been pinned already; it is put, and pinned again."""
     got, pfns = vaddr_get_pfns(iommu, dma, vaddr, 1)
     if got < 0:
         return got, 0
-    base = pfns[0]
+    base = pfns[0][0]
     rsvd = is_invalid_reserved_pfn(iommu.machine, base)
     acct = 0 if rsvd else 1
-    if not charge(iommu, dma, acct):
+    if acct > charge(iommu, dma, 0, acct):
         put_pfn(iommu, base)
         return -ENOMEM, 0
     pinned, error = 1, 0
     while pinned < npage:
-        got, pfns = vaddr_get_pfns(iommu, dma, vaddr + pinned * PAGE_SIZE, 1)
+        at = vaddr + pinned * PAGE_SIZE
+        ask = batch_at(dma.mm, at, npage - pinned)
+        if ask > 1 and not rsvd:
+            ask = min(ask, charge(iommu, dma, acct, ask) + 1)
+        got, pfns = vaddr_get_pfns(iommu, dma, at, ask)
         if got < 0:
             break
-        if pfns[0] != base + pinned or rsvd != is_invalid_reserved_pfn(iommu.machine, pfns[0]):
-            put_pfn(iommu, pfns[0])
+        while pfns:
+            n, stop, error = continues(iommu, dma, pfns, base + pinned, rsvd, acct)
+            acct += 0 if rsvd else n
+            pinned += n
+            if stop:
+                break
+        if pfns:
+            for pfn, nr in pfns:
+                put_pfn(iommu, pfn, nr)
             break
-        if not rsvd and not charge(iommu, dma, acct + 1):
-            put_pfn(iommu, pfns[0])
-            error = -ENOMEM
-            break
-        acct += 0 if rsvd else 1
-        pinned += 1
     return pinned_run(iommu, dma, base, pinned, acct, error)
 
 
 @pin_pages.alternative(
     "batches", source="drivers/vfio/vfio_iommu_type1.c vfio_pin_pages_remote (from 6.1)", releases=">= v5.12"
 )
-def by_batches(iommu: VfioIommu, dma: VfioDma, vaddr: int, npage: int, batch: list[int]) -> tuple[int, int]:
+def by_batches(iommu: VfioIommu, dma: VfioDma, vaddr: int, npage: int, batch: Runs) -> tuple[int, int]:
     """Up to 512 pages at once. What does not continue the run is left in ``batch`` for the next."""
     pinned = acct = error = base = 0
     rsvd = False
     while pinned < npage:
         if not batch:
-            got, pfns = vaddr_get_pfns(iommu, dma, vaddr + pinned * PAGE_SIZE, min(npage - pinned, BATCH))
+            at = vaddr + pinned * PAGE_SIZE
+            got, pfns = vaddr_get_pfns(iommu, dma, at, min(npage - pinned, whole_rounds(iommu, dma, at, npage, acct)))
             if got < 0:
                 error = got
                 break
             batch.extend(pfns)
         if not pinned:
-            base = batch[0]
+            base = batch[0][0]
             rsvd = is_invalid_reserved_pfn(iommu.machine, base)
-        if batch[0] != base + pinned or rsvd != is_invalid_reserved_pfn(iommu.machine, batch[0]):
+        n, stop, error = continues(iommu, dma, batch, base + pinned, rsvd, acct)
+        acct += 0 if rsvd else n
+        pinned += n
+        if stop:
             break
-        if not rsvd and not charge(iommu, dma, acct + 1):
-            error = -ENOMEM
-            break
-        acct += 0 if rsvd else 1
-        pinned += 1
-        del batch[0]
     return pinned_run(iommu, dma, base, pinned, acct, error)
+
+
+def whole_rounds(iommu: VfioIommu, dma: VfioDma, vaddr: int, npage: int, acct: int) -> int:
+    """How many pages to pin before anything else is looked at: 512; where batches are larger, as many times 512 as will
+    be pinned before the limit is seen to be reached.
+    """
+    pages = batch_at(dma.mm, vaddr, npage) // BATCH * BATCH
+    if pages <= BATCH:
+        return BATCH
+    return min(pages, charge(iommu, dma, acct, pages) // BATCH * BATCH + BATCH)
+
+
+def continues(
+    iommu: VfioIommu, dma: VfioDma, batch: Runs, expected: int, rsvd: bool, acct: int
+) -> tuple[int, bool, int]:
+    """Do the first pages of ``batch`` go on with a run whose next frame is ``expected``? They are taken off: (how many,
+    is that the end of the run, 0 or -ENOMEM).
+    """
+    pfn, nr = batch[0]
+    if pfn != expected or rsvd != is_invalid_reserved_pfn(iommu.machine, pfn):
+        return 0, True, 0
+    may = nr if rsvd else charge(iommu, dma, acct, nr)
+    batch[:1] = [(pfn + may, nr - may)] if may < nr else []
+    return may, may < nr, -ENOMEM if may < nr else 0
 
 
 def pinned_run(iommu: VfioIommu, dma: VfioDma, base: int, pinned: int, acct: int, error: int) -> tuple[int, int]:
     """Account for a run, or undo it: (pages or an errno, the first frame)."""
     error = error or vfio_lock_acct(iommu, dma, acct)
     if error:
-        for pfn in range(base, base + pinned):
-            put_pfn(iommu, pfn)
+        put_pfn(iommu, base, pinned)
         return error, 0
     return pinned, base
 
@@ -347,28 +420,24 @@ def vfio_dma_do_map(iommu: VfioIommu, process: Process, iova: int, vaddr: int, s
 
 def vfio_pin_map_dma(iommu: VfioIommu, dma: VfioDma, map_size: int) -> int:
     """Pin and map run by run: 0, or the errno of the run that failed, with all of them undone."""
-    batch: list[int] = []
+    batch: Runs = []
     while dma.size < map_size:
         left = map_size - dma.size >> PAGE_SHIFT
         npage, pfn = pin_pages(iommu, dma, dma.vaddr + dma.size, left, batch)
         if npage < 0:
-            for one in batch:
-                put_pfn(iommu, one)
+            for one, nr in batch:
+                put_pfn(iommu, one, nr)
             vfio_remove_dma(iommu, dma)
             return int(npage)
-        first = dma.iova + dma.size >> PAGE_SHIFT
-        iommu.domain = {**iommu.domain, **{first + n: pfn + n for n in range(npage)}}
+        iommu.iommu_map(dma.iova + dma.size >> PAGE_SHIFT, pfn, npage)
         dma.size = dma.size + (npage << PAGE_SHIFT)
     return 0
 
 
 def vfio_remove_dma(iommu: VfioIommu, dma: VfioDma) -> None:
     """Take a mapping away: out of the IOMMU first, then unpinned and no longer accounted for."""
-    first = dma.iova >> PAGE_SHIFT
-    pages = range(first, first + (dma.size >> PAGE_SHIFT))
-    domain = iommu.domain
-    iommu.domain = {page: pfn for page, pfn in domain.items() if page not in pages}
-    unlocked = sum(put_pfn(iommu, domain[page]) for page in pages)
+    gone = iommu.iommu_unmap(dma.iova >> PAGE_SHIFT, dma.size >> PAGE_SHIFT)
+    unlocked = sum(put_pfn(iommu, pfn, nr) for pfn, nr in gone)
     vfio_lock_acct(iommu, dma, -unlocked)
     iommu.dma_list = tuple(one for one in iommu.dma_list if one is not dma)
     iommu.dma_avail = iommu.dma_avail + 1

@@ -1,0 +1,153 @@
+"""Removing translations: the walk that clears entries, teardowns, and the reverse map.
+
+What mm/memory.c does when it fills is in ``memory.py``.
+
+Source: mm/memory.c, include/linux/mm.h, functions of the same name; where a docstring does not say otherwise.
+"""
+
+from __future__ import annotations
+
+from mmlitmus.explore.runtime import loop_point
+from mmlitmus.kernel.arch.x86.pgtable import (
+    NONE,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PMD_SIZE,
+    PUD_SIZE,
+    TABLE,
+    PteTable,
+    get_and_clear_full_ptes,
+    pmd_leaf,
+    pmd_offset,
+    pte_offset_map_lock,
+    pte_run,
+    pte_unmap_unlock,
+    pud_leaf,
+    pud_offset,
+)
+from mmlitmus.kernel.mm.huge_memory import split_huge_pmd, split_huge_pud, zap_huge_pmd, zap_huge_pud
+from mmlitmus.kernel.mm.memory_pages import vm_normal_pages
+from mmlitmus.kernel.mm.mm_types import VM_PFNMAP, AddressSpace, VmArea, vma_pages
+from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_end_vma, tlb_finish_mmu, tlb_gather_mmu, tlb_remove_tlb_entries
+from mmlitmus.kernel.mm.mmu_notifier import mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
+from mmlitmus.kernel.mm.pfnmap_track import design as tracking
+from mmlitmus.kernel.mm.pgalloc import batch_at, pmd_batches, pud_chunks
+from mmlitmus.kernel.sync.rwsem import down_read, up_read
+
+ULONG_MAX = (1 << 64) - 1
+
+
+def zap_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int) -> None:
+    """Clear the PTEs of one table under its lock, noting what has to be flushed. What was counted is given
+    back after the flush.
+    """
+    mm = tlb.mm
+    batch = mm.machine.batch
+    ptl = pte_offset_map_lock(table)
+    while addr < end:
+        loop_point(tlb, table, addr, end, mm, batch, ptl)
+        entry, nr = pte_run(table, addr, 1 if batch == 1 else batch_at(mm, addr, end - addr >> PAGE_SHIFT))
+        if entry != NONE:
+            for folio in vm_normal_pages(mm, get_and_clear_full_ptes(table, addr, nr), nr):
+                folio.add_return("mapcount", -1)
+                tlb.pages.append(folio)
+            tlb_remove_tlb_entries(tlb, addr, addr + (nr << PAGE_SHIFT))
+        addr += nr << PAGE_SHIFT
+    pte_unmap_unlock(ptl)
+
+
+def unmap_page_range(tlb: MmuGather, vma: VmArea, addr: int, end: int) -> None:
+    """Clear every translation of [addr, end) bytes; a huge leaf that is only partly covered goes whole
+    (``split_huge_pmd``, ``split_huge_pud``). Source: mm/memory.c unmap_page_range (to 6.12), __zap_vma_range (7.3).
+    """
+    for first, last in pud_chunks(addr, end):
+        pud = pud_offset(tlb.mm, first)
+        entry = TABLE if pud is None else pud.entry
+        if pud is not None and pud_leaf(entry) and last - first < PUD_SIZE:
+            split_huge_pud(tlb.mm, pud)
+        elif pud is not None and pud_leaf(entry):
+            zap_huge_pud(tlb, pud)
+        elif entry != NONE:
+            unmap_pmd_range(tlb, first, last)
+    tlb_end_vma(tlb, vma)
+
+
+def unmap_pmd_range(tlb: MmuGather, addr: int, end: int) -> None:
+    """``unmap_page_range`` below the 1G leaves.
+
+    Source: mm/memory.c zap_pmd_range.
+    """
+    for start, stop in pmd_batches(tlb.mm, addr, end):
+        table = pmd_offset(tlb.mm, start, stop - start >> PAGE_SHIFT)
+        entry = table.entry
+        if pmd_leaf(entry) and stop - start < PMD_SIZE:
+            split_huge_pmd(tlb.mm, table)
+        elif pmd_leaf(entry):
+            zap_huge_pmd(tlb, table)
+        elif entry != NONE:
+            zap_pte_range(tlb, table, start, stop)
+
+
+def unmap_single_vma(tlb: MmuGather, vma: VmArea, start_addr: int, end_addr: int, mm_wr_locked: bool) -> None:
+    """Unmap what [start_addr, end_addr) bytes and ``vma`` have in common.
+
+    Source: mm/memory.c unmap_single_vma (to 6.12), __zap_vma_range (7.3).
+    """
+    start = max(vma.vm_start, start_addr)
+    end = min(vma.vm_end, end_addr)
+    if start >= end:
+        return
+    if vma.has(VM_PFNMAP):
+        tracking().unmapping(vma, "unmap_single_vma", mm_wr_locked)
+    unmap_page_range(tlb, vma, start, end)
+
+
+def unmap_vmas(tlb: MmuGather, vmas: list[VmArea], start_addr: int, end_addr: int, mm_wr_locked: bool) -> None:
+    """Unmap every VMA of a teardown. mmap_lock W, or R after a downgrade and in exit (``mm_wr_locked`` False)."""
+    mmu_notifier_invalidate_range_start(tlb.mm, start_addr, end_addr)
+    for vma in vmas:
+        if vma.has(VM_PFNMAP):
+            tracking().unmapping(vma, "unmap_vmas", mm_wr_locked)
+        unmap_single_vma(tlb, vma, start_addr, end_addr, mm_wr_locked)
+    mmu_notifier_invalidate_range_end(tlb.mm, start_addr, end_addr)
+
+
+def zap_page_range_single(vma: VmArea, address: int, size: int) -> None:
+    """Unmap ``size`` bytes of one VMA and flush before returning. Any of mmap_lock, i_mmap_rwsem keeps the VMA
+    alive.
+
+    Source: mm/memory.c zap_page_range_single (to 6.12), zap_vma_range (7.3).
+    """
+    tlb = tlb_gather_mmu(vma.vm_mm)
+    mmu_notifier_invalidate_range_start(vma.vm_mm, address, address + size)
+    unmap_single_vma(tlb, vma, address, address + size, False)
+    mmu_notifier_invalidate_range_end(vma.vm_mm, address, address + size)
+    tlb_finish_mmu(tlb)
+
+
+def zap_vma_ptes(vma: VmArea, address: int, size: int) -> None:
+    """``zap_page_range_single`` for drivers: silently does nothing for a range outside the VMA, or no PFNMAP VMA.
+
+    Source: mm/memory.c zap_vma_ptes (to 6.12), zap_special_vma_range (7.3).
+    """
+    if address < vma.vm_start or address + size > vma.vm_end or not vma.has(VM_PFNMAP):
+        return
+    zap_page_range_single(vma, address, size)
+
+
+def unmap_mapping_range(mapping: AddressSpace, holebegin: int, holelen: int) -> None:
+    """Unmap [holebegin, holebegin + holelen) bytes of the file from every VMA of every mm that maps them.
+
+    ``holelen`` 0 is up to the end of the file. Each VMA is flushed before the next, all under i_mmap_rwsem R. A VMA
+    that is not (or no longer) linked in ``i_mmap`` is not seen.
+    """
+    first = holebegin >> PAGE_SHIFT
+    last = first + (holelen + PAGE_SIZE - 1 >> PAGE_SHIFT) - 1 if holelen else ULONG_MAX
+    down_read(mapping.i_mmap_rwsem)
+    for vma in mapping.i_mmap:
+        start = max(first, vma.vm_pgoff)
+        stop = min(last, vma.vm_pgoff + vma_pages(vma) - 1)
+        if start <= stop:
+            address = vma.vm_start + (start - vma.vm_pgoff << PAGE_SHIFT)
+            zap_page_range_single(vma, address, stop - start + 1 << PAGE_SHIFT)
+    up_read(mapping.i_mmap_rwsem)

@@ -4,23 +4,28 @@ GET takes a reference to each page, PIN a pin. Addresses are bytes, counts are p
 pages were had; with an error after some pages it is their number. mmap_lock R is held. ``gup_fast`` is the lockless
 path, ``gup_longterm`` what FOLL_LONGTERM adds.
 
-Source: mm/gup.c, functions of the same name. Of the model's own: Pages, Locked, release.
+Source: mm/gup.c, functions of the same name. Of the model's own: Pages, Locked, release, refused_flags,
+touch_pfn_pte.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from mmlitmus.explore.findings import reached, report
+from mmlitmus.explore.findings import bug, reached, report
 from mmlitmus.explore.runtime import current, loop_point
 from mmlitmus.kernel.arch.x86.pgtable import (
+    ACCESSED,
+    DIRTY,
     DIRTY_BITS,
     NONE,
     PAGE_SHIFT,
     PAGE_SIZE,
     PRESENT,
     RW,
+    SOFT_DIRTY,
     TABLE,
+    PteTable,
     pmd_leaf,
     pmd_offset,
     pte_offset_map_lock,
@@ -30,6 +35,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     ptep_get,
     pud_leaf,
     pud_offset,
+    set_pte_at,
 )
 from mmlitmus.kernel.errno import EBUSY, EEXIST, EFAULT, EINTR, EMLINK, ENOMEM
 from mmlitmus.kernel.mm.memory import handle_mm_fault
@@ -56,14 +62,14 @@ from mmlitmus.kernel.mm.mm_types import (
     is_cow_mapping,
 )
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
-from mmlitmus.kernel.mm.page_alloc import GUP_PIN_COUNTING_BIAS, ZERO, Folio, folio_put, is_zero_pfn
+from mmlitmus.kernel.mm.page_alloc import GUP_PIN_COUNTING_BIAS, ZERO, Folio, folio_mark_dirty, folio_put, is_zero_pfn
 from mmlitmus.kernel.mm.vma import vma_lookup
 from mmlitmus.kernel.policy import Seam
 
 # The kernel's names; the bits differ from release to release, and these are the model's own.
 FOLL_WRITE, FOLL_GET, FOLL_DUMP, FOLL_FORCE, FOLL_NOWAIT = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 4
 FOLL_NOFAULT, FOLL_ANON, FOLL_LONGTERM, FOLL_TRIED, FOLL_REMOTE = 1 << 5, 1 << 6, 1 << 7, 1 << 8, 1 << 9
-FOLL_PIN, FOLL_FAST_ONLY, FOLL_COW = 1 << 10, 1 << 11, 1 << 12
+FOLL_PIN, FOLL_FAST_ONLY, FOLL_COW, FOLL_TOUCH = 1 << 10, 1 << 11, 1 << 12, 1 << 13
 
 #: what following an entry comes to, besides an errno
 NEEDS_FAULT, GOT, SKIPPED = 0, 1, 2
@@ -74,6 +80,7 @@ writable_file_mapping_allowed = Seam(
 gup_must_unshare = Seam("gup_must_unshare", "which read-only pages a pin for reading has made the process's own first")
 can_follow_write_pte = Seam("can_follow_write_pte", "how a forced write knows that it may write to a read-only entry")
 follow_pfn_pte = Seam("follow_pfn_pte", "what becomes of an entry that maps a frame and no page")
+longterm_unlockable = Seam("longterm_unlockable", "may mmap_lock be dropped while pages are pinned for long")
 zero_page_pin = Seam("try_grab_folio", "is a pin of the zero page counted")
 
 
@@ -183,12 +190,14 @@ def follow_page_pte(vma: VmArea, table: Any, address: int, flags: int, pages: Pa
         return NEEDS_FAULT
     result = GOT
     if folio is None:
-        result, folio = follow_zero_or_pfn(vma, pte, flags)
+        result, folio = follow_zero_or_pfn(vma, table, address, flags)
     if folio is not None and not pte & RW and gup_must_unshare(vma, flags, folio):
         result = -EMLINK
     elif folio is not None and pages is not None:
         if try_grab_folio(folio, flags, pages.holder):
             pages.add(folio, pte_pfn(pte))
+            if flags & FOLL_TOUCH and flags & FOLL_WRITE and not pte & DIRTY_BITS:
+                folio_mark_dirty(folio)
         else:
             result = -ENOMEM
     elif result == SKIPPED and pages is not None:
@@ -197,31 +206,47 @@ def follow_page_pte(vma: VmArea, table: Any, address: int, flags: int, pages: Pa
     return result
 
 
-def follow_zero_or_pfn(vma: VmArea, pte: int, flags: int) -> tuple[int, Folio | None]:
+def follow_zero_or_pfn(vma: VmArea, table: PteTable, address: int, flags: int) -> tuple[int, Folio | None]:
     """A special entry: the zero page is a page after all; anything else is a frame without one.
 
     Source: mm/gup.c follow_page_pte.
     """
     if flags & FOLL_DUMP:
         return -EFAULT, None
-    if is_zero_pfn(pte_pfn(pte)):
+    if is_zero_pfn(pte_pfn(table.peek_pte(address))):
         return GOT, vma.vm_mm.machine.zero_page()
-    result: int = follow_pfn_pte(flags)
+    result: int = follow_pfn_pte(table, address, flags)
     return result, None
 
 
+def touch_pfn_pte(table: PteTable, address: int, flags: int) -> None:
+    """Who touches what he gets has the entry young, and dirty if he is to write to it: whether he gets anything or not.
+    The page-table lock is held.
+
+    Source: mm/gup.c follow_pfn_pte.
+    """
+    if not flags & FOLL_TOUCH:
+        return
+    entry = table.peek_pte(address)
+    touched = entry | ACCESSED | (DIRTY | SOFT_DIRTY if flags & FOLL_WRITE else 0)
+    if touched != entry:
+        set_pte_at(table, address, touched)
+
+
 @follow_pfn_pte.alternative("slot-left", source="mm/gup.c follow_pfn_pte, __get_user_pages, v5.10", releases="<= v5.16")
-def leave_the_slot(flags: int) -> int:
+def leave_the_slot(table: PteTable, address: int, flags: int) -> int:
     """Who wants a reference is refused. A pin is counted as done, and its slot of the array is not written."""
     if flags & FOLL_GET:
         return -EFAULT
+    touch_pfn_pte(table, address, flags)
     reached("a slot was left unfilled")
     return SKIPPED
 
 
 @follow_pfn_pte.alternative("eexist", source="mm/gup.c follow_pfn_pte, __get_user_pages, 6.1.192", releases=">= v5.18")
-def refuse_with_eexist(flags: int) -> int:
+def refuse_with_eexist(table: PteTable, address: int, flags: int) -> int:
     """-EEXIST for who wants pages; who only wants the range filled goes on."""
+    touch_pfn_pte(table, address, flags)
     return -EEXIST if flags & (FOLL_GET | FOLL_PIN) else SKIPPED
 
 
@@ -235,10 +260,12 @@ def if_the_fault_broke_cow(vma: VmArea, pte: int, folio: Folio | None, flags: in
     "exclusive", source="mm/gup.c can_follow_write_pte (6.1 - 6.12), can_follow_write_common (7.3)", releases=">= v6.0"
 )
 def if_the_page_is_exclusive(vma: VmArea, pte: int, folio: Folio | None, flags: int) -> bool:
-    """The page is the process's own: anonymous, exclusive, in a private mapping that could be written."""
+    """The page is the process's own: anonymous, exclusive, in a private mapping that could be written. One that may be
+    written has to fault first, as by a store of the process's own.
+    """
     if pte & RW:
         return True
-    if not flags & FOLL_FORCE or vma.has(VM_SHARED | VM_MAYWRITE) != VM_MAYWRITE:
+    if not flags & FOLL_FORCE or vma.has(VM_SHARED | VM_MAYWRITE) != VM_MAYWRITE or vma.vm_flags & VM_WRITE:
         return False
     return folio is not None and folio.anon and bool(folio.anon_exclusive)
 
@@ -319,6 +346,17 @@ def unpin_user_pages(pages: Pages) -> None:
     release(pages, FOLL_PIN)
 
 
+def set_pages_dirty(pages: Pages) -> None:
+    """Who gives pages back says that they have been written to.
+
+    Source: mm/page-writeback.c set_page_dirty_lock (to 6.12), folio_mark_dirty_lock (7.3); mm/gup.c
+    unpin_user_pages_dirty_lock.
+    """
+    for folio in pages.folios:
+        if folio is not None:
+            folio_mark_dirty(folio)
+
+
 def put_pages(pages: Pages) -> None:
     """Give all references back.
 
@@ -333,7 +371,7 @@ def release(pages: Pages, flags: int) -> None:
     """
     for folio in pages.folios:
         if folio is None:
-            report("BUG", "unfilled-slot", f"{current().name} gives back a page from a slot that nobody has filled")
+            bug("unfilled-slot", f"{current().name} gives back a page from a slot that nobody has filled")
         else:
             gup_put_folio(folio, flags, pages.holder)
     pages.cut(0)
@@ -437,6 +475,32 @@ def is_valid_gup_args(flags: int, pages: Pages | None) -> bool:
     """
     both = flags & (FOLL_GET | FOLL_PIN) == FOLL_GET | FOLL_PIN
     if both or (flags & FOLL_LONGTERM and not flags & FOLL_PIN) or (flags & (FOLL_GET | FOLL_PIN) and pages is None):
-        report("WARN", "gup-flags", f"{current().name} asks for pages with flags that exclude each other")
+        refused_flags("flags that exclude each other")
         return False
+    return True
+
+
+def refused_flags(what: str) -> None:
+    """Who asks like this gets a warning, and no page."""
+    report("WARN", "gup-flags", f"{current().name} asks for pages with {what}")
+
+
+@longterm_unlockable.alternative(
+    "refused",
+    source="mm/gup.c __get_user_pages_remote, get_user_pages_unlocked, v5.10, 6.1.192",
+    releases="<= v6.1",
+)
+def refuses_longterm_unlockable(flags: int) -> bool:
+    """No: mmap_lock has to be held throughout. A warning, and -EINVAL."""
+    if not flags & FOLL_LONGTERM:
+        return True
+    refused_flags("FOLL_LONGTERM, and mmap_lock may be dropped")
+    return False
+
+
+@longterm_unlockable.alternative(
+    "allowed", source="mm/gup.c pin_user_pages_remote, pin_user_pages_unlocked, 6.12.117", releases=">= v6.2"
+)
+def allows_longterm_unlockable(flags: int) -> bool:
+    """Yes."""
     return True

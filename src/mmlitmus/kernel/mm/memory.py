@@ -11,6 +11,7 @@ from collections.abc import Callable
 from mmlitmus.explore.findings import bug, reached, report
 from mmlitmus.explore.runtime import loop_point
 from mmlitmus.kernel.arch.x86.pgtable import (
+    DIRTY_BITS,
     NONE,
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -39,7 +40,13 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 )
 from mmlitmus.kernel.errno import EINVAL, ENOMEM
 from mmlitmus.kernel.mm.huge_memory import check_insert, split_huge_pmd, split_huge_pud, zap_huge_pmd, zap_huge_pud
-from mmlitmus.kernel.mm.memory_pages import do_anonymous_page, do_swap_page, do_wp_page, vm_normal_page
+from mmlitmus.kernel.mm.memory_pages import (
+    do_anonymous_page,
+    do_swap_page,
+    do_wp_page,
+    fault_of_a_page,
+    vm_normal_page,
+)
 from mmlitmus.kernel.mm.mm_types import (
     FAULT_FLAG_UNSHARE,
     FAULT_FLAG_VMA_LOCK,
@@ -67,6 +74,7 @@ from mmlitmus.kernel.mm.mm_types import (
 )
 from mmlitmus.kernel.mm.mmap_lock import vma_end_read
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_end_vma, tlb_finish_mmu, tlb_gather_mmu, tlb_remove_tlb_entries
+from mmlitmus.kernel.mm.page_alloc import folio_mark_dirty
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pfnmap_track import track_pfn_insert
 from mmlitmus.kernel.mm.pgalloc import pmd_alloc, pmd_chunks, pte_alloc, pte_batches, pte_prealloc, pud_chunks
@@ -180,6 +188,8 @@ def do_fault(vmf: VmFault, table: PteTable) -> int:
         return VM_FAULT_RETRY
     if pte_prealloc(vmf.vma.vm_mm, table) < 0:
         return VM_FAULT_OOM
+    if vmf.vma.vm_ops.answers_pages:
+        return fault_of_a_page(vmf, table)
     result: int = vmf.vma.vm_ops.fault(vmf)
     return result
 
@@ -424,8 +434,11 @@ def zap_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int) -> None:
         for page in range(address, address + nr * PAGE_SIZE, PAGE_SIZE):
             loop_point(tlb, table, addr, end, mm, batch, ptl, address, nr, page)
             if ptep_get(table, page) != NONE:
-                folio = vm_normal_page(mm, ptep_get_and_clear(table, page))
+                entry = ptep_get_and_clear(table, page)
+                folio = vm_normal_page(mm, entry)
                 if folio is not None:
+                    if entry & DIRTY_BITS:
+                        folio_mark_dirty(folio)
                     folio.add_return("mapcount", -1)
                     tlb.pages.append(folio)
                 tlb_remove_tlb_entries(tlb, page, page + PAGE_SIZE)

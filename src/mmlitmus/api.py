@@ -211,10 +211,12 @@ from mmlitmus.kernel.mm.page_alloc import (
     ZONE_MOVABLE,
     ZONE_NORMAL,
     Folio,
+    driver_folio,
     folio_get,
     folio_put,
     is_zero_pfn,
     new_folio,
+    page_tables,
 )
 from mmlitmus.kernel.mm.pfnmap_track import track_pfn_remap
 from mmlitmus.kernel.mm.pgalloc import batch_at, pte_batches
@@ -405,6 +407,7 @@ __all__ = [
     "down_write_nested",
     "down_write_trylock",
     "downgrade_write",
+    "driver_folio",
     "fixup_user_fault",
     "folio_get",
     "folio_isolate_lru",
@@ -458,6 +461,7 @@ __all__ = [
     "na",
     "never",
     "new_folio",
+    "page_tables",
     "pat_log",
     "pat_memtype_list",
     "pci_iomap",

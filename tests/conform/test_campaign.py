@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -809,6 +810,11 @@ def test_programs_of_a_run() -> None:
     one = Choice(60, 9, None)
     assert one.unseen is None
     assert {p.seed for p in one.of("pc", header)} == {9}
+    assert Counter("-gup-" in p.id for p in one.of("pc", header)) == {False: 34, True: 16}
+    for language, pinned in (("gup", True), ("mapping", False)):
+        asked = Choice(30, None, "pc", language).of("pc", header)
+        assert {"-gup-" in p.id for p in asked} == {pinned}
+        assert len(asked) == 30
     only = Choice(20, 9, "q35")
     assert [only.many(m) for m in ("pc", "q35")] == [0, 20]
     bare = replace(header, regions=())
@@ -878,7 +884,8 @@ def lab(
     monkeypatch.setattr(Lab, "kernel", lambda *a: None)
     monkeypatch.setattr(host, "program", lambda *a: "qemu")
     monkeypatch.setattr(Lab, "session", lambda self, name, m, *a: Session(m.memory_mb, m.kaslr, left, answered))
-    words = ("--kernel", "6.12", "--machine", "pc", "--seed", "11", "--programs", str(PROGRAMS), "--jobs", "1")
+    which = ("--machine", "pc", "--seed", "11", "--language", "mapping", "--programs", str(PROGRAMS))
+    words = ("--kernel", "6.12", *which, "--jobs", "1")
     return left, lambda *more: mmlitmus(*words, *more, MMLITMUS_LAB=str(tmp_path / "lab"))
 
 

@@ -20,7 +20,7 @@ from .test_live import IDENTITY
 SEED, COUNT = 11, 8
 #: by what changes the answers
 ANSWERED: dict[Any, dict[str, Ran]] = {}
-OPTIONS = ("--seed", str(SEED), "--machine", "pc")
+OPTIONS = ("--seed", str(SEED), "--machine", "pc", "--language", "mapping")
 
 
 class Session:

@@ -26,6 +26,7 @@ from mmlitmus.conform.generate import (
     World,
     generate,
     kinds_of,
+    language_of,
     programs,
     sensible,
     why_not,
@@ -268,7 +269,7 @@ def test_everything_about_pinned_pages_comes_up() -> None:
     assert {(s.action, s.prot) for s in found if isinstance(s, Dma) and s.action == "map"} >= {
         ("map", prot) for prot in ("", "r", "w", "rw")
     }
-    assert {s.backing for s in found if isinstance(s, Map)} == {"bar", "anonymous", "pfnmap", "file"}
+    assert {s.backing for s in found if isinstance(s, Map)} == {"bar", "anonymous", "pfnmap"}
     assert {s.insert for s in found if isinstance(s, Map)} >= {*PAGE_INSERTS, "mixed", "remap", "fault_pfn"}
 
 
@@ -285,3 +286,34 @@ def test_scenes_of_pinned_pages_have_names_kinds_and_words() -> None:
 def test_a_language_lifts_rules_about_the_model_and_none_about_the_guest() -> None:
     assert set(LIFTED) <= {rule.name for rule in UNMODELLED}
     assert {rule.name for rule in RULES} - {rule.name for rule in LANGUAGES["gup"]} == set(LIFTED)
+    assert {rule.name for rule in LANGUAGES["gup"]} - {rule.name for rule in RULES} == set(FORBIDDEN_OF_PAGES)
+
+
+#: a rule of programs about pinned pages only -> steps of which the last is what it forbids
+FORBIDDEN_OF_PAGES: dict[str, list[Step]] = {
+    "memory-of-files": [mapped(), Map(slot="b", pages=1, backing="anonymous", sharing="shared")],
+    "merged-mappings": [
+        Map(slot="a", pages=2, backing="anonymous", sharing="private"),
+        Map(slot="a", page=2, pages=1, backing="anonymous", sharing="private", flags=("fixed",)),
+    ],
+    "reclaim": [mapped(region="ram", insert="fault_page"), Advise(slot="a", page=3, pages=1, advice="pageout")],
+}
+
+
+@pytest.mark.parametrize("name", FORBIDDEN_OF_PAGES)
+def test_a_rule_of_pinned_pages_forbids_what_it_says_and_not_what_is_before_it(name: str) -> None:
+    *before, last = FORBIDDEN_OF_PAGES[name]
+    world = World()
+    for step in before:
+        assert why_not(world, step, "gup") is None
+        world.after(step)
+    rule = why_not(world, last, "gup")
+    assert rule is not None
+    assert (rule.name, bool(rule.why)) == (name, True)
+    assert sensible(before, "gup") == tuple(before)
+
+
+def test_a_generated_programs_language_is_in_its_name() -> None:
+    for language in LANGUAGES:
+        for machine in MACHINES:
+            assert language_of(generate(3, 0, machine=machine, language=language).id + "-shrunk") == language

@@ -45,7 +45,7 @@ from mmlitmus.kernel.drivers.vfio.type1 import (
 from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.mm import gup_longterm, madvise, mmu_gather, vma
 from mmlitmus.kernel.mm.gates import Gate, listen
-from mmlitmus.kernel.mm.gup import FOLL_LONGTERM, FOLL_WRITE, Locked, Pages
+from mmlitmus.kernel.mm.gup import FOLL_FORCE, FOLL_LONGTERM, FOLL_WRITE, Locked, Pages
 from mmlitmus.kernel.mm.gup_fast import pin_user_pages_remote
 from mmlitmus.kernel.mm.memory import remap_pfn_range, vmf_insert_mixed
 from mmlitmus.kernel.mm.memory_pages import vm_insert_page
@@ -419,6 +419,44 @@ def driver_page_by_fast_path(w: World) -> Any:
     return short, [what for gate, what in heard if gate == Gate.FAST]
 
 
+def forced_and_protected(w: World) -> int:
+    """The entry of a page that somebody has forced a store to, when the process may write to it at last."""
+    a = w.p.mmap_anon(1, prot=PROT_READ)
+    w.p.pin(a, 1, FOLL_WRITE | FOLL_FORCE)
+    w.p.mprotect(a, 1, PROT_READ | PROT_WRITE)
+    return w.p.pte(a)
+
+
+def longterm_reference(w: World) -> int:
+    """What the function that never sleeps says of a reference for long."""
+    a = w.p.mmap_anon(1)
+    w.p.write(a)
+    return w.p.get(a, 1, FOLL_LONGTERM, how="fast_only")[0]
+
+
+def touched_by_a_longterm_pin(w: World) -> Any:
+    """The entry of device memory in a VM_MIXEDMAP after the fast functions have failed to pin it for long."""
+    a = w.p.mmap(open_probe(w.m).file("mixed", region="hole"), 1)
+    w.p.read(a)
+    return w.p.pin(a, 1, FOLL_LONGTERM | FOLL_WRITE, how="fast")[0], w.p.pte(a)
+
+
+def read_when_dirty(w: World) -> int:
+    """The entry of a page that has been stored to by way of an entry that has gone, after a load."""
+    file = open_probe(w.m).file("fault_page", region="ram")
+    a = w.p.mmap(file, 1)
+    w.p.write(a)
+    w.p.munmap(a, 1)
+    w.p.mmap(file, 1)
+    w.p.read(a)
+    return w.p.pte(a)
+
+
+def read_by_another(w: World) -> int:
+    """What /proc/PID/mem says of memory that the process itself may not read."""
+    return w.p.proc_mem_read(w.p.mmap_anon(1, prot=0))
+
+
 def held_by_direct_io(w: World) -> Any:
     a = w.p.mmap_anon(1)
     w.p.write(a)
@@ -466,7 +504,8 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("dup_mmap", "link-after-copy"): ("v6.12 +fork-link-after-copy", "open-before-copy", "fork/fork-vs-disable"),
     ("dup_mmap", "link-before-parent"): ("v6.12 +fork-link-before-parent", "open-before-copy", "fork/fork-vs-disable"),
     ("can_change_pte_writable", "shared"): ("v5.10", "or-exclusive", copied_and_protected),
-    ("can_change_pte_writable", "or-exclusive"): ("v6.1", "shared", copied_and_protected),
+    ("can_change_pte_writable", "or-exclusive-and-dirty"): ("v6.1", "or-exclusive", forced_and_protected),
+    ("can_change_pte_writable", "or-exclusive"): ("v6.12", "shared", copied_and_protected),
     ("pfnmap_track", "vm_pat"): ("v6.12", "ctx", zapped),
     ("pfnmap_track", "ctx"): ("v6.16", "vm_pat", zapped),
     ("untrack_site", "unmap_single_vma"): ("v6.12", "unmap_vmas", zapped),
@@ -546,6 +585,14 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("is_longterm_pinnable", "zero-negated-again"): ("v6.0-rc1", "in-steps", "gup/zero-page"),
     ("is_longterm_pinnable", "in-steps"): ("v6.1", "zero-again", pinnable),
     ("is_longterm_pinnable", "only-zero"): ("v6.0 +pinnable-in-stages", "in-steps", "gup/pinnable"),
+    ("get_user_pages_fast_only", "never-negative"): ("v6.1", "errno", longterm_reference),
+    ("get_user_pages_fast_only", "errno"): ("v6.12", "never-negative", longterm_reference),
+    ("__gup_longterm_unlocked", "not-longterm"): ("v6.1", "always", touched_by_a_longterm_pin),
+    ("__gup_longterm_unlocked", "always"): ("v6.12", "not-longterm", touched_by_a_longterm_pin),
+    ("set_pte_range", "clean"): ("v6.12", "as-the-page", read_when_dirty),
+    ("set_pte_range", "as-the-page"): ("v7.3", "clean", read_when_dirty),
+    ("proc_mem_foll_force", "always"): ("v7.3", "ptrace", read_by_another),
+    ("proc_mem_foll_force", "ptrace"): ("deb-7.3.4", "always", read_by_another),
     ("gup_fast_fallback", "nothing"): ("v6.1", "eoverflow", wrapped_round),
     ("gup_fast_fallback", "eoverflow"): ("v6.12", "nothing", wrapped_round),
     ("longterm_unlockable", "refused"): ("v6.1", "allowed", pinned_for_long_unlocked),

@@ -10,6 +10,7 @@ from mmlitmus.kernel.arch.x86.pgtable import pte_pfn
 from mmlitmus.kernel.drivers.misc.probe import BAR_PFN, open_probe
 from mmlitmus.kernel.fs.proc import page
 from mmlitmus.kernel.fs.proc.task_mmu import PM_MMAP_EXCLUSIVE, PM_PRESENT, PM_SOFT_DIRTY
+from mmlitmus.kernel.mm.mm_types import VM_FAULT_SIGBUS
 from mmlitmus.kernel.mm.mmap import MAP_LOCKED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 
 from .world import ERAS, PAGE, World, found, run, search
@@ -151,6 +152,7 @@ def test_pagemap_of_a_mixedmap(kernel: str) -> None:
 def test_what_is_locked_is_counted(kernel: str) -> None:
     def body(w: World) -> None:
         w.char.flags = 0
+        w.char.on_fault = lambda vmf: VM_FAULT_SIGBUS  # what cannot be faulted in is locked all the same
         a = w.p.mmap(w.char.file, 6, flags=MAP_SHARED | MAP_LOCKED)
         assert w.p.locked() == 6
         w.p.munmap(a, 1)

@@ -38,7 +38,7 @@ HUGE = 0x200000
 #: one release for each combination of choices that the shipped rows have
 ERAS = (
     "v5.10", "deb-5.10.262", "v6.1", "deb-6.1.192", "v6.6", "v6.9", "v6.10", "v6.12", "deb-6.12.117", "v6.16", "v6.18",
-    "v7.3",
+    "v7.3", "deb-7.3.4",
 )  # fmt: skip
 OLD, NEW = "deb-6.1.192", "v6.12"
 

@@ -33,6 +33,8 @@ PROGRAMS = 100
 DEVICES = 6
 #: one program in so many is of an unseen seed
 UNSEEN = 10
+#: one program in so many is about pinned pages, unless the language is asked for
+PINNED = 3
 #: kinds of difference that are shrunk and shown
 SHOWN = 10
 #: memory of each boot: where the kernel has what it has in memory is to differ
@@ -48,6 +50,11 @@ JOBS = 8
 @click.option("--programs", type=click.IntRange(1), default=PROGRAMS, show_default=True, metavar="N", help="How many.")
 @click.option("--seed", type=click.IntRange(0), metavar="S", help="Programs of this seed only.")
 @click.option("--machine", type=click.Choice(["pc", "q35"]), help="Programs of this machine only.")
+@click.option(
+    "--language",
+    type=click.Choice(["mapping", "gup"]),
+    help="Programs about mappings of device memory only, or about get_user_pages only (default: both).",
+)
 @click.option("--jobs", "-j", type=click.IntRange(1), metavar="N", help="Guests side by side (default: CPUs).")
 @click.option("--batch", is_flag=True, help="Several programs in one boot, where that answers as fresh kernels do.")
 @click.option("--boots", type=click.IntRange(1, 2), help="Boots that have to agree (default: 2 to record, else 1).")
@@ -68,6 +75,7 @@ def command(
     programs: int,
     seed: int | None,
     machine: str | None,
+    language: str | None,
     jobs: int | None,
     batch: bool,
     boots: int | None,
@@ -116,7 +124,7 @@ def command(
     except LabError as e:
         if len(asked) == 1:
             raise Stop(str(e)) from e
-    run = Run(lab, asked, modules, model, Choice(programs, seed, machine), record, not no_shrink, debug)
+    run = Run(lab, asked, modules, model, Choice(programs, seed, machine, language), record, not no_shrink, debug)
     run.jobs = jobs or min(len(os.sched_getaffinity(0)), JOBS)
     run.batch = batch
     run.boots = boots or (1 if record is None else 2)
@@ -212,11 +220,14 @@ def _print(run: Run, as_json: bool, as_ktap: bool) -> None:
 
 
 class Choice:
-    """Which programs to run: ``count`` of them; of one seed, or of the usual one and an unseen one."""
+    """Which programs to run: ``count`` of them; of one seed, or of the usual one and an unseen one; of one language, or
+    of both.
+    """
 
-    def __init__(self, count: int, seed: int | None, machine: str | None) -> None:
+    def __init__(self, count: int, seed: int | None, machine: str | None, language: str | None = None) -> None:
         self.count = count
         self.machine = machine
+        self.language = language
         self.seed = SEED if seed is None else seed
         # a seed that nobody has seen, so that every run may find something new; it is said with the rest
         self.unseen = None if seed is not None or count < UNSEEN else time.time_ns() // 1000 % 1_000_000_007
@@ -233,9 +244,20 @@ class Choice:
         from mmlitmus.conform.generate import parts_of, programs
 
         count, has = self.many(machine), parts_of(header)
-        unseen = count // UNSEEN if self.unseen is not None else 0
-        found = [*programs(self.seed, count - unseen, machine, has=has)]
-        return found if self.unseen is None else [*found, *programs(self.unseen, unseen, machine, has=has)]
+        found: list[Program] = []
+        for language, share in self.shares(count).items():
+            unseen = share // UNSEEN if self.unseen is not None else 0
+            found += programs(self.seed, share - unseen, machine, has=has, language=language)
+            if self.unseen is not None:
+                found += programs(self.unseen, unseen, machine, has=has, language=language)
+        return found
+
+    def shares(self, count: int) -> dict[str, int]:
+        """How many of a machine's programs are of each language."""
+        if self.language is not None:
+            return {self.language: count}
+        pinned = count // PINNED
+        return {"mapping": count - pinned, "gup": pinned}
 
 
 class Run:
@@ -338,7 +360,7 @@ class Run:
                 shown = self.differences.setdefault(name, [])
                 shown += self._shown(asked, firsts, likes)
             if self.record is not None:
-                self._record(f"{name}-{machine}", done)
+                self._record(f"{name}-{machine}" + ("-gup" if self.choice.language == "gup" else ""), done)
 
     def _without_probe(self, name: str, count: int) -> None:
         why = f"{name}: there is no probe module for this kernel, as its headers are not here (the modules' build link)"

@@ -21,6 +21,7 @@ from mmlitmus.kernel.arch.x86.pgtable import PRESENT
 from .campaign import Answers, Kernel, Outcome
 from .compare import EXCLUDED, compare_program
 from .execute import Execution
+from .generate import language_of
 from .layout import FRAME, Layout, message_of
 from .live import LiveError, hear
 from .schema import Dev, Map, Program, Remap, Step
@@ -201,7 +202,7 @@ def words_of_answer(kernel: Kernel, program: Program, outcome: Outcome, ready: M
     """Everything that is compared of an answer, a line a field, with the regions where they are at first."""
     header = kernel.header(ready)
     try:
-        heard = hear(program, _objects(outcome), outcome.kind, outcome.why, header)
+        heard = hear(program, _objects(outcome), outcome.kind, outcome.why, header, language_of(program.id))
     except LiveError as e:
         return [f"not to be compared: {e}"]
     shifts = _shifts(kernel.ready, ready)

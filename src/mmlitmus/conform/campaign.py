@@ -21,6 +21,7 @@ from .codec import encode
 from .compare import AGREED, DISAGREED, EXCLUDED, SECOND_BOOT, UNOBSERVED, Field, boots_differ, compare_program
 from .execute import Execution, execute
 from .explained import EXPLAINED, Explained, explain
+from .generate import language_of
 from .layout import Layout
 from .live import Heard, LiveError, header_of, hear, text_of
 from .schema import Header, Key, Program, Recording
@@ -184,7 +185,7 @@ class Kernel:
         try:
             objects = [json.loads(line) for line in said["lines"]]
             header = self.header(said["ready"])
-            heard = hear(program, objects, said["kind"], said["why"], header)
+            heard = hear(program, objects, said["kind"], said["why"], header, language_of(program.id))
         except (LiveError, ValueError) as e:
             return Compared(program, console=tuple(said["console"]), refused=str(e))
         execution = execute(heard.program, header, self.model)

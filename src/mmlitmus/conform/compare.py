@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from .execute import Execution, Seen, execute_all, model_of
 from .layout import Layout, Pairs
-from .schema import Observed, Program, Recording, Result, Step
+from .schema import Observed, Pin, Program, Recording, Result, Step, Unpin
 
 AGREED, DISAGREED, EXCLUDED, UNOBSERVED = "agreed", "disagreed", "excluded", "unobserved"
 VERDICTS = (AGREED, EXCLUDED, UNOBSERVED, DISAGREED)
@@ -22,8 +22,8 @@ VERDICTS = (AGREED, EXCLUDED, UNOBSERVED, DISAGREED)
 class Field:
     """One thing to compare: at ``step`` of ``program``, what was ``recorded`` (None: not observed) and the ``model``'s.
 
-    ``name``: outcome, value, si_code, entry, vm_flags, memtypes, pagemap, locked, frame, events; log, warned and held
-    (of the whole program: at its last step); or the name of a field that this version does not know.
+    ``name``: outcome, value, count, si_code, entry, vm_flags, memtypes, pagemap, locked, frame, pin, iova, events; log,
+    warned and held (of the whole program: at its last step); or the name of a field that this version does not know.
     """
 
     program: str
@@ -83,6 +83,11 @@ RULES = (
         lambda f: f.name == "value" and f.seen.outcome != "ok",
     ),
     Rule(
+        "not-modelled",
+        "the program has a step that the model has not: nothing of it, or of what follows, is the model's answer",
+        lambda f: bool(f.seen.unmodelled),
+    ),
+    Rule(
         "notifiers-not-modelled",
         "what an MMU notifier hears is recorded; the model has no notifiers yet",
         lambda f: f.name == "events",
@@ -134,19 +139,56 @@ def _outcome(result: Result | None) -> str | None:
     return None if result is None else result.outcome
 
 
+class Kept:
+    """The frames of RAM that are held without being mapped anywhere, by names of what holds them, on either side."""
+
+    def __init__(self) -> None:
+        self.recorded: dict[str, int] = {}
+        self.model: dict[str, int] = {}
+        self.pinned = 0
+
+    def step(self, step: Step, seen: Seen) -> None:
+        """A step is over."""
+        if isinstance(step, Unpin):
+            mine = f"pin {step.hold} "
+            self.recorded, self.model = (_without(side, mine) for side in (self.recorded, self.model))
+        if isinstance(step, Pin):
+            self.pinned += 1
+            for side, pins in ((self.recorded, step.observed.pins), (self.model, seen.pins)):
+                for n, frame in enumerate(pins or ()):
+                    if frame is not None:
+                        side[f"pin {step.hold} {self.pinned:04} {n:02}"] = frame.pfn
+        for side, iovas in ((self.recorded, step.observed.iovas), (self.model, seen.iovas)):
+            if iovas is None:
+                continue
+            for name in [name for name in side if name.startswith("iova ")]:
+                del side[name]
+            side.update({f"iova {name}": at.pfn for name, at in iovas.items() if at is not None})
+
+
+def _without(names: dict[str, int], start: str) -> dict[str, int]:
+    return {name: pfn for name, pfn in names.items() if not name.startswith(start)}
+
+
 def fields_of(
-    step: Step, seen: Seen, layout: Layout, names: Pairs
+    step: Step, seen: Seen, layout: Layout, names: Pairs, kept: Kept
 ) -> Iterator[tuple[str, str, str | None, str | None]]:
-    """(name, place, recorded, model) of everything to compare at a step. ``names``: of RAM frames, on each side."""
+    """(name, place, recorded, model) of everything to compare at a step. ``names``: of RAM frames, on each side, those
+    that are ``kept`` among them.
+    """
     observed: Observed = step.observed
     result = observed.result
-    if observed.entries:
-        names.step(layout.ram_frames(observed.entries), layout.ram_frames(seen.entries))
+    kept.step(step, seen)
+    if observed.entries or observed.pins or observed.iovas:
+        recorded = layout.ram_frames(observed.entries) | layout.ram_only(kept.recorded)
+        names.step(recorded, layout.ram_frames(seen.entries) | layout.ram_only(kept.model))
     if step.has_result:
         yield "outcome", "", _outcome(result), seen.outcome
     if result is not None:
         if result.value is not None:
             yield "value", "", hex(result.value), None if seen.value is None else hex(seen.value)
+        if result.count is not None:
+            yield "count", "", str(result.count), None if seen.count is None else str(seen.count)
         if result.code is not None:
             yield "si_code", "", str(result.code), None if seen.code is None else str(seen.code)
         yield from ((name, "", repr(value), None) for name, value in result.extra.items())
@@ -166,6 +208,14 @@ def fields_of(
         for place in dict.fromkeys([*observed.frames, *model]):
             counts = layout.frame(observed.frames.get(place), names.recorded)
             yield "frame", place, counts, layout.frame(model.get(place), names.model)
+    if observed.pins is not None:
+        got = seen.pins or ()
+        for n in range(max(len(observed.pins), len(got))):
+            said = layout.slot(observed.pins, n, names.recorded)
+            yield "pin", str(n), said, layout.slot(got, n, names.model)
+    for iova, at in (observed.iovas or {}).items():
+        said = layout.translation(at, names.recorded)
+        yield "iova", iova, said, layout.translation((seen.iovas or {}).get(iova), names.model)
     for process, events in (observed.events or {}).items():
         yield "events", process, ", ".join(events) or "none", None
     yield from ((name, "", repr(value), None) for name, value in observed.extra.items())
@@ -177,17 +227,17 @@ def compare_program(program: Program, execution: Execution, layout: Layout) -> l
     At the step that a BUG of the model's ended it has died, as a guest that crashes has.
     """
     fields = []
-    names = Pairs()
-    after = Seen(dead=execution.died)
+    names, kept = Pairs(), Kept()
+    after = Seen(dead=execution.died, unmodelled=execution.unmodelled)
     for n, step in enumerate(program.steps):
         seen = execution.steps[n] if n < len(execution.steps) else after
         if n == len(execution.steps) and execution.died:
             seen = replace(after, outcome="died")
-        fields += [Field(program.id, n, step, *f, seen) for f in fields_of(step, seen, layout, names)]
+        fields += [Field(program.id, n, step, *f, seen) for f in fields_of(step, seen, layout, names, kept)]
     last = len(program.steps) - 1
     whole: list[tuple[str, str | None, str | None]] = []
     if program.log is not None and program.steps:
-        ran = not execution.stopped
+        ran = not (execution.stopped or execution.unmodelled)
         whole.append(("log", layout.log(program.log), layout.log(execution.log) if ran else None))
         if layout.whole_log:
             whole.append(("warned", _yes(program.warned), _yes(execution.warned) if ran else None))
@@ -236,6 +286,11 @@ class Comparison:
     def stopped(self) -> dict[str, str]:
         """The programs that the model did not run to their end, and why."""
         return {p: e.stopped for p, e in self.executions.items() if e.stopped}
+
+    @property
+    def unmodelled(self) -> dict[str, str]:
+        """The programs with a step that the model has not, and what that is."""
+        return {p: e.unmodelled for p, e in self.executions.items() if e.unmodelled}
 
     def found_in(self, name: str) -> list[str]:
         """The programs in which the model reports the finding ``name``."""

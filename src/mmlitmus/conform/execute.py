@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -22,29 +22,34 @@ from mmlitmus.kernel.arch.x86.pgtable import NONE, PAGE_SIZE, PRESENT, invert_fr
 from mmlitmus.kernel.drivers.misc.probe import Probe as ProbeModule
 from mmlitmus.kernel.drivers.misc.probe import open_probe
 from mmlitmus.kernel.drivers.vfio.pci import D0, D3HOT, VfioPciCoreDevice, open_device
-from mmlitmus.kernel.errno import errno_name
 from mmlitmus.kernel.fs.proc import page
 from mmlitmus.kernel.fs.proc.task_mmu import PM_FRAME, PM_PRESENT
 from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.mm import madvise, mmap, mremap
-from mmlitmus.kernel.mm.mm_types import AddressSpace, File, VmArea, VmOperations
+from mmlitmus.kernel.mm.mm_types import File
+from mmlitmus.kernel.mm.page_alloc import THE_DRIVER, ZERO_PFN
 from mmlitmus.kernel.uapi import Process
 
+from .execute_gup import Held, clear, limit, transfer
 from .layout import FRAME, MODEL_RAM, Layout, message_of
 from .schema import (
     Advise,
+    Clear,
     Dev,
     DeviceKey,
+    Dma,
     Entry,
     Exit,
     Fork,
     Frame,
     Header,
     KernelKey,
+    Limit,
     Map,
     Memtype,
     Message,
     Observe,
+    Pin,
     Probe,
     Program,
     Protect,
@@ -53,8 +58,14 @@ from .schema import (
     Step,
     Switch,
     Touch,
+    Transfer,
+    Translation,
     Unmap,
+    Unpin,
 )
+from .seen import NotModelledError as NotModelledError
+from .seen import Seen as Seen
+from .seen import result
 
 MAP_FLAGS = {"fixed": mmap.MAP_FIXED, "fixed_noreplace": mmap.MAP_FIXED_NOREPLACE, "locked": mmap.MAP_LOCKED}
 SHARING = {"shared": mmap.MAP_SHARED, "private": mmap.MAP_PRIVATE}
@@ -73,38 +84,13 @@ FREES_A_STEP = 4
 FREES_AT_THE_END = 64
 
 
-class NotModelledError(Exception):
-    """A recording, or a step of one, that the model cannot run: not a difference, but nothing to compare either."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the model did at a step: its outcome in the words of ``schema.Result.outcome``, None if it has none.
-
-    ``value``: what a read returned. ``code``: a signal's si_code. ``off``: the access arrived at a device that does
-    not answer. ``dead``: the BUG that ended the model here, or before. The rest is ``schema.Observed``'s, at the places
-    that the recording names and where it has them. RAM frames have numbers of the model's (``layout.MODEL_RAM``).
-    """
-
-    outcome: str | None = None
-    value: int | None = None
-    code: int | None = None
-    off: bool = False
-    dead: str = ""
-    entries: dict[str, Entry] = field(default_factory=dict)
-    vm_flags: dict[str, str] = field(default_factory=dict)
-    memtypes: tuple[Memtype, ...] | None = None
-    pagemap: dict[str, int] = field(default_factory=dict)
-    locked: dict[str, int] | None = None
-    frames: dict[str, Frame] | None = None
-
-
 @dataclass(frozen=True)
 class Execution:
     """A program on the model: one Seen a step, fewer if it stopped early (``stopped`` says why), and what was found.
 
     ``log``: what the kernel printed about memtypes, lines that the schema has no name for as they are. ``held``: the
-    regions' frames that are counted more often than before when all processes have gone.
+    regions' frames that are counted more often than before when all processes have gone. ``unmodelled``: what of the
+    step behind the last one seen the model has not; the program was not run further.
     """
 
     steps: tuple[Seen, ...]
@@ -112,6 +98,7 @@ class Execution:
     stopped: str = ""
     log: tuple[Message | str, ...] = ()
     held: tuple[Frame, ...] | None = None
+    unmodelled: str = ""
 
     @property
     def died(self) -> str:
@@ -136,7 +123,8 @@ def model_of(key: KernelKey) -> str:
 def execute(program: Program, header: Header, spec: str) -> Execution:
     """Run a program on the kernel ``spec``, on what the header says that there was.
 
-    Raises NotModelledError for a step outside the model, KernelSpecError or NotApplicable for a bad ``spec``.
+    A step outside the model ends it there (``Execution.unmodelled``). Raises NotModelledError for a machine outside the
+    model, KernelSpecError or NotApplicable for a bad ``spec``.
     """
     kernel = eras.kernel(spec)
     run = Run(program, header)
@@ -147,7 +135,9 @@ def execute(program: Program, header: Header, spec: str) -> Execution:
     except SetupError as e:
         raise NotModelledError(f"program {program.id}: {e}") from e
     if isinstance(engine.last_exception, NotModelledError):
-        raise engine.last_exception
+        if not run.began:
+            raise engine.last_exception
+        return Execution(tuple(run.seen), tuple(results.found), unmodelled=str(engine.last_exception))
     stopped = ""
     if len(run.seen) < len(program.steps):
         why = [f.message or f.name for f in results.found if f.kind in ("BUG", "deadlock", "never-ends", "raised")]
@@ -160,23 +150,6 @@ def execute_all(recording: Recording, spec: str | None = None) -> dict[str, Exec
     """Every program of a recording by id, on the kernel recorded or on ``spec``."""
     spec = spec or model_of(recording.header.key.kernel)
     return {p.id: execute(p, recording.header, spec) for p in recording.programs}
-
-
-class Anonymous(VmOperations):
-    """Anonymous memory as far as reserving an address range goes: it can be mapped and unmapped, not touched."""
-
-    anonymous = True
-
-    def __init__(self) -> None:
-        self.file = File("anonymous", self, AddressSpace("anonymous:mapping"))
-
-    def mmap(self, file: File, vma: VmArea) -> int:
-        """Nothing to set up."""
-        vma.vm_ops = self
-        return 0
-
-    def fault(self, vmf: Any) -> int:
-        raise NotModelledError("anonymous memory is not modelled beyond its address range")
 
 
 @cache
@@ -195,6 +168,7 @@ class Run:
         self.seen: list[Seen] = []
         self.printed: tuple[Message | str, ...] = ()
         self.held: tuple[Frame, ...] | None = None
+        self.began = False
 
     def build(self, machine: Machine) -> Setup:
         """The machine that every program starts from, with the program as its only task."""
@@ -204,7 +178,7 @@ class Run:
         self.devices = [self._device(n, key) for n, key in enumerate(self.header.devices)]
         self.probe = self._load_probe() if self.header.regions else None
         self.places = self._places()
-        self.anonymous = Anonymous()
+        self.kept = Held(self.machine, self.address)
         self.processes = {0: machine.process("process0")}
         self.current = 0
         machine.task(self.run, process=self.processes[0], name="program")
@@ -227,6 +201,7 @@ class Run:
     def run(self) -> None:
         """The task."""
         self.seen.clear()
+        self.began = True
         self.before = Counter(self._memtypes())
         for step in self.program.steps:
             self.seen.append(self._look(step, self._do(step)))
@@ -234,6 +209,7 @@ class Run:
             self.printed = tuple(self.log())
             for process in self.processes.values():
                 process.exit()
+            self.kept.let_go_of_all()
             self.held = self._held()
 
     # -- one step ------------------------------------------------------------------------------------------------
@@ -254,18 +230,20 @@ class Run:
         """mmap."""
         if step.backing == "bar" and step.bar != self.header.devices[step.device].bars[0].bar:
             raise NotModelledError(f"program {self.program.id}: the device has no BAR {step.bar} to map ({step})")
-        file = self._file(step)
         flags = SHARING[step.sharing] | sum(MAP_FLAGS[f] for f in step.flags)
         at = self.address(step.slot, step.page)
+        if step.backing == "anonymous":
+            return result(process.mmap_anon(step.pages, at=at, prot=prot_of(step.prot), flags=flags))
+        file = self._file(step)
         return result(process.mmap(file, step.pages, at=at, offset=step.offset, prot=prot_of(step.prot), flags=flags))
 
     def _file(self, step: Map) -> File:
         if step.backing == "bar":
             return self.devices[step.device].file
-        if step.backing == "anonymous":
-            return self.anonymous.file
         if step.backing != "pfnmap":
-            raise NotModelledError(f"program {self.program.id}: {step.backing} is not modelled ({step})")
+            raise NotModelledError(
+                f"program {self.program.id}: {step.backing}: memory of a file is not modelled ({step})"
+            )
         assert self.probe is not None, "checked when the recording was read"
         frame = step.frame - step.offset  # that of the file's page 0
         try:
@@ -295,6 +273,38 @@ class Run:
         if step.advice == "unlock":
             return result(process.munlock(at, step.pages))
         return result(process.madvise(at, step.pages, getattr(madvise, f"MADV_{step.advice.upper()}")))
+
+    def pin(self, step: Pin, process: Process) -> Seen:
+        """The module gets pages, and keeps them."""
+        whose = process if step.process is None else self.processes.get(step.process)
+        if whose is None:
+            return Seen()
+        seen, pages = self.kept.pin(step, whose)
+        if step.observed.pins is None:
+            return seen
+        pfns = [] if pages is None else pages.pfns
+        return replace(seen, pins=tuple(None if pfn is None else self.frame(pfn) for pfn in pfns))
+
+    def unpin(self, step: Unpin, process: Process) -> Seen:
+        """It lets go of them."""
+        return self.kept.unpin(step)
+
+    def transfer(self, step: Transfer, process: Process) -> Seen:
+        """A system call moves what is in pages."""
+        whose = process if step.process is None else self.processes.get(step.process)
+        return Seen() if whose is None else transfer(step, whose, self.address(step.slot, step.page))
+
+    def dma(self, step: Dma, process: Process) -> Seen:
+        """Memory is mapped for the devices, or is not any more."""
+        return self.kept.dma(step, process)
+
+    def clear(self, step: Clear, process: Process) -> Seen:
+        """A write to clear_refs."""
+        return clear(step, process)
+
+    def limit(self, step: Limit, process: Process) -> Seen:
+        """RLIMIT_MEMLOCK."""
+        return limit(step, process)
 
     def touch(self, step: Touch, process: Process) -> Seen:
         """A load or a store."""
@@ -366,6 +376,8 @@ class Run:
             seen = replace(seen, locked={str(n): p.locked() for n, p in self.processes.items()})
         if step.observed.frames is not None:
             seen = replace(seen, frames=self.frames([*step.observed.entries, *step.observed.frames]))
+        if step.observed.iovas is not None:
+            seen = replace(seen, iovas={name: self.translation(name) for name in step.observed.iovas})
         return seen if step.observed.memtypes is None else replace(seen, memtypes=self.memtypes())
 
     def _place(self, place: str) -> tuple[Process, int] | None:
@@ -399,19 +411,38 @@ class Run:
             where = self._place(place)
             entry = NONE if where is None else where[0].pte(where[1])
             pfn = pte_pfn(entry)
-            if entry & PRESENT and (pfn in self.machine.pages or self.machine.e820.pfn_valid(pfn)):
-                refs, maps = page.counts(self.machine, pfn)
-                found[place] = Frame(pfn=self._there(pfn), refs=refs, maps=maps)
+            if entry & PRESENT and self.has_page(pfn):
+                found[place] = self.frame(pfn)
         return found
+
+    def has_page(self, pfn: int) -> bool:
+        """Has a frame of the model's a struct page?"""
+        return pfn in self.machine.pages or self.machine.e820.pfn_valid(pfn)
+
+    def frame(self, pfn: int) -> Frame:
+        """What is counted of a frame; of a driver's, beyond what the driver itself has."""
+        refs, maps = page.counts(self.machine, pfn)
+        folio = self.machine.pages.get(pfn)
+        own = 0 if folio is None or folio.freed else folio.held_by(THE_DRIVER)
+        return Frame(pfn=self._there(pfn), refs=refs - own, maps=maps)
+
+    def translation(self, iova: str) -> Translation | None:
+        """The frame at an IOVA, and what is counted of it."""
+        pfn = self.kept.iova(iova)
+        if pfn is None:
+            return None
+        if not self.has_page(pfn):
+            return Translation(pfn=self._there(pfn))
+        frame = self.frame(pfn)
+        return Translation(pfn=frame.pfn, refs=frame.refs, maps=frame.maps)
 
     def _held(self) -> tuple[Frame, ...]:
         """The frames of regions that somebody counts, each with how often."""
         found = []
         for pfn in sorted(self.machine.pages):
-            there = self._recorded(pfn)
-            refs, maps = page.counts(self.machine, pfn)
-            if there is not None and (refs or maps):
-                found.append(Frame(pfn=there, refs=refs, maps=maps))
+            frame = self.frame(pfn)
+            if pfn != ZERO_PFN and self._recorded(pfn) is not None and (frame.refs or frame.maps):
+                found.append(frame)
         return tuple(found)
 
     def _places(self) -> list[tuple[int, int, int]]:
@@ -419,6 +450,8 @@ class Run:
         bars = zip(self.devices, self.header.devices, strict=True)
         places = [(d.pdev.bars[0].pfn, k.bars[0].pages, k.bars[0].pfn) for d, k in bars if k.bars[0].pfn is not None]
         regions = self.probe.regions if self.probe is not None else {}
+        if self.header.zero_pfn is not None:
+            places.append((ZERO_PFN, 1, self.header.zero_pfn))
         return places + [(regions[k.name][0], k.pages, k.pfn) for k in self.header.regions]
 
     def _recorded(self, pfn: int) -> int | None:
@@ -475,6 +508,12 @@ DOES: dict[type[Step], Any] = {
     Dev: Run.dev,
     Probe: Run.probe_call,
     Observe: Run.observe,
+    Pin: Run.pin,
+    Unpin: Run.unpin,
+    Transfer: Run.transfer,
+    Dma: Run.dma,
+    Clear: Run.clear,
+    Limit: Run.limit,
 }
 
 ACTIONS: dict[str, Callable[[VfioPciCoreDevice], int]] = {
@@ -491,10 +530,3 @@ ACTIONS: dict[str, Callable[[VfioPciCoreDevice], int]] = {
 def prot_of(letters: str) -> int:
     """PROT_* bits for letters of ``rwx``."""
     return sum(PROT[c] for c in letters)
-
-
-def result(value: int | str) -> Seen:
-    """What a uapi operation returned, as a Seen: an errno (negative), a signal's name, or success."""
-    if isinstance(value, str):
-        return Seen(value, code=getattr(value, "si_code", None))
-    return Seen(errno_name(value) if value < 0 else "ok")

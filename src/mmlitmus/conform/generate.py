@@ -9,26 +9,33 @@ errors included: which errno a wrong call gets is half of what is compared.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
 from . import pins
 from .drills import ANONYMOUS, BAR, DRILLS, MODULE, UNCOUNTED, Drill, lessons
+from .rules import KILLS as KILLS
+from .rules import LANGUAGES as LANGUAGES
+from .rules import LIFTED as LIFTED
+from .rules import OF_PAGES as OF_PAGES
+from .rules import RULES as RULES
+from .rules import UNMODELLED as UNMODELLED
+from .rules import Rule as Rule
+from .rules import language_of as language_of
+from .rules import sensible as sensible
+from .rules import why_not as why_not
 from .schema import (
     ADVICE,
     CACHES,
     INSERTS,
     PAGE_INSERTS,
     Advise,
-    Clear,
     Dev,
-    Dma,
     Exit,
     Fork,
     Header,
-    Limit,
     Map,
     Pin,
     Probe,
@@ -50,6 +57,8 @@ from .world import World as World
 FRAMES = 12
 #: how many calls of a hundred are wrong on purpose
 WRONG = 20
+#: how many mappings of one are of counted pages, in programs about pinned pages
+COUNTED = 0.5
 PROTECTIONS = ("", "r", "w", "rw", "rx", "wx", "rwx")
 REGIONS = ("bar", "bar", "bar", "reserved", "reserved", "hole", "hole", "ram")
 #: one program of so many is made of scenes, this many of them
@@ -58,186 +67,6 @@ DRILLED, SCENES = 2, 5
 BARS, BAR_PAGES = (0, 2), (256, 1024)
 #: what the emulated edu device can do: it has no power management, and its function cannot be reset
 ACTIONS = ("memory_off", "memory_off", "memory_on", "memory_on", "read")
-#: madvise and mlock of anonymous memory that do nothing to pages or answer by what pages there are
-PLAIN_ADVICE = (
-    "normal", "random", "sequential", "willneed", "dontneed", "dontfork", "dofork", "dontdump", "dodump",
-)  # fmt: skip
-
-
-# -- what is left out -------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Rule:
-    """Why a step is never generated: ``applies(world, step)`` where the world is as it is before the step."""
-
-    name: str
-    why: str
-    applies: Callable[[World, Step], bool]
-
-
-def _over_entries(world: World, step: Step) -> bool:
-    """A fault that maps a whole mapping again may come after part of it was zapped."""
-    filled = {kind.insert for kind in world.everywhere()}
-    if isinstance(step, Probe):
-        return "remap_fault" in filled
-    return isinstance(step, Map) and step.insert == "remap_fault" and step.backing == "pfnmap" and bool(filled)
-
-
-def _touches_anonymous(world: World, step: Step) -> bool:
-    if isinstance(step, Touch):
-        return world.anonymous(step.slot, step.page, 1)
-    if isinstance(step, Advise):
-        return step.advice not in (*PLAIN_ADVICE, "unlock") and world.anonymous(step.slot, step.page, step.pages)
-    return isinstance(step, Map) and step.backing == "anonymous" and "locked" in step.flags
-
-
-def _populates_mixed(world: World, step: Step) -> bool:
-    if isinstance(step, Map):
-        return step.insert == "mixed" and "locked" in step.flags
-    if not isinstance(step, Advise) or step.advice not in ("lock", "populate_read", "populate_write"):
-        return False
-    return any(kind.insert == "mixed" for kind in world.kinds(step.slot, step.page, step.pages))
-
-
-def _grows(world: World, step: Step) -> bool:
-    if not isinstance(step, Remap):
-        return False
-    return world.anonymous(step.slot, step.page, max(step.pages, 1))
-
-
-def _expands_mixed(world: World, step: Step) -> bool:
-    if not isinstance(step, Remap) or (step.to is not None and "dontunmap" not in step.flags):
-        return False
-    grows = step.new_pages > step.pages or "dontunmap" in step.flags
-    return grows and any(kind.insert == "mixed" for kind in world.kinds(step.slot, step.page, max(step.pages, 1)))
-
-
-def _hint(world: World, step: Step) -> bool:
-    if not isinstance(step, Map) or {"fixed", "fixed_noreplace"} & set(step.flags):
-        return False
-    return (world.current, step.slot) in world.used
-
-
-def _nowhere(world: World, step: Step) -> bool:
-    if not isinstance(step, Remap):
-        return False
-    if "dontunmap" in step.flags and step.to is None:
-        return True
-    return ("fixed" in step.flags) != (step.to is not None)
-
-
-def _fills_no_slot(world: World, step: Step) -> bool:
-    if isinstance(step, Transfer) and not step.kind.startswith("process_vm"):
-        return False
-    if not isinstance(step, Transfer | Dma) or step.slot is None:
-        return False
-    process = step.process if isinstance(step, Transfer) else None
-    return any(kind.insert == "mixed" for kind in world.kinds(step.slot, step.page, step.pages, process))
-
-
-def _beyond_mappings(world: World, step: Step) -> bool:
-    if isinstance(step, Map):
-        return step.backing not in ("bar", "anonymous", "pfnmap") or step.insert in PAGE_INSERTS
-    return isinstance(step, Pin | Unpin | Transfer | Dma | Clear | Limit)
-
-
-KILLS = (
-    Rule(
-        "remap-over-entries",
-        "remap_pfn_range over an entry that is there is a BUG: a mapping that ->fault fills whole (remap_fault) is the "
-        "only one of its program, and no part of it is zapped",
-        _over_entries,
-    ),
-    Rule(
-        "unfilled-slots",
-        "5.10's pin_user_pages says of a special entry of a VM_MIXEDMAP that it has got the page, and has not: whoever "
-        "believes it (process_vm_readv, process_vm_writev, MAP_DMA) uses a struct page that there is not",
-        _fills_no_slot,
-    ),
-)
-
-UNMODELLED = (
-    Rule(
-        "anonymous-pages",
-        "anonymous memory is an address range in the model: it is never touched, locked or populated",
-        _touches_anonymous,
-    ),
-    Rule(
-        "anonymous-moves",
-        "mremap of anonymous memory depends on which mappings have been merged, and may grow it: not modelled",
-        _grows,
-    ),
-    Rule(
-        "address-of-the-kernels-choice",
-        "where a mapping goes that may not go where it was asked for is the kernel's choice: later mappings of a slot "
-        "are fixed or fixed_noreplace",
-        _hint,
-    ),
-    Rule(
-        "mixed-expanded",
-        "a VM_MIXEDMAP may grow where it is, and stay mapped while it is moved (MREMAP_DONTUNMAP): not modelled",
-        _expands_mixed,
-    ),
-    Rule(
-        "registers-of-the-device",
-        "what is read from where the device has no register is the device's own business: only its first page is read",
-        lambda world, step: isinstance(step, Dev) and step.action == "read" and step.page > 0,
-    ),
-    Rule("mremap-names-a-slot", "an mremap that moves names the slot it moves to, and no other does", _nowhere),
-    Rule(
-        "execute-only",
-        "a protection of x alone takes a protection key, and the model has none",
-        lambda world, step: isinstance(step, Map | Protect) and step.prot == "x",
-    ),
-    Rule(
-        "mixed-counted-pages",
-        "vmf_insert_mixed of a frame that has a struct page counts the page: not modelled",
-        lambda world, step: isinstance(step, Map) and step.insert == "mixed" and step.region in ("reserved", "ram"),
-    ),
-    Rule(
-        "mixed-populated",
-        "mlock and MADV_POPULATE of a VM_MIXEDMAP fault its pages in by get_user_pages: not modelled",
-        _populates_mixed,
-    ),
-    Rule(
-        "pinned-pages",
-        "get_user_pages, what uses it, and the pages that it counts are not modelled yet",
-        _beyond_mappings,
-    ),
-)
-
-RULES = (*KILLS, *UNMODELLED)
-#: rules that do not hold for programs about pinned pages
-LIFTED = ("anonymous-pages", "mixed-counted-pages", "mixed-populated", "pinned-pages")
-#: what programs may be about: mappings of device memory, or get_user_pages too, of any memory
-LANGUAGES = {"mapping": RULES, "gup": tuple(rule for rule in RULES if rule.name not in LIFTED)}
-
-
-def why_not(world: World, step: Step, language: str = "mapping") -> Rule | None:
-    """The rule that keeps a step out of a program; None if it may come."""
-    return next((rule for rule in LANGUAGES[language] if rule.applies(world, step)), None)
-
-
-def sensible(steps: Sequence[Step], language: str = "mapping") -> tuple[Step, ...] | None:
-    """The steps without those that have become impossible (of a process that is not there); None if a rule of the
-    language forbids one of the rest.
-    """
-    world = World()
-    kept: list[Step] = []
-    for step in steps:
-        if isinstance(step, Switch):
-            if step.process not in world.live or step.process == world.current:
-                continue
-        elif world.current not in world.live:
-            continue
-        if isinstance(step, Fork) and step.child in world.born:
-            continue
-        if isinstance(step, Pin | Transfer) and step.process is not None and step.process not in world.live:
-            continue
-        if why_not(world, step, language) is not None:
-            return None
-        world.after(step)
-        kept.append(step)
-    return tuple(kept)
 
 
 # -- generating -------------------------------------------------------------------------------------------------------
@@ -266,9 +95,9 @@ class Parts:
 
 def kinds_of(has: Parts, language: str) -> tuple[str, ...]:
     """The kinds of mapping that scenes of a language are played with."""
-    if language == "mapping":
+    if language == "mapping" or has.devices or not has.probe:
         return has.kinds
-    return (*has.kinds, pins.FILE) if has.devices or not has.probe else (*has.kinds, pins.FILE, *PAGE_INSERTS)
+    return (*has.kinds, *PAGE_INSERTS)
 
 
 MACHINES = {"pc": Parts("pc"), "q35": Parts("q35", devices=1)}
@@ -293,7 +122,7 @@ def generate(
 
     The same arguments give the same program. ``wrong``: how many calls of a hundred are wrong on purpose. ``has``: what
     the guest has, if it is not what its machine has on a kernel with a probe module; without the module, no program has
-    a mapping of its. ``language``: mapping, or gup, whose programs only real kernels can run yet.
+    a mapping of its. ``language``: one of LANGUAGES.
     """
     has = has or MACHINES[machine]
     name = has.name if language == "mapping" else f"{has.name}-{language}"
@@ -477,6 +306,8 @@ class Source:
         if made and "fixed" in flags and chance.random() < 0.3:
             # the same frames over themselves, with what may be another cache type
             return replace(chance.choice(made), cache=chance.choice(CACHES), prot=prot, flags=tuple(flags))
+        if self.language == "gup" and chance.random() < COUNTED:
+            return pins.map_anything(self, where)
         if chance.random() < 0.1 or not (self.has.devices or self.has.probe):
             return Map(backing="anonymous", **where)  # type: ignore[arg-type]
         if self.has.devices and (chance.random() < 0.8 or not self.has.probe):

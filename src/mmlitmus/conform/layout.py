@@ -8,7 +8,7 @@ those alive at once (``Pairs``). That a frame which was free in between is used 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, PMD_SHIFT, PUD_SHIFT, leaf_pfn, pmd_leaf, pte_pfn, pte_present
 from mmlitmus.kernel.fs.proc.task_mmu import (
@@ -23,7 +23,7 @@ from mmlitmus.kernel.fs.proc.task_mmu import (
 )
 from mmlitmus.kernel.machine import SLOT_BASE, SLOT_SIZE
 
-from .schema import Entry, Frame, Header, Memtype, Message
+from .schema import Entry, Frame, Header, Memtype, Message, Translation
 
 FRAME = (1 << 52) - (1 << 12)  # the bits of an entry that hold a frame's address
 #: levels that may hold a huge leaf, and the shift of its size
@@ -138,13 +138,19 @@ class Layout:
         return self.known and pte_present(entry.bits) and self.is_ram_frame(pte_pfn(entry.bits))
 
     def is_ram_frame(self, pfn: int) -> bool:
-        """Is a recorded machine's frame in no BAR and no region?"""
-        return not any(at <= pfn < at + n for at, n in self.ranges)
+        """Is a recorded machine's frame in no BAR and no region, and not the page of zeros?"""
+        return pfn != self.zero_pfn and not any(at <= pfn < at + n for at, n in self.ranges)
 
     def ram_frames(self, entries: Mapping[str, Entry | None]) -> dict[str, int]:
         """The RAM frames that entries map, by place."""
         found = ((place, entry) for place, entry in entries.items() if entry is not None and entry.level == "pte")
         return {place: pte_pfn(entry.bits) for place, entry in found if self.is_ram(entry)}
+
+    def ram_only(self, frames: Mapping[str, int]) -> dict[str, int]:
+        """Those of the frames that are RAM."""
+        if not self.known:
+            return {}
+        return {name: pfn for name, pfn in frames.items() if self.is_ram_frame(pfn)}
 
     def frame_name(self, pfn: int, names: Names) -> str:
         """A recorded machine's frame as text: a region or device and the page of it, the zero page, or RAM by name."""
@@ -169,6 +175,21 @@ class Layout:
         if frame is None:
             return "none"
         return f"{self.frame_name(frame.pfn, names)} refs {frame.refs} maps {frame.maps}"
+
+    def slot(self, pins: Sequence[Frame | None], n: int, names: Names) -> str:
+        """What is in a slot of what a pin got, as text."""
+        if n >= len(pins):
+            return "none"
+        frame = pins[n]
+        return "unfilled" if frame is None else self.frame(frame, names)
+
+    def translation(self, at: Translation | None, names: Names) -> str:
+        """Where an IOVA is, as text; with what is counted of the frame if it has a page."""
+        if at is None:
+            return "none"
+        if at.refs is None or at.maps is None:
+            return self.frame_name(at.pfn, names)
+        return f"{self.frame_name(at.pfn, names)} refs {at.refs} maps {at.maps}"
 
     def held(self, frames: Iterable[Frame] | None) -> str | None:
         """The frames that are still held when a program's processes have gone, as text."""

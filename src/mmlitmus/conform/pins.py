@@ -1,6 +1,6 @@
 """Scenes of pinned pages: get_user_pages in every variant, its users among the system calls, DMA through VFIO.
 
-Programs have them only when asked to (``generate.programs(..., language="gup")``): the model says nothing of them yet.
+Programs have them only when asked to (``generate.programs(..., language="gup")``).
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ from .schema import (
 if TYPE_CHECKING:
     from .generate import Source
 
-FILE = "file"
-#: kinds whose pages are the kernel's own, those that the probe module fills, and all
-PAGES = (ANONYMOUS, FILE)
+#: kinds whose pages are the kernel's own, and those that the probe module fills
+PAGES = (ANONYMOUS,)
 FILLED = (*MODULE, *PAGE_INSERTS)
 #: flags that every kernel has, in sets that make sense, and some that do not
 FLAGS: tuple[tuple[str, ...], ...] = (
@@ -66,15 +65,9 @@ def scene(*kinds: str, weight: int = 1, dma: bool = False) -> Callable[[Scene], 
 def mapping(source: Source, kind: str, **asked: Any) -> Map:
     """A mapping of a kind: private where it is anonymous, as a driver has it otherwise."""
     if kind == ANONYMOUS:
-        return source.fresh(kind, **{"sharing": source.chance.choice(("private", "private", "shared")), **asked})
+        return source.fresh(kind, **{**asked, "sharing": "private"})
     if kind in PAGE_INSERTS:
         return source.fresh(kind, **{"region": "ram", "cache": "", **asked})
-    if kind == FILE:
-        where = source.fresh(ANONYMOUS, **asked)
-        return Map(
-            slot=where.slot, page=where.page, pages=where.pages, backing=FILE, prot=where.prot, sharing=where.sharing,
-            flags=where.flags, offset=source.chance.choice((0, 0, 2, 14)),
-        )  # fmt: skip
     return source.fresh(kind, **asked)
 
 
@@ -316,6 +309,21 @@ def clear_and_write(source: Source, kind: str) -> Iterator[Step]:
 
 
 # -- anything ---------------------------------------------------------------------------------------------------------
+def map_anything(source: Source, where: dict[str, Any]) -> Map:
+    """A mapping whose pages are counted."""
+    chance = source.chance
+    if not source.has.probe or source.has.devices or chance.random() < 0.5:
+        return Map(backing=ANONYMOUS, **{**where, "sharing": "private"})
+    return Map(
+        backing="pfnmap",
+        region="ram",
+        frame=chance.choice((0, 0, 2)),
+        insert=chance.choice(PAGE_INSERTS),
+        opened="r" if chance.random() < 0.1 else "rw",
+        **where,
+    )
+
+
 def pin_anything(source: Source) -> Step:
     """A pin of any range."""
     slot, page, pages = source.range()

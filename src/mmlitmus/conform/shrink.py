@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from .campaign import Compared
 from .compare import Field
-from .generate import sensible
+from .generate import language_of, sensible
 from .schema import Observed, Program, Step
 
 #: programs that one difference may cost; what is left then is shown, however long
@@ -40,7 +40,7 @@ def shrink(
 
     def attempt(steps: Sequence[Step]) -> tuple[Compared, Field] | None:
         nonlocal spent
-        kept = sensible([replace(step, observed=Observed()) for step in steps])
+        kept = sensible([replace(step, observed=Observed()) for step in steps], language_of(program.id))
         if not kept:
             return None
         key = tuple(map(str, kept))

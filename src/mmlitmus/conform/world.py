@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .schema import Exit, Fork, Map, Remap, Step, Switch, Unmap
+from .schema import PAGE_INSERTS, Exit, Fork, Map, Remap, Step, Switch, Unmap
 
 #: the places of the language: slots, and pages in each
 SLOTS = "abcd"
@@ -47,6 +47,11 @@ class World:
     def anonymous(self, slot: str, page: int, pages: int) -> bool:
         """May there be anonymous memory in the range?"""
         return any(kind.backing == "anonymous" for kind in self.kinds(slot, page, pages))
+
+    def counted(self, slot: str, page: int, pages: int) -> bool:
+        """May there be pages in the range that the kernel counts and may reclaim?"""
+        kinds = self.kinds(slot, page, pages)
+        return any(kind.backing == "anonymous" or kind.insert in (*PAGE_INSERTS, "mixed") for kind in kinds)
 
     def everywhere(self) -> set[Kind]:
         """What may be mapped anywhere."""

@@ -73,6 +73,8 @@ _ROWS = (
             "follow_pfn_pte": "slot-left",
             "try_grab_folio": "counted",
             "longterm_unlockable": "refused",
+            "__gup_longterm_unlocked": "not-longterm",
+            "get_user_pages_fast_only": "never-negative",
             "gup_fast_folio_allowed": "any",
             "gup_fast_pmd_leaf": "taken",
             "__gup_longterm_locked": "best-effort",
@@ -82,6 +84,8 @@ _ROWS = (
             "vfio_pin_pages_remote": "one-by-one",
             "follow_fault_pfn": "any",
             "iov_iter_extract_pages": "get",
+            "set_pte_range": "clean",
+            "proc_mem_foll_force": "always",
         },
         "dossier",
         "abafbc551fdd (5.8) VFIO memory_lock and vma_list; fork opens after the copy; no PFNMAP flush at VMA end yet; "
@@ -128,7 +132,7 @@ _ROWS = (
         "v5.14",
         {
             "pfnmap_flush": "end_vma",
-            "can_change_pte_writable": "or-exclusive",
+            "can_change_pte_writable": "or-exclusive-and-dirty",
             "copy_present_page": "exclusive-and-pinned",
             "wp_can_reuse_anon_folio": "exclusive",
             "gup_must_unshare": "anon",
@@ -169,7 +173,7 @@ _ROWS = (
         {
             "vfio_pci": "v5.14",
             "pfnmap_flush": "end_vma",
-            "can_change_pte_writable": "or-exclusive",
+            "can_change_pte_writable": "or-exclusive-and-dirty",
             "madvise_behavior_valid": "to-collapse",
             "do_mremap": "address-first",
             "mremap_dontunmap": "not-pfnmap",
@@ -214,10 +218,13 @@ _ROWS = (
             "saved_dirty": "saved",
             "pud_insert_prot": "vma",
             "fault_unshare": "any",
+            "can_change_pte_writable": "or-exclusive",
             "writable_file_mapping_allowed": "untracked",
             "gup_must_unshare": "or-longterm",
             "try_grab_folio": "not-counted",
             "longterm_unlockable": "allowed",
+            "__gup_longterm_unlocked": "always",
+            "get_user_pages_fast_only": "errno",
             "gup_fast_folio_allowed": "of-a-mapping-longterm",
             "iov_iter_extract_pages": "pin",
         },
@@ -314,12 +321,19 @@ _ROWS = (
             "madvise_dofork": "not-special",
             "remap_flags": "first",
             "gup_fast_folio_allowed": "of-a-mapping-longterm",
+            "set_pte_range": "as-the-page",
         },
         "source",
         "as v6.18 at the other seams; MADV_DOFORK refuses every VM_SPECIAL, remap_pfn_range writes flags first and "
         "unchecked (both after 6.12; unknown for 6.16 and 6.18)",
     ),
-    Release("deb-7.3.4", "v7.3", {}, "recorded", "as v7.3 at these seams; BAR revocation and memtypes recorded"),
+    Release(
+        "deb-7.3.4",
+        "v7.3",
+        {"proc_mem_foll_force": "ptrace"},
+        "recorded",
+        "as v7.3 at these seams, but for /proc/PID/mem, by its configuration; BAR revocation and memtypes recorded",
+    ),
 )
 
 RELEASES: dict[str, Release] = {r.name: r for r in _ROWS}

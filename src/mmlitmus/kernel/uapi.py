@@ -11,25 +11,29 @@ from typing import Any
 
 from mmlitmus.explore.runtime import current
 from mmlitmus.kernel.arch.x86.fault import fixup_user_fault, user_access
-from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT
-from mmlitmus.kernel.errno import ENOMEM
+from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, PAGE_SIZE
+from mmlitmus.kernel.errno import EFAULT, ENOMEM
 from mmlitmus.kernel.fs.proc import task_mmu
+from mmlitmus.kernel.fs.proc.clear_refs import clear_refs_write
 from mmlitmus.kernel.mm.fork import dup_mmap
-from mmlitmus.kernel.mm.gup import Pages, put_pages, unpin_user_pages
+from mmlitmus.kernel.mm.gup import Locked, Pages, put_pages, unpin_user_pages
 from mmlitmus.kernel.mm.gup_fast import (
     get_user_pages,
     get_user_pages_fast,
     get_user_pages_fast_only,
     get_user_pages_remote,
+    get_user_pages_unlocked,
     pin_user_pages,
     pin_user_pages_fast,
     pin_user_pages_remote,
+    pin_user_pages_unlocked,
 )
-from mmlitmus.kernel.mm.gup_users import access_process_vm, direct_io, process_vm_rw, vmsplice_to_pipe
+from mmlitmus.kernel.mm.gup_users import access_process_vm, direct_io, mem_rw, process_vm_rw, vmsplice_to_pipe
 from mmlitmus.kernel.mm.madvise import sys_madvise
-from mmlitmus.kernel.mm.mlock import sys_mlock
+from mmlitmus.kernel.mm.mlock import mm_populate, sys_mlock
 from mmlitmus.kernel.mm.mm_types import File, MmStruct
 from mmlitmus.kernel.mm.mmap import (
+    MAP_LOCKED,
     MAP_PRIVATE,
     MAP_SHARED,
     PROT_READ,
@@ -43,12 +47,18 @@ from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock, mmap_
 from mmlitmus.kernel.mm.mprotect import sys_mprotect
 from mmlitmus.kernel.mm.mremap import MREMAP_FIXED, MREMAP_MAYMOVE, sys_mremap
 
-PIN_FUNCTIONS = {"slow": pin_user_pages, "remote": pin_user_pages_remote, "fast": pin_user_pages_fast}
+PIN_FUNCTIONS = {
+    "slow": pin_user_pages,
+    "remote": pin_user_pages_remote,
+    "fast": pin_user_pages_fast,
+    "unlocked": pin_user_pages_unlocked,
+}
 GET_FUNCTIONS = {
     "slow": get_user_pages,
     "remote": get_user_pages_remote,
     "fast": get_user_pages_fast,
     "fast_only": get_user_pages_fast_only,
+    "unlocked": get_user_pages_unlocked,
 }
 
 
@@ -76,6 +86,8 @@ class Process:
         mmap_write_lock(self.mm)
         result = do_mmap(self.mm, file, address, pages << PAGE_SHIFT, prot, flags, offset)
         mmap_write_unlock(self.mm)
+        if flags & MAP_LOCKED and result >= 0:
+            mm_populate(self.mm, address, address + (pages << PAGE_SHIFT))
         return result
 
     def munmap(self, address: int, pages: int) -> int:
@@ -119,6 +131,7 @@ class Process:
         mm = self.machine.new_mm(name)
         if current().index >= 0:
             mm.cpus.append(self.machine.this_cpu())
+        mm.lock_limit = self.mm.lock_limit
         if dup_mmap(mm, self.mm):
             mmput(mm)
             return -ENOMEM  # whatever went wrong (kernel/fork.c copy_mm)
@@ -154,29 +167,43 @@ class Process:
         return self.mmap(anonymous_file(self.machine), pages, at=at, prot=prot, flags=flags)
 
     def pin(
-        self, address: int, pages: int, flags: int = 0, *, how: str = "slow", holder: str = ""
+        self, address: int, pages: int, flags: int = 0, *, how: str = "slow", holder: str = "", may_drop: bool = False
     ) -> tuple[int, Pages]:
         """pin_user_pages of this process's memory, as a driver makes it: (how many or an errno, the array).
 
-        ``how``: *slow* under mmap_lock, *remote* the same for another's mm, *fast*. ``holder``: the ledger's name.
+        ``how``: *slow* under mmap_lock, *remote* the same for another's mm, *fast*, *unlocked*, which takes mmap_lock.
+        ``may_drop``: a remote one may drop mmap_lock. ``holder``: the ledger's name.
         """
-        return self._gup(PIN_FUNCTIONS, address, pages, flags, how, holder)
+        return self._gup(PIN_FUNCTIONS, address, pages, flags, how, holder, may_drop)
 
     def get(
-        self, address: int, pages: int, flags: int = 0, *, how: str = "slow", holder: str = ""
+        self, address: int, pages: int, flags: int = 0, *, how: str = "slow", holder: str = "", may_drop: bool = False
     ) -> tuple[int, Pages]:
         """get_user_pages of it, in the same ways, and *fast_only*."""
-        return self._gup(GET_FUNCTIONS, address, pages, flags, how, holder)
+        return self._gup(GET_FUNCTIONS, address, pages, flags, how, holder, may_drop)
 
     def _gup(
-        self, functions: dict[str, Any], address: int, nr_pages: int, flags: int, how: str, holder: str
+        self,
+        functions: dict[str, Any],
+        address: int,
+        nr_pages: int,
+        flags: int,
+        how: str,
+        holder: str,
+        may_drop: bool,
     ) -> tuple[int, Pages]:
         pages = Pages(holder or current().name)
-        if how.startswith("fast"):
+        if how.startswith("fast") or how == "unlocked":
             return functions[how](self.mm, address, nr_pages, flags, pages), pages
         mmap_read_lock(self.mm)
-        got = functions[how](self.mm, address, nr_pages, flags, pages)
-        mmap_read_unlock(self.mm)
+        if not may_drop:
+            got = functions[how](self.mm, address, nr_pages, flags, pages)
+            mmap_read_unlock(self.mm)
+            return got, pages
+        locked = Locked(True)
+        got = functions[how](self.mm, address, nr_pages, flags, pages, locked)
+        if locked.held:
+            mmap_read_unlock(self.mm)
         return got, pages
 
     def unpin(self, pages: Pages) -> None:
@@ -203,6 +230,14 @@ class Process:
         """A debugger writes to a page, which need not be writable."""
         return access_process_vm(self.mm, address, True)
 
+    def proc_mem_read(self, address: int) -> int:
+        """Another reads a page through /proc/PID/mem: its size, or -EIO."""
+        return mem_rw(self.mm, address, False)
+
+    def proc_mem_write(self, address: int) -> int:
+        """Another writes to a page through /proc/PID/mem."""
+        return mem_rw(self.mm, address, True)
+
     def direct_io(self, address: int, pages: int, write: bool, during: Callable[[], None] | None = None) -> int:
         """O_DIRECT I/O; ``write``: of the device to memory, so read(2). How many pages, or an errno."""
         return direct_io(self.mm, address, pages, write, during)
@@ -211,6 +246,34 @@ class Process:
         """vmsplice(2): the pipe has the pages until ``put``."""
         pages = Pages(f"a pipe of {self.name}")
         return vmsplice_to_pipe(self.mm, address, nr_pages, pages), pages
+
+    def write_pipe(self, address: int, nr_pages: int) -> int:
+        """write(2) of so many pages into a pipe, which the kernel copies them into: bytes, or -EFAULT."""
+        for n in range(nr_pages):
+            if isinstance(self.read(address + n * PAGE_SIZE), str):
+                return n * PAGE_SIZE or -EFAULT
+        return nr_pages * PAGE_SIZE
+
+    def o_direct(self, address: int, pages: int, write: bool) -> int:
+        """read(2) (``write``: of the device to memory) or write(2) of so many pages of a block device that is open with
+        O_DIRECT: bytes, or the errno of getting the first page. Where no more pages can be had the rest is copied
+        through the page cache, which may come further.
+        """
+        done = self.direct_io(address, pages, write)
+        if done < 0:
+            return done
+        access = self.write if write else self.read
+        while done < pages and not isinstance(access(address + done * PAGE_SIZE), str):
+            done += 1
+        return done * PAGE_SIZE
+
+    def clear_refs(self, kind: int) -> int:
+        """A write of a number to /proc/self/clear_refs (``fs.proc.clear_refs``): 0."""
+        return clear_refs_write(self.mm, kind)
+
+    def limit_locked(self, pages: int) -> None:
+        """setrlimit(RLIMIT_MEMLOCK), in pages, and CAP_IPC_LOCK is given up: for this process and its children."""
+        self.mm.lock_limit = pages
 
     # -- observation ---------------------------------------------------------------------------------------------
     def pte(self, address: int) -> int:

@@ -158,11 +158,11 @@ def open_link_before_copy(tmp: VmArea, mpnt: VmArea) -> int:
 def copy_page_range(dst_vma: VmArea, src_vma: VmArea) -> int:
     """Copy every translation of a PFNMAP or MIXEDMAP VMA, eagerly: nothing would fill the child's later. 0 or an errno.
 
-    An anonymous VMA is copied if it has a page of its own; one that has only been read is left to the child's
-    faults, as are all others, and gets no page table. Source: mm/memory.c copy_page_range (5.10), vma_needs_copy (from
-    6.1).
+    A VMA whose pages are counted is copied if it has a page of its own; one that has only been read is left to the
+    child's faults, as are all others, and gets no page table. Source: mm/memory.c copy_page_range (5.10),
+    vma_needs_copy (from 6.1).
     """
-    if not src_vma.has(VM_PFNMAP | VM_MIXEDMAP) and not (src_vma.vm_ops.anonymous and src_vma.anon_vma):
+    if not src_vma.has(VM_PFNMAP | VM_MIXEDMAP) and not src_vma.anon_vma:
         return 0
     pfn = 0
     if src_vma.has(VM_PFNMAP):

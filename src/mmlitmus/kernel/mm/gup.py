@@ -5,16 +5,18 @@ pages were had; with an error after some pages it is their number. mmap_lock R i
 path, ``gup_longterm`` what FOLL_LONGTERM adds.
 
 Source: mm/gup.c, functions of the same name. Of the model's own: Pages, Locked, page_of, release, refused_flags,
-first_normal_page, take_pages.
+first_normal_page, take_pages, touch_pfn_pte.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from mmlitmus.explore.findings import reached, report
+from mmlitmus.explore.findings import bug, reached, report
 from mmlitmus.explore.runtime import current, loop_point
 from mmlitmus.kernel.arch.x86.pgtable import (
+    ACCESSED,
+    DIRTY,
     DIRTY_BITS,
     NONE,
     PAGE_SHIFT,
@@ -22,8 +24,10 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PRESENT,
     PSE,
     RW,
+    SOFT_DIRTY,
     SPECIAL,
     TABLE,
+    PteTable,
     mk_pte,
     pmd_leaf,
     pmd_offset,
@@ -34,6 +38,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pte_unmap_unlock,
     pud_leaf,
     pud_offset,
+    set_pte_at,
 )
 from mmlitmus.kernel.errno import EBUSY, EEXIST, EFAULT, EINTR, EMLINK, ENOMEM
 from mmlitmus.kernel.mm.gates import Gate, at_gate, stopped
@@ -61,7 +66,7 @@ from mmlitmus.kernel.mm.mm_types import (
     is_cow_mapping,
 )
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
-from mmlitmus.kernel.mm.page_alloc import GUP_PIN_COUNTING_BIAS, ZERO, Folio, folio_put, is_zero_pfn
+from mmlitmus.kernel.mm.page_alloc import GUP_PIN_COUNTING_BIAS, ZERO, Folio, folio_mark_dirty, folio_put, is_zero_pfn
 from mmlitmus.kernel.mm.pgalloc import Touched, batch_at, fault_batch
 from mmlitmus.kernel.mm.vma import vma_lookup
 from mmlitmus.kernel.policy import Seam, running
@@ -70,7 +75,7 @@ from mmlitmus.kernel.sync.spinlock import spin_lock, spin_unlock
 # The kernel's names; the bits differ from release to release, and these are the model's own.
 FOLL_WRITE, FOLL_GET, FOLL_DUMP, FOLL_FORCE, FOLL_NOWAIT = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 4
 FOLL_NOFAULT, FOLL_ANON, FOLL_LONGTERM, FOLL_TRIED, FOLL_REMOTE = 1 << 5, 1 << 6, 1 << 7, 1 << 8, 1 << 9
-FOLL_PIN, FOLL_FAST_ONLY, FOLL_COW = 1 << 10, 1 << 11, 1 << 12
+FOLL_PIN, FOLL_FAST_ONLY, FOLL_COW, FOLL_TOUCH = 1 << 10, 1 << 11, 1 << 12, 1 << 13
 
 #: what following an entry comes to, besides an errno
 NEEDS_FAULT, GOT, SKIPPED = 0, 1, 2
@@ -204,7 +209,7 @@ def follow_page_pte(
         return stopped(NEEDS_FAULT, Gate.ENTRY, "read-only, so faulted in for a store"), nr
     result = GOT
     if folio is None:
-        result, folio = follow_zero_or_pfn(vma, pte, flags)
+        result, folio = follow_zero_or_pfn(vma, table, address, flags)
     result = take_pages(vma, pte, folio, nr, result, flags, pages)
     pte_unmap_unlock(ptl)
     return result, nr
@@ -253,6 +258,8 @@ def take_pages(
         if not try_grab_folio(folio, flags, pages.holder, nr):
             return stopped(-ENOMEM, Gate.COUNT, "the page is free already")
         pages.add(folio, pte_pfn(entry), nr)
+        if flags & FOLL_TOUCH and flags & FOLL_WRITE and not entry & DIRTY_BITS:
+            folio_mark_dirty(folio)
     elif result == SKIPPED and pages is not None:
         pages.add(None, None)
     return result
@@ -273,31 +280,47 @@ def page_of(vma: VmArea, pte: int) -> Folio | None:
     return None if is_zero_pfn(pte_pfn(pte)) else folio
 
 
-def follow_zero_or_pfn(vma: VmArea, pte: int, flags: int) -> tuple[int, Folio | None]:
+def follow_zero_or_pfn(vma: VmArea, table: PteTable, address: int, flags: int) -> tuple[int, Folio | None]:
     """A special entry: the zero page is a page after all; anything else is a frame without one.
 
     Source: mm/gup.c follow_page_pte.
     """
     if flags & FOLL_DUMP:
         return stopped(-EFAULT, Gate.SPECIAL, "not for a core dump"), None
-    if is_zero_pfn(pte_pfn(pte)):
+    if is_zero_pfn(pte_pfn(table.peek_pte(address))):
         return stopped(GOT, Gate.SPECIAL, "the zero page is a page after all"), vma.vm_mm.machine.zero_page()
-    result: int = follow_pfn_pte(flags)
+    result: int = follow_pfn_pte(table, address, flags)
     return result, None
 
 
+def touch_pfn_pte(table: PteTable, address: int, flags: int) -> None:
+    """Who touches what he gets has the entry young, and dirty if he is to write to it: whether he gets anything or not.
+    The page-table lock is held.
+
+    Source: mm/gup.c follow_pfn_pte.
+    """
+    if not flags & FOLL_TOUCH:
+        return
+    entry = table.peek_pte(address)
+    touched = entry | ACCESSED | (DIRTY | SOFT_DIRTY if flags & FOLL_WRITE else 0)
+    if touched != entry:
+        set_pte_at(table, address, touched)
+
+
 @follow_pfn_pte.alternative("slot-left", source="mm/gup.c follow_pfn_pte, __get_user_pages, v5.10", releases="<= v5.16")
-def leave_the_slot(flags: int) -> int:
+def leave_the_slot(table: PteTable, address: int, flags: int) -> int:
     """Who wants a reference is refused. A pin is counted as done, and its slot of the array is not written."""
     if flags & FOLL_GET:
         return stopped(-EFAULT, Gate.SPECIAL, "a frame and no page")
+    touch_pfn_pte(table, address, flags)
     reached("a slot was left unfilled")
     return stopped(SKIPPED, Gate.SPECIAL, "a frame and no page: counted, and its slot left")
 
 
 @follow_pfn_pte.alternative("eexist", source="mm/gup.c follow_pfn_pte, __get_user_pages, 6.1.192", releases=">= v5.18")
-def refuse_with_eexist(flags: int) -> int:
+def refuse_with_eexist(table: PteTable, address: int, flags: int) -> int:
     """-EEXIST for who wants pages; who only wants the range filled goes on."""
+    touch_pfn_pte(table, address, flags)
     return stopped(-EEXIST if flags & (FOLL_GET | FOLL_PIN) else SKIPPED, Gate.SPECIAL, "a frame and no page")
 
 
@@ -311,10 +334,12 @@ def if_the_fault_broke_cow(vma: VmArea, pte: int, folio: Folio | None, flags: in
     "exclusive", source="mm/gup.c can_follow_write_pte (6.1 - 6.12), can_follow_write_common (7.3)", releases=">= v6.0"
 )
 def if_the_page_is_exclusive(vma: VmArea, pte: int, folio: Folio | None, flags: int) -> bool:
-    """The page is the process's own: anonymous, exclusive, in a private mapping that could be written."""
+    """The page is the process's own: anonymous, exclusive, in a private mapping that could be written. One that may be
+    written has to fault first, as by a store of the process's own.
+    """
     if pte & RW:
         return True
-    if not flags & FOLL_FORCE or vma.has(VM_SHARED | VM_MAYWRITE) != VM_MAYWRITE:
+    if not flags & FOLL_FORCE or vma.has(VM_SHARED | VM_MAYWRITE) != VM_MAYWRITE or vma.vm_flags & VM_WRITE:
         return False
     return folio is not None and folio.anon and bool(folio.anon_exclusive)
 
@@ -397,6 +422,17 @@ def unpin_user_pages(pages: Pages) -> None:
     release(pages, FOLL_PIN)
 
 
+def set_pages_dirty(pages: Pages) -> None:
+    """Who gives pages back says that they have been written to.
+
+    Source: mm/page-writeback.c set_page_dirty_lock (to 6.12), folio_mark_dirty_lock (7.3); mm/gup.c
+    unpin_user_pages_dirty_lock.
+    """
+    for folio in pages.folios:
+        if folio is not None:
+            folio_mark_dirty(folio)
+
+
 def put_pages(pages: Pages) -> None:
     """Give all references back.
 
@@ -411,7 +447,7 @@ def release(pages: Pages, flags: int) -> None:
     """
     for folio, nr in zip(pages.folios, pages.numbers, strict=True):
         if folio is None:
-            report("BUG", "unfilled-slot", f"{current().name} gives back a page from a slot that nobody has filled")
+            bug("unfilled-slot", f"{current().name} gives back a page from a slot that nobody has filled")
         else:
             for part in folio.parts():
                 gup_put_folio(part, flags, pages.holder, nr // folio.alike * part.alike)

@@ -5,7 +5,7 @@ the page. It takes the page that the entry maps, looks at the entry once more, a
 cannot have: everything else is left to the slow path, with mmap_lock. It does not see VMAs, and stops at every special
 entry, the zero page's among them. So an architecture has it only if its entries can be special.
 
-Source: mm/gup.c, functions of the same name.
+Source: mm/gup.c, functions of the same name. Of the model's own: unlocked.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from mmlitmus.kernel.mm.gup import (
     FOLL_NOFAULT,
     FOLL_PIN,
     FOLL_REMOTE,
+    FOLL_TOUCH,
     FOLL_WRITE,
     Locked,
     Pages,
@@ -48,6 +49,7 @@ from mmlitmus.kernel.mm.gup import (
     gup_put_folio,
     is_valid_gup_args,
     longterm_unlockable,
+    refused_flags,
     release,
 )
 from mmlitmus.kernel.mm.gup_longterm import gup_longterm_locked, is_longterm_pinnable
@@ -61,6 +63,8 @@ from mmlitmus.kernel.sync.might import might_fault
 #: flags that the fast functions take
 FAST_FLAGS = FOLL_WRITE | FOLL_LONGTERM | FOLL_FORCE | FOLL_PIN | FOLL_GET | FOLL_FAST_ONLY | FOLL_NOFAULT
 
+gup_fast_rest = Seam("__gup_longterm_unlocked", "whether the fast functions' slow part touches what it finds")
+gup_fast_only = Seam("get_user_pages_fast_only", "what the function that never sleeps says of wrong arguments")
 gup_fast_folio_allowed = Seam("gup_fast_folio_allowed", "which pages the fast path takes")
 gup_fast_leaf = Seam("gup_fast_pmd_leaf", "does the fast path tell a huge leaf of device memory from one of pages")
 gup_fast_overflow = Seam("gup_fast_fallback", "what the fast functions say of a range that wraps round")
@@ -73,7 +77,7 @@ def get_user_pages_remote(
     """References to ``nr_pages`` pages of any mm, from ``start``. Needs mmap_lock R, which faults may drop if
     ``locked`` is given.
     """
-    flags |= FOLL_GET | FOLL_REMOTE
+    flags |= FOLL_GET | FOLL_REMOTE | FOLL_TOUCH
     if not is_valid_gup_args(flags, pages):
         return -EINVAL
     return gup_longterm_locked(mm, start & ~(PAGE_SIZE - 1), nr_pages, flags, pages, locked)
@@ -83,7 +87,7 @@ def pin_user_pages_remote(
     mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages, locked: Locked | None = None
 ) -> int:
     """Pins of them."""
-    flags |= FOLL_PIN | FOLL_REMOTE
+    flags |= FOLL_PIN | FOLL_REMOTE | FOLL_TOUCH
     if not is_valid_gup_args(flags, pages) or not (locked is None or longterm_unlockable(flags)):
         return -EINVAL
     return gup_longterm_locked(mm, start & ~(PAGE_SIZE - 1), nr_pages, flags, pages, locked)
@@ -91,7 +95,7 @@ def pin_user_pages_remote(
 
 def get_user_pages(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages) -> int:
     """References to pages of the caller's own mm. Needs mmap_lock R."""
-    flags |= FOLL_GET
+    flags |= FOLL_GET | FOLL_TOUCH
     if not is_valid_gup_args(flags, pages):
         return -EINVAL
     return gup_longterm_locked(mm, start & ~(PAGE_SIZE - 1), nr_pages, flags, pages, None)
@@ -105,20 +109,43 @@ def pin_user_pages(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: P
     return gup_longterm_locked(mm, start & ~(PAGE_SIZE - 1), nr_pages, flags, pages, None)
 
 
+def get_user_pages_unlocked(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages) -> int:
+    """References to pages of the caller's own mm; takes mmap_lock, and faults may drop it."""
+    return unlocked(mm, start, nr_pages, flags | FOLL_GET, pages)
+
+
+def pin_user_pages_unlocked(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages) -> int:
+    """Pins of them."""
+    return unlocked(mm, start, nr_pages, flags | FOLL_PIN, pages)
+
+
+def unlocked(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages) -> int:
+    """What both do.
+
+    Source: mm/gup.c get_user_pages_unlocked, pin_user_pages_unlocked.
+    """
+    if not is_valid_gup_args(flags, pages) or not longterm_unlockable(flags):
+        return -EINVAL
+    return gup_longterm_locked(mm, start & ~(PAGE_SIZE - 1), nr_pages, flags | FOLL_TOUCH, pages, Locked(False))
+
+
 # -- without ----------------------------------------------------------------------------------------------------------
 def get_user_pages_fast(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages) -> int:
     """References, by the fast path as far as it goes."""
-    return gup_fast_fallback(mm, start, nr_pages, flags | FOLL_GET, pages)
+    flags |= FOLL_GET
+    return gup_fast_fallback(mm, start, nr_pages, flags, pages) if is_valid_gup_args(flags, pages) else -EINVAL
 
 
 def pin_user_pages_fast(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages) -> int:
     """Pins, by the fast path as far as it goes."""
-    return gup_fast_fallback(mm, start, nr_pages, flags | FOLL_PIN, pages)
+    flags |= FOLL_PIN
+    return gup_fast_fallback(mm, start, nr_pages, flags, pages) if is_valid_gup_args(flags, pages) else -EINVAL
 
 
 def get_user_pages_fast_only(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages) -> int:
-    """References to what the fast path gets; never negative."""
-    return max(0, gup_fast_fallback(mm, start, nr_pages, flags | FOLL_GET | FOLL_FAST_ONLY, pages))
+    """References to what the fast path gets."""
+    result: int = gup_fast_only(mm, start, nr_pages, flags | FOLL_GET | FOLL_FAST_ONLY, pages)
+    return result
 
 
 def gup_fast_fallback(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages) -> int:
@@ -129,8 +156,7 @@ def gup_fast_fallback(mm: MmStruct, start: int, nr_pages: int, flags: int, pages
     Source: mm/gup.c internal_get_user_pages_fast (to 6.1), gup_fast_fallback (from 6.12).
     """
     if flags & ~FAST_FLAGS:
-        return stopped(-EINVAL, Gate.FLAGS, "not for the fast functions")
-    if not is_valid_gup_args(flags, pages):
+        refused_flags("flags that the fast path does not know")
         return -EINVAL
     if flags & FOLL_PIN and not mm.has_pinned:
         mm.has_pinned = True
@@ -148,13 +174,41 @@ def gup_fast_fallback(mm: MmStruct, start: int, nr_pages: int, flags: int, pages
         return done
     rest = Pages(pages.holder)
     mmap_read_lock(mm)
-    got = gup_longterm_locked(mm, start + (done << PAGE_SHIFT), nr_pages - done, flags, rest, None)
+    got = gup_longterm_locked(mm, start + (done << PAGE_SHIFT), nr_pages - done, gup_fast_rest(flags), rest, None)
     mmap_read_unlock(mm)
     for folio, pfn, nr in zip(rest.folios, rest.pfns, rest.numbers, strict=True):
         pages.add(folio, pfn, nr)
     if got < 0:
         return done or got
     return done + got
+
+
+@gup_fast_rest.alternative(
+    "not-longterm", source="mm/gup.c __gup_longterm_unlocked, v5.10, 6.1.192", releases="<= v6.1"
+)
+def touches_unless_longterm(flags: int) -> int:
+    """It does, but for long-term pins."""
+    return flags if flags & FOLL_LONGTERM else flags | FOLL_TOUCH
+
+
+@gup_fast_rest.alternative("always", source="mm/gup.c gup_fast_fallback, 6.12.117", releases=">= v6.2")
+def touches(flags: int) -> int:
+    """It does."""
+    return flags | FOLL_TOUCH
+
+
+@gup_fast_only.alternative(
+    "never-negative", source="mm/gup.c get_user_pages_fast_only, v5.10, 6.1.192", releases="<= v6.1"
+)
+def fast_only_or_nothing(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages) -> int:
+    """No errno, but 0. Whether FOLL_LONGTERM goes with references nobody asks."""
+    return max(0, gup_fast_fallback(mm, start, nr_pages, flags, pages))
+
+
+@gup_fast_only.alternative("errno", source="mm/gup.c get_user_pages_fast_only, 6.12.117", releases=">= v6.2")
+def fast_only_or_errno(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages) -> int:
+    """Whatever the other fast functions say."""
+    return gup_fast_fallback(mm, start, nr_pages, flags, pages) if is_valid_gup_args(flags, pages) else -EINVAL
 
 
 @gup_fast_folio_allowed.alternative(

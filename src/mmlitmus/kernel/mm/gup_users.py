@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mmlitmus.explore.runtime import current
+from mmlitmus.explore.runtime import current, loop_point
 from mmlitmus.kernel.arch.x86.pgtable import PAGE_SIZE
 from mmlitmus.kernel.errno import EFAULT, EIO
 from mmlitmus.kernel.mm.gup import (
@@ -22,6 +22,7 @@ from mmlitmus.kernel.mm.gup import (
     Pages,
     put_pages,
     release,
+    set_pages_dirty,
     unpin_user_pages,
 )
 from mmlitmus.kernel.mm.gup_fast import (
@@ -34,35 +35,76 @@ from mmlitmus.kernel.mm.mm_types import MmStruct
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 from mmlitmus.kernel.policy import Seam
 
+proc_mem_foll_force = Seam("proc_mem_foll_force", "whose access through /proc/PID/mem permissions do not stop")
 extract_pages = Seam("iov_iter_extract_pages", "does direct I/O pin the pages, or only hold them")
 
 
 def process_vm_rw(mm: MmStruct, address: int, nr_pages: int, write: bool) -> int:
-    """process_vm_readv and process_vm_writev of whole pages: bytes, or -EFAULT whatever went wrong."""
-    pages = Pages(f"process_vm_rw by {current().name}")
-    locked = Locked(True)
-    mmap_read_lock(mm)
-    got = pin_user_pages_remote(mm, address, nr_pages, FOLL_WRITE if write else 0, pages, locked)
-    if locked.held:
-        mmap_read_unlock(mm)
-    if got <= 0:
-        return -EFAULT
-    unpin_user_pages(pages)
-    return got * PAGE_SIZE
+    """process_vm_readv and process_vm_writev of whole pages: bytes, or -EFAULT whatever went wrong. After some pages
+    that could be had it is tried again from there.
+    """
+    done = 0
+    while done < nr_pages:
+        loop_point(mm, address, nr_pages, write, done)
+        pages = Pages(f"process_vm_rw by {current().name}")
+        locked = Locked(True)
+        mmap_read_lock(mm)
+        flags = FOLL_WRITE if write else 0
+        got = pin_user_pages_remote(mm, address + done * PAGE_SIZE, nr_pages - done, flags, pages, locked)
+        if locked.held:
+            mmap_read_unlock(mm)
+        if got <= 0:
+            return done * PAGE_SIZE or -EFAULT
+        if write:
+            set_pages_dirty(pages)
+        unpin_user_pages(pages)
+        done += got
+    return done * PAGE_SIZE
 
 
-def access_process_vm(mm: MmStruct, address: int, write: bool) -> int:
-    """A debugger's access to one page: PAGE_SIZE, or -EIO. Permissions of the mapping do not stop it. (A driver's
-    ->access, which is asked where there is no page, is not modelled.)
+def access_process_vm(mm: MmStruct, address: int, write: bool, force: bool = True) -> int:
+    """A debugger's access to one page: PAGE_SIZE, or -EIO. With ``force`` permissions of the mapping do not stop it. (A
+    driver's ->access, which is asked where there is no page, is not modelled.)
     """
     pages = Pages(f"ptrace by {current().name}")
+    flags = (FOLL_FORCE if force else 0) | (FOLL_WRITE if write else 0)
     mmap_read_lock(mm)
-    got = get_user_pages_remote(mm, address, 1, FOLL_FORCE | (FOLL_WRITE if write else 0), pages)
+    got = get_user_pages_remote(mm, address, 1, flags, pages)
     mmap_read_unlock(mm)
     if got <= 0:
         return -EIO
+    if write:
+        set_pages_dirty(pages)
     put_pages(pages)
     return PAGE_SIZE
+
+
+def mem_rw(mm: MmStruct, address: int, write: bool) -> int:
+    """One page through /proc/PID/mem, by who does not trace the process: PAGE_SIZE, or -EIO.
+
+    Source: fs/proc/base.c mem_rw.
+    """
+    return access_process_vm(mm, address, write, proc_mem_foll_force())
+
+
+@proc_mem_foll_force.alternative(
+    "always",
+    source="fs/proc/base.c mem_rw, 5.10.262, 6.1.192, 6.12.117",
+    releases="<= v6.18, CONFIG_PROC_MEM_ALWAYS_FORCE",
+)
+def always_forces() -> bool:
+    """Permissions of the mapping never stop it."""
+    return True
+
+
+@proc_mem_foll_force.alternative(
+    "ptrace",
+    source="fs/proc/base.c proc_mem_foll_force, 7.3.4; recorded: 7.3.4",
+    releases="deb-7.3.4, CONFIG_PROC_MEM_FORCE_PTRACE",
+)
+def forces_for_the_tracer() -> bool:
+    """They stop everybody but the process's tracer."""
+    return False
 
 
 def direct_io(mm: MmStruct, address: int, nr_pages: int, write: bool, during: Callable[[], None] | None = None) -> int:
@@ -76,6 +118,8 @@ def direct_io(mm: MmStruct, address: int, nr_pages: int, write: bool, during: Ca
     if got > 0:
         if during is not None:
             during()
+        if write:
+            set_pages_dirty(pages)
         release(pages, flags)
     return got
 

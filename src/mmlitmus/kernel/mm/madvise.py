@@ -1,11 +1,12 @@
 """madvise on mappings of device memory. Source: mm/madvise.c, functions of the same name; the refusals are also what
-the kernel's own tests check (selftests/mm/pfnmap.c).
+the kernel's own tests check (selftests/mm/pfnmap.c). Of the model's own: populate_vma.
 """
 
 from __future__ import annotations
 
-from mmlitmus.kernel.arch.x86.pgtable import PAGE_SIZE
+from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, PAGE_SIZE
 from mmlitmus.kernel.errno import EACCES, EAGAIN, EINVAL, ENODEV, ENOMEM, EPERM
+from mmlitmus.kernel.mm.gup import FOLL_TOUCH, FOLL_WRITE, __get_user_pages, check_vma_flags
 from mmlitmus.kernel.mm.memory_zap import zap_page_range_single
 from mmlitmus.kernel.mm.mm_types import (
     VM_DONTCOPY,
@@ -145,6 +146,22 @@ def refused_for_special(flags: int) -> bool:
     return bool(flags & VM_SPECIAL)
 
 
+def populate_vma(vma: VmArea, start: int, end: int, advice: int) -> int:
+    """MADV_POPULATE of one VMA's part: 0, -EINVAL where the VMA does not allow it, or -EFAULT.
+
+    Source: mm/madvise.c madvise_populate; mm/gup.c faultin_vma_page_range (6.1), faultin_page_range (from 6.12).
+    """
+    flags = FOLL_TOUCH | (FOLL_WRITE if advice == MADV_POPULATE_WRITE else 0)
+    if check_vma_flags(vma, flags):
+        return -EINVAL
+    while start < end:
+        got = __get_user_pages(vma.vm_mm, start, end - start >> PAGE_SHIFT, flags, None, None)
+        if got <= 0:
+            return got
+        start += got << PAGE_SHIFT
+    return 0
+
+
 def madvise_walk_vmas(mm: MmStruct, start: int, end: int, advice: int) -> int:
     """Give the advice to every VMA in [start, end): 0 or an errno. The first that refuses ends it.
 
@@ -178,7 +195,7 @@ def madvise_vma_behavior(vma: VmArea, start: int, end: int, advice: int) -> int:
             return -EINVAL
         if advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED):
             zap_page_range_single(vma, start, end - start)
-        return 0
+        return populate_vma(vma, start, end, advice) if advice in POPULATES else 0
     if advice == MADV_WIPEONFORK or (advice == MADV_DOFORK and madvise_dofork(flags)):
         return -EINVAL
     if advice == MADV_DODUMP and flags & VM_SPECIAL:

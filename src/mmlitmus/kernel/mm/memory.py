@@ -44,7 +44,13 @@ from mmlitmus.kernel.mm.huge_memory import (
     split_huge_pmd,
     split_huge_pud,
 )
-from mmlitmus.kernel.mm.memory_pages import do_anonymous_page, do_swap_page, do_wp_page, vm_insert_page
+from mmlitmus.kernel.mm.memory_pages import (
+    do_anonymous_page,
+    do_swap_page,
+    do_wp_page,
+    fault_of_a_page,
+    vm_insert_page,
+)
 from mmlitmus.kernel.mm.memory_zap import zap_page_range_single
 from mmlitmus.kernel.mm.mm_types import (
     FAULT_FLAG_UNSHARE,
@@ -217,6 +223,8 @@ def do_fault(vmf: VmFault, table: PteTable) -> int:
     if pte_prealloc(vmf.vma.vm_mm, table) < 0:
         return VM_FAULT_OOM
     vmf.nr = vmf.nr if vmf.vma.vm_ops.batches else 1
+    if vmf.vma.vm_ops.answers_pages:
+        return fault_of_a_page(vmf, table)
     result: int = vmf.vma.vm_ops.fault(vmf)
     return result
 

@@ -3,7 +3,7 @@
 What mm/memory.c does with a special entry, which maps a frame and no page, is in ``memory.py``.
 
 Source: mm/memory.c, functions of the same name; where a docstring does not say otherwise. Of the model's own:
-map_anon_folio, wp_counted_page and locked_entry.
+map_anon_folio, wp_counted_page, locked_entry and fault_of_a_page.
 """
 
 from __future__ import annotations
@@ -56,7 +56,15 @@ from mmlitmus.kernel.mm.mm_types import (
 )
 from mmlitmus.kernel.mm.mmap_lock import vma_end_read
 from mmlitmus.kernel.mm.mmu_notifier import mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
-from mmlitmus.kernel.mm.page_alloc import ZERO_PFN, Folio, alloc_folio, folio_get, folio_put, page_tables
+from mmlitmus.kernel.mm.page_alloc import (
+    ZERO_PFN,
+    Folio,
+    alloc_folio,
+    folio_get,
+    folio_mark_dirty,
+    folio_put,
+    page_tables,
+)
 from mmlitmus.kernel.mm.pgalloc import pte_alloc
 from mmlitmus.kernel.mm.swap import folio_add_lru, lru_add_drain
 from mmlitmus.kernel.mm.vma_flags import vm_flags_set
@@ -66,6 +74,7 @@ from mmlitmus.kernel.sync.folio_lock import folio_lock, folio_trylock, folio_unl
 wp_can_reuse_anon_folio = Seam(
     "wp_can_reuse_anon_folio", "when a store to a read-only page of a process's own is done in place"
 )
+set_pte_range = Seam("set_pte_range", "whether a load maps a page dirty that may be written to")
 fault_unshare = Seam("fault_unshare", "what a fault with FAULT_FLAG_UNSHARE copies")
 
 
@@ -100,7 +109,7 @@ def anon_vma_prepare(vmf: VmFault) -> int:
     6.12); mm/rmap.c.
     """
     vma = vmf.vma
-    if not vma.vm_ops.anonymous or vma.anon_vma:
+    if not (vma.vm_ops.anonymous or vma.vm_ops.answers_pages) or vma.anon_vma:
         return 0
     if vmf.flags & FAULT_FLAG_VMA_LOCK:
         vmf.nr = 1
@@ -168,9 +177,11 @@ def do_wp_page(vmf: VmFault, table: PteTable, orig: int, write: bool) -> int:
     before he pins it. ``write``: may the VMA be written? If not, somebody forces a store to a private mapping.
     """
     unshare = bool(vmf.flags & FAULT_FLAG_UNSHARE)
-    if vmf.vma.has(VM_SHARED):
-        return 0 if unshare else wp_pfn_shared(vmf, table, orig)
     folio = vm_normal_page(vmf.vma.vm_mm, orig)
+    if vmf.vma.has(VM_SHARED):
+        if folio is not None and not unshare:
+            folio_mark_dirty(folio)
+        return 0 if unshare else wp_pfn_shared(vmf, table, orig)
     if unshare and not fault_unshare(folio):
         reached("unsharing did nothing")
         return 0
@@ -323,6 +334,72 @@ def do_swap_page(vmf: VmFault, folio: Folio) -> int:
     folio_unlock(folio.lock)
     reached("a fault waited for a migration")
     return 0
+
+
+def fault_of_a_page(vmf: VmFault, table: PteTable) -> int:
+    """A fault whose driver answers with a page: that is mapped; a store to a private mapping gets a copy instead, which
+    is allocated before the driver is asked.
+
+    Source: mm/memory.c do_read_fault, do_cow_fault, do_shared_fault.
+    """
+    vma, mm = vmf.vma, vmf.vma.vm_mm
+    cow: Folio | None = None
+    if vmf.flags & FAULT_FLAG_WRITE and not vma.has(VM_SHARED):
+        anon_vma_prepare(vmf)
+        cow = alloc_folio(mm, "the copy")
+        if cow is None:
+            return VM_FAULT_OOM
+    result: int = vma.vm_ops.fault(vmf)
+    if result & (VM_FAULT_ERROR | VM_FAULT_NOPAGE | VM_FAULT_RETRY):
+        if cow is not None:
+            folio_put(cow, page_tables(mm))
+        return result
+    mapped = finish_fault(vmf, table, cow if cow is not None else vmf.page)
+    if cow is not None or not mapped:
+        folio_put(vmf.page, page_tables(mm))
+    if cow is not None and not mapped:
+        folio_put(cow, page_tables(mm))
+    if vmf.flags & FAULT_FLAG_WRITE and cow is None and mapped:
+        folio_mark_dirty(vmf.page)
+    return 0
+
+
+@set_pte_range.alternative(
+    "clean", source="mm/memory.c alloc_set_pte (5.10), do_set_pte (6.1), set_pte_range (6.12)", releases="<= v6.12"
+)
+def mapped_clean(folio: Folio) -> bool:
+    """No: the first store will say so."""
+    return False
+
+
+@set_pte_range.alternative(
+    "as-the-page", source="mm/memory.c set_pte_range, 7.3.4", releases="v7.3; unknown after v6.12"
+)
+def mapped_as_the_page_is(folio: Folio) -> bool:
+    """If the page is."""
+    return bool(folio.dirty)
+
+
+def finish_fault(vmf: VmFault, table: PteTable, folio: Folio) -> bool:
+    """Map what a fault has found; False if somebody else has mapped something meanwhile."""
+    vma, mm = vmf.vma, vmf.vma.vm_mm
+    if pte_alloc(mm, table) < 0:
+        return False
+    entry = mk_pte(folio.pfn, vma.vm_page_prot)
+    if vmf.flags & FAULT_FLAG_WRITE:
+        entry |= ACCESSED | DIRTY | SOFT_DIRTY
+        entry = entry | RW if vma.vm_flags & VM_WRITE else stop_writing(entry)
+    elif entry & RW and set_pte_range(folio):
+        entry |= DIRTY | SOFT_DIRTY
+    ptl = pte_offset_map_lock(table)
+    free: bool = ptep_get(table, vmf.address) == NONE
+    if free and folio.anon:
+        map_anon_folio(mm, table, vmf.address, folio, entry)
+    elif free:
+        folio.add_return("mapcount", 1)
+        set_pte_at(table, vmf.address, entry)
+    pte_unmap_unlock(ptl)
+    return free
 
 
 def vm_insert_page(vma: VmArea, addr: int, folio: Folio) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from mmlitmus.explore.runtime import loop_point
 from mmlitmus.kernel.arch.x86.pgtable import (
+    DIRTY_BITS,
     NONE,
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -30,6 +31,7 @@ from mmlitmus.kernel.mm.memory_pages import vm_normal_pages
 from mmlitmus.kernel.mm.mm_types import VM_PFNMAP, AddressSpace, VmArea, vma_pages
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_end_vma, tlb_finish_mmu, tlb_gather_mmu, tlb_remove_tlb_entries
 from mmlitmus.kernel.mm.mmu_notifier import mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
+from mmlitmus.kernel.mm.page_alloc import folio_mark_dirty
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pgalloc import batch_at, pmd_batches, pud_chunks
 from mmlitmus.kernel.sync.rwsem import down_read, up_read
@@ -48,7 +50,10 @@ def zap_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int) -> None:
         loop_point(tlb, table, addr, end, mm, batch, ptl)
         entry, nr = pte_run(table, addr, 1 if batch == 1 else batch_at(mm, addr, end - addr >> PAGE_SHIFT))
         if entry != NONE:
-            for folio in vm_normal_pages(mm, get_and_clear_full_ptes(table, addr, nr), nr):
+            cleared = get_and_clear_full_ptes(table, addr, nr)
+            for folio in vm_normal_pages(mm, cleared, nr):
+                if cleared & DIRTY_BITS:
+                    folio_mark_dirty(folio)
                 folio.add_return("mapcount", -1)
                 tlb.pages.append(folio)
             tlb_remove_tlb_entries(tlb, addr, addr + (nr << PAGE_SHIFT))

@@ -83,7 +83,7 @@ class MmStruct(Model):
     whose ``vm_lock_seq`` equals it is write-locked. ``cpus`` is mm_cpumask: the CPUs whose tasks run on this mm.
     """
 
-    __slots__ = ("cpus", "machine", "mmap_lock", "notifier_subscriptions", "pgd", "puds")
+    __slots__ = ("cpus", "lock_limit", "machine", "mmap_lock", "notifier_subscriptions", "pgd", "puds")
     mm_users = Atomic()
     mm_mt = Once()
     mm_lock_seq = Once()
@@ -104,6 +104,7 @@ class MmStruct(Model):
         self.puds: dict[int, pgtable.PudEntry] = {}  # PUD number -> entry, for blocks that a VMA covers whole
         self.cpus: list[Any] = []
         self.notifier_subscriptions: tuple[Any, ...] = ()
+        self.lock_limit: int | None = None  # RLIMIT_MEMLOCK, pages; None: CAP_IPC_LOCK
 
 
 class VmArea(Model):
@@ -112,7 +113,8 @@ class VmArea(Model):
     ``vm_ops`` is the driver's operations object; ``rmap_lock`` its file's i_mmap_rwsem. ``pfnmap_track_ctx`` is what
     6.16's tracking of reserved frames keeps (``pfnmap_track``); ``memtype_owner`` is a ghost: who reserves frames for
     this VMA and whatever is split off or moved from it. ``anon_vma``: a page of a process's own has been put into the
-    VMA, which is anonymous; others have no use for it here (include/linux/mm_types.h anon_vma).
+    VMA, which is anonymous or filled with pages by its driver's ->fault; others have no use for it here
+    (include/linux/mm_types.h anon_vma).
     """
 
     __slots__ = ("rmap_lock", "vm_lock")
@@ -179,6 +181,8 @@ class VmOperations:
     mapped: Any = None
     #: of the model's own: the kernel's anonymous VMAs have no operations at all (vma_is_anonymous)
     anonymous = False
+    #: of the model's own: ->fault may answer with a page (``VmFault.page``), with a reference for the page tables
+    answers_pages = False
 
     def open(self, vma: VmArea) -> None:
         """A VMA was copied: by a split, by mremap, by fork.
@@ -194,18 +198,20 @@ class VmOperations:
 
 
 class VmFault:
-    """vm_fault: one fault in progress. ``address`` is page aligned; ``pgoff`` is in pages of the file.
+    """vm_fault: one fault in progress. ``address`` is page aligned; ``pgoff`` is in pages of the file. ``page``: what
+    ->fault has found, if it leaves the mapping to the caller.
 
     ``nr``: outside of a search, how many pages from ``address`` on are touched one after the other; whoever serves the
     fault lowers it to those that he has served like the first. ``faults``: how many faults that is.
     """
 
-    __slots__ = ("address", "faults", "flags", "nr", "pgoff", "vma")
+    __slots__ = ("address", "faults", "flags", "nr", "page", "pgoff", "vma")
 
     def __init__(self, vma: VmArea, address: int, flags: int, nr: int = 1) -> None:
         self.vma = vma
         self.nr = nr
         self.faults = 0
+        self.page: Any = None
         self.address = address & ~(pgtable.PAGE_SIZE - 1)
         self.flags = flags
         self.pgoff = vma.vm_pgoff + (self.address - vma.vm_start >> pgtable.PAGE_SHIFT)

@@ -19,7 +19,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     USER,
     pud_populate,
 )
-from mmlitmus.kernel.errno import EACCES, EEXIST, EINVAL, ENODEV, ENOMEM, EOVERFLOW, EPERM
+from mmlitmus.kernel.errno import EACCES, EAGAIN, EEXIST, EINVAL, ENODEV, ENOMEM, EOVERFLOW, EPERM
 from mmlitmus.kernel.mm.memory_zap import unmap_vmas
 from mmlitmus.kernel.mm.mm_types import (
     VM_ACCOUNT,
@@ -123,9 +123,10 @@ def vma_set_page_prot(vma: VmArea) -> None:
     """Take the write permission out of a shared VMA's protection if its driver wants to hear of the first store.
 
     Source: mm/mmap.c vma_set_page_prot, vma_wants_writenotify (to 6.1), mm/vma.c vma_wants_writenotify (from 6.12);
-    ->pfn_mkwrite only; no soft-dirty tracking here.
+    ->pfn_mkwrite only. Stores to a VMA that is not soft-dirty are to be heard of too.
     """
-    if vma.vm_ops.pfn_mkwrite is not None:
+    shared = vma.peek("vm_flags") & (VM_SHARED | VM_WRITE) == VM_SHARED | VM_WRITE
+    if vma.vm_ops.pfn_mkwrite is not None or (shared and not vma.peek("vm_flags") & VM_SOFTDIRTY):
         vma.vm_page_prot = vma.vm_page_prot & ~RW
 
 
@@ -154,6 +155,10 @@ def do_mmap(mm: MmStruct, file: File, addr: int, length: int, prot: int, flags: 
     elif not flags & MAP_PRIVATE:
         return -EINVAL
     if flags & MAP_LOCKED:
+        if mm.lock_limit == 0:
+            return -EPERM
+        if mm.lock_limit is not None and mm.locked_vm + (length >> PAGE_SHIFT) > mm.lock_limit:
+            return -EAGAIN
         vm_flags |= VM_LOCKED
     if not mm.machine.may_exec(file):
         if vm_flags & VM_EXEC:

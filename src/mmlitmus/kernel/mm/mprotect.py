@@ -203,10 +203,26 @@ def if_the_driver_knows(vma: VmArea, entry: int) -> bool:
 
 
 @can_change_pte_writable.alternative(
-    "or-exclusive", source="mm/mprotect.c can_change_pte_writable, 6.1.192, 6.12.117", releases=">= v6.1"
+    "or-exclusive-and-dirty",
+    source="mm/mprotect.c can_change_pte_writable, 6.1.192; recorded: 6.1.192",
+    releases="v5.19 - v6.1",
+)
+def if_the_driver_knows_or_nobody_shares_what_is_dirty(vma: VmArea, entry: int) -> bool:
+    """Such a page, or a private anonymous one that no other process maps, if it is dirty: one that somebody has forced
+    a store to need not be.
+    """
+    return bool(entry & DIRTY_BITS) and if_the_driver_knows_or_nobody_shares(vma, entry)
+
+
+@can_change_pte_writable.alternative(
+    "or-exclusive", source="mm/mprotect.c can_change_pte_writable, 6.12.117", releases=">= v6.2"
 )
 def if_the_driver_knows_or_nobody_shares(vma: VmArea, entry: int) -> bool:
-    """Such a page, or a private anonymous one that no other process maps."""
+    """Such a page, or a private anonymous one that no other process maps; where soft-dirty is tracked, only one that is
+    soft-dirty.
+    """
+    if not vma.vm_flags & VM_SOFTDIRTY and not entry & SOFT_DIRTY:
+        return False
     if vma.has(VM_SHARED):
         return shared_and_dirty(vma, entry)
     page = vm_normal_page(vma.vm_mm, entry)

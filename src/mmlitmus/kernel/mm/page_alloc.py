@@ -9,8 +9,8 @@ Who holds each reference is a ghost, the *ledger*: it changes in the events that
 back more than it has is reported in that event.
 
 Source: mm/page_alloc.c, include/linux/mm.h, include/linux/page_ref.h, include/linux/page-flags.h, mm/internal.h,
-functions of the same name. Of the model's own: Folio, Frames, new_folio, alloc_folio, make_zero_page, page_tables,
-free_folio, take_frames, in_pin_context.
+functions of the same name. Of the model's own: Folio, Frames, new_folio, alloc_folio, make_zero_page, driver_folio,
+page_tables, free_folio, take_frames, in_pin_context.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ LRU_NEVER, LRU_BATCH, LRU_ON, LRU_ISOLATED = "never", "batch", "on", "isolated"
 ANON, ZERO, DRIVER, COHERENT = "anon", "zero", "driver", "coherent"
 
 ISOLATION = "isolation"
+THE_DRIVER = "the driver"
 
 FIRST_FRAME = 0x1000  # where memory comes from: a run of frames for each task
 FRAMES_A_TASK = 0x100
@@ -66,6 +67,7 @@ class Folio(Model):
     lru = Atomic()
     anon_exclusive = Once()  # under the page-table lock of whoever maps the page
     migratetype = Once()
+    dirty = Once()  # of a driver's page; of others nobody asks
     holders = Ghost()  # ((holder, references), ...), sorted
     pfn = Const()
     order = Const()
@@ -74,7 +76,7 @@ class Folio(Model):
     reserved = Const()
 
     def __init__(self, pfn: int, holder: str, count: int, **values: Any) -> None:
-        super().__init__(f"page[{pfn:#x}]", pfn=pfn, refcount=count, holders=((holder, count),), **values)
+        super().__init__(f"page[{pfn:#x}]", pfn=pfn, refcount=count, dirty=False, holders=((holder, count),), **values)
         self.lock = FolioLock(f"page[{pfn:#x}]:lock", "folio_lock")
 
     def parts(self) -> tuple[Folio, ...]:
@@ -190,6 +192,16 @@ def new_folio(
     return folio
 
 
+def driver_folio(machine: Any, pfn: int) -> Folio:
+    """A page that a driver has allocated when it was loaded, at a frame of its own; it holds it for ever."""
+    folio = Folio(
+        pfn, THE_DRIVER, 1, pincount=0, mapcount=0, lru=LRU_NEVER, anon_exclusive=False,
+        migratetype=MIGRATE_UNMOVABLE, order=0, kind=DRIVER, zone=ZONE_NORMAL, reserved=False,
+    )  # fmt: skip
+    machine.pages[pfn] = folio
+    return folio
+
+
 def take_frames(machine: Any, pages: int, nr: int = 1) -> int:
     """The first of ``nr`` times ``pages`` frames, aligned to ``pages``."""
     task = rt.current()
@@ -289,6 +301,16 @@ def free_folio(folio: Folio) -> None:
         report("BUG", "page-freed-mapped", f"{rt.current().name} frees {folio.name}, which {mapped} entries map")
     reached("a page was freed")
     folio.free()
+
+
+def folio_mark_dirty(folio: Folio) -> None:
+    """The page differs from what it was made from, if from anything. Kept of a driver's pages only: whether they are
+    mapped dirty depends on it (``set_pte_range``).
+
+    Source: mm/page-writeback.c set_page_dirty (5.10), folio_mark_dirty (from 6.1).
+    """
+    if folio.kind == DRIVER and not folio.dirty:
+        folio.dirty = True
 
 
 def folio_maybe_dma_pinned(folio: Folio) -> bool:

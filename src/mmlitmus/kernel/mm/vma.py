@@ -92,7 +92,7 @@ def vm_area_dup(orig: VmArea, mm: MmStruct) -> VmArea | None:
         vm_page_prot=orig.vm_page_prot,
         vm_ops=orig.vm_ops,
         vm_private_data=orig.vm_private_data,
-        anon_vma=bool(orig.vm_ops.anonymous and orig.anon_vma),
+        anon_vma=bool((orig.vm_ops.anonymous or orig.vm_ops.answers_pages) and orig.anon_vma),
     )
     if new is not None and tracking().dup(orig, new):
         new.free()

@@ -13,7 +13,8 @@ insert   remap (all of the VMA, in ->mmap; a fault is SIGBUS), remap_refill (the
          with vmf_insert_pfn), remap_partial (its first half), remap_fault (all of it, by the first fault),
          fault_pfn (vmf_insert_pfn), fault_pfn_prot (the same with the cache type in the protection that ->fault
          inserts with, not in the VMA's), huge (vmf_insert_pfn_pmd and _pud where they fit), mixed (vmf_insert_mixed),
-         track (only reserve, in ->mmap; faults as fault_pfn), none
+         track (only reserve, in ->mmap; faults as fault_pfn), none; of ram, whose pages are counted: insert_page
+         (vm_insert_page of all of it, in ->mmap), fault_page (->fault answers with the page)
 cache    "" (what the VMA has: write-back), wc, uc-, wt, wp
 ======== =======================================================================================
 """
@@ -40,19 +41,24 @@ from mmlitmus.api import (
     AddressSpace,
     CacheMode,
     File,
+    Folio,
     Machine,
     PciDevice,
     VmArea,
     VmFault,
     VmOperations,
     cachemode2protval,
+    driver_folio,
+    folio_get,
     is_cow_mapping,
+    page_tables,
     pmd_offset,
     pud_offset,
     remap_pfn_range,
     track_pfn_remap,
     unmap_mapping_range,
     vm_flags_set,
+    vm_insert_page,
     vmf_insert_mixed,
     vmf_insert_pfn,
     vmf_insert_pfn_pmd,
@@ -77,7 +83,11 @@ INSERTS = (
     "mixed",
     "track",
     "none",
+    "insert_page",
+    "fault_page",
 )
+#: ways to insert pages that the kernel counts
+OF_PAGES = ("insert_page", "fault_page")
 CACHES = {
     "": CacheMode.WB,
     "wc": CacheMode.WC,
@@ -118,13 +128,21 @@ class Probe:
         """A file whose mappings of page offset N begin at page ``frame + N`` of the region."""
         if insert not in INSERTS or cache not in CACHES or region not in self.regions:
             raise ValueError(f"no way to map {region!r} as {insert!r} with {cache!r}")
+        if insert in OF_PAGES and region != "ram":
+            raise ValueError(f"{insert} is of pages that the kernel counts: of ram, not of {region}")
         fill = Fill(insert, cache, region, frame)
-        ops = (ProbeMkwrite if self.mkwrite else ProbeOps)(self, fill)
+        mkwrite = self.mkwrite and insert not in OF_PAGES
+        ops = (ProbeMkwrite if mkwrite else ProbeOps)(self, fill)
         return File(f"/dev/probe ({insert} {region})", ops, self.mapping, fill, writable)
 
     def pfn(self, fill: Fill) -> int:
         """The frame at page offset 0 of a file."""
         return self.regions[fill.region][0] + fill.frame
+
+    def page(self, pfn: int) -> Folio:
+        """The page of a frame of ram, which the module has allocated and holds."""
+        folio: Folio | None = self.machine.pages.get(pfn)
+        return folio if folio is not None else driver_folio(self.machine, pfn)
 
     def move(self, pages: int) -> None:
         """From now on faults find every page ``pages`` further on: the device has changed what backs its mappings.
@@ -145,13 +163,14 @@ class ProbeOps(VmOperations):
     def __init__(self, probe: Probe, fill: Fill) -> None:
         self.probe = probe
         self.fill = fill
+        self.answers_pages = fill.insert == "fault_page"
         if fill.insert == "huge":
             self.huge_fault = self._huge_fault
 
     def mmap(self, file: File, vma: VmArea) -> int:
         """The module's ->mmap: 0 or an errno. What would be a BUG later on is -EINVAL here, as in the module."""
         how = self.fill.insert
-        if how not in ("remap", "remap_partial", "mixed", "none") and is_cow_mapping(vma.vm_flags):
+        if how not in ("remap", "remap_partial", "mixed", "none", *OF_PAGES) and is_cow_mapping(vma.vm_flags):
             return -EINVAL
         vma.vm_ops = self
         if self.fill.cache and how != "fault_pfn_prot":
@@ -165,10 +184,19 @@ class ProbeOps(VmOperations):
             error, _ = track_pfn_remap(vma, vma.vm_start, self.frame_of(vma), size, vma.vm_page_prot)
             if error:
                 return error
+        if how == "insert_page":
+            return self._insert_pages(vma)
         if how == "mixed":
             vm_flags_set(vma, VM_MIXEDMAP)
-        elif how != "none":
+        elif how not in ("none", "fault_page"):
             vm_flags_set(vma, VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP)
+        return 0
+
+    def _insert_pages(self, vma: VmArea) -> int:
+        for n in range(vma.vm_end - vma.vm_start >> PAGE_SHIFT):
+            error = vm_insert_page(vma, vma.vm_start + (n << PAGE_SHIFT), self.probe.page(self.frame_of(vma) + n))
+            if error:
+                return error
         return 0
 
     def frame_of(self, vma: VmArea) -> int:
@@ -186,6 +214,10 @@ class ProbeOps(VmOperations):
             return vmf_insert_pfn_prot(vma, vmf.address, pfn, prot)
         if self.fill.insert == "mixed":
             return vmf_insert_mixed(vma, vmf.address, pfn)
+        if self.fill.insert == "fault_page":
+            vmf.page = self.probe.page(pfn)
+            folio_get(vmf.page, page_tables(vma.vm_mm))
+            return 0
         if self.fill.insert == "remap_fault":
             size = vma.vm_end - vma.vm_start
             error = remap_pfn_range(vma, vma.vm_start, self.frame_of(vma), size, vma.vm_page_prot)

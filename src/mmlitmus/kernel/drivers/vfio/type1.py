@@ -5,7 +5,7 @@ is a VM_PFNMAP: device memory is mapped by its frame number, without a reference
 mapping goes. Reserved frames, the zero page's among them, are neither accounted nor unpinned.
 
 Sizes and addresses are bytes, limits are pages. Source: drivers/vfio/vfio_iommu_type1.c, functions of the same name. Of
-the model's own: VfioIommu, VfioDma, charge, whole_rounds, continues, pinned_run.
+the model's own: VfioIommu, VfioDma, limit_of, charge, whole_rounds, continues, pinned_run.
 """
 
 from __future__ import annotations
@@ -273,6 +273,15 @@ def gives_zero_pins_back(iommu: VfioIommu, pfns: Runs) -> None:
             iommu.unpin(pfn)
 
 
+def limit_of(iommu: VfioIommu, dma: VfioDma) -> int | None:
+    """How many pages the process may lock; None: as many as it likes.
+
+    Source: drivers/vfio/vfio_iommu_type1.c vfio_pin_pages_remote, vfio_lock_acct.
+    """
+    own: int | None = dma.mm.lock_limit
+    return iommu.limit if iommu.limit is not None else own
+
+
 def charge(iommu: VfioIommu, dma: VfioDma, acct: int, nr: int = 1) -> int:
     """How many of ``nr`` pages may be locked besides ``acct`` and those that are? They are asked for one by one.
 
@@ -281,7 +290,8 @@ def charge(iommu: VfioIommu, dma: VfioDma, acct: int, nr: int = 1) -> int:
     mmap_read_lock(dma.mm)
     locked: int = dma.mm.locked_vm
     mmap_read_unlock(dma.mm)
-    return nr if iommu.limit is None else max(0, min(nr, iommu.limit - locked - acct))
+    limit = limit_of(iommu, dma)
+    return nr if limit is None else max(0, min(nr, limit - locked - acct))
 
 
 @pin_pages.alternative(
@@ -387,7 +397,8 @@ def vfio_lock_acct(iommu: VfioIommu, dma: VfioDma, npage: int) -> int:
         return 0
     error = 0
     mmap_write_lock(dma.mm)
-    if npage > 0 and iommu.limit is not None and dma.mm.locked_vm + npage > iommu.limit:
+    limit = limit_of(iommu, dma)
+    if npage > 0 and limit is not None and dma.mm.locked_vm + npage > limit:
         error = -ENOMEM
     else:
         dma.mm.locked_vm = dma.mm.locked_vm + npage

@@ -86,7 +86,8 @@ def pagemap(mm: MmStruct, address: int) -> int:
     """The pagemap word, as a privileged reader has it. Of a PFNMAP only the VMA's soft-dirty bit, if any.
 
     Elsewhere an entry is shown: its frame, whether it is soft-dirty (as all of a soft-dirty VMA is), and for a counted
-    page, such as a private copy, whether nobody else maps it. No page of the model's is a file's or in swap.
+    page, such as a private copy, whether nobody else maps it, and whether it is anonymous. No page of the model's is in
+    swap.
 
     Source: fs/proc/task_mmu.c pagemap_pte_hole, pte_to_pagemap_entry.
     """
@@ -100,6 +101,7 @@ def pagemap(mm: MmStruct, address: int) -> int:
         return word
     page = vm_normal_page(mm, entry)
     word |= PM_SOFT_DIRTY if entry & SOFT_DIRTY else 0
+    word |= PM_FILE if page is not None and not page.anon else 0
     word |= PM_MMAP_EXCLUSIVE if page is not None and page.peek("mapcount") == 1 else 0
     return word | PM_PRESENT | pte_pfn(entry)
 

@@ -1,0 +1,111 @@
+"""Writing to /proc/PID/clear_refs: soft-dirty tracking begins anew, or every page counts as not used lately.
+
+Source: fs/proc/task_mmu.c, functions of the same name; include/linux/pgtable.h ptep_test_and_clear_young. A PFNMAP is
+left out. Pages that look pinned stay writable, and so soft-dirty: who has pinned them may write to them at any time.
+"""
+
+from __future__ import annotations
+
+from mmlitmus.kernel.arch.x86.pgtable import (
+    ACCESSED,
+    NONE,
+    PAGE_SIZE,
+    RW,
+    SOFT_DIRTY,
+    PteTable,
+    pmd_leaf,
+    pmd_offset,
+    pte_offset_map_lock,
+    pte_present,
+    pte_unmap_unlock,
+    ptep_get,
+    ptep_modify_prot_commit,
+    ptep_modify_prot_start,
+    set_pte_at,
+    stop_writing,
+)
+from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
+from mmlitmus.kernel.mm.memory_pages import vm_normal_page
+from mmlitmus.kernel.mm.mm_types import (
+    VM_MAYWRITE,
+    VM_PFNMAP,
+    VM_SHARED,
+    VM_SOFTDIRTY,
+    MmStruct,
+    VmArea,
+    is_cow_mapping,
+)
+from mmlitmus.kernel.mm.mmap import vma_set_page_prot
+from mmlitmus.kernel.mm.mmap_lock import mmap_write_lock, mmap_write_unlock, vma_start_write
+from mmlitmus.kernel.mm.mmu_gather import TASK_SIZE
+from mmlitmus.kernel.mm.page_alloc import folio_maybe_dma_pinned
+from mmlitmus.kernel.mm.pgalloc import pmd_chunks
+from mmlitmus.kernel.mm.swapops import SWP_SOFT_DIRTY
+from mmlitmus.kernel.mm.vma import vma_tree
+from mmlitmus.kernel.mm.vma_flags import vm_flags_clear
+
+CLEAR_REFS_ALL, CLEAR_REFS_ANON, CLEAR_REFS_MAPPED, CLEAR_REFS_SOFT_DIRTY = 1, 2, 3, 4
+
+
+def clear_refs_write(mm: MmStruct, kind: int) -> int:
+    """What is written is one of CLEAR_REFS_*: 0. mmap_lock W is taken."""
+    mmap_write_lock(mm)
+    if kind == CLEAR_REFS_SOFT_DIRTY:
+        for vma in vma_tree(mm):
+            if vma.vm_flags & VM_SOFTDIRTY:
+                vma_start_write(vma)
+                vm_flags_clear(vma, VM_SOFTDIRTY)
+                vma_set_page_prot(vma)
+    for vma in vma_tree(mm):
+        if not clear_refs_test_walk(vma, kind):
+            continue
+        for start, end in pmd_chunks(vma.vm_start, vma.vm_end):
+            table = pmd_offset(mm, start)
+            entry = table.entry
+            if entry != NONE and not pmd_leaf(entry):
+                clear_refs_pte_range(vma, table, start, end, kind)
+    if kind == CLEAR_REFS_SOFT_DIRTY:
+        flush_tlb_range(mm, 0, TASK_SIZE)
+    mmap_write_unlock(mm)
+    return 0
+
+
+def clear_refs_test_walk(vma: VmArea, kind: int) -> bool:
+    """Are the VMA's pages meant?"""
+    if vma.has(VM_PFNMAP):
+        return False
+    anonymous = vma.vm_ops.anonymous
+    return not (kind == CLEAR_REFS_ANON and not anonymous) and not (kind == CLEAR_REFS_MAPPED and anonymous)
+
+
+def clear_refs_pte_range(vma: VmArea, table: PteTable, start: int, end: int, kind: int) -> None:
+    """One table's entries."""
+    ptl = pte_offset_map_lock(table)
+    for address in range(start, end, PAGE_SIZE):
+        entry = ptep_get(table, address)
+        if entry == NONE:
+            continue
+        if kind == CLEAR_REFS_SOFT_DIRTY:
+            clear_soft_dirty(vma, table, address, entry)
+        elif pte_present(entry) and vm_normal_page(vma.vm_mm, entry) is not None and entry & ACCESSED:
+            set_pte_at(table, address, entry & ~ACCESSED)
+    pte_unmap_unlock(ptl)
+
+
+def clear_soft_dirty(vma: VmArea, table: PteTable, address: int, entry: int) -> None:
+    """The next store faults, and is seen; unless the page looks pinned."""
+    if not pte_present(entry):
+        set_pte_at(table, address, entry & ~SWP_SOFT_DIRTY)
+        return
+    if pte_is_pinned(vma, entry):
+        return
+    old = ptep_modify_prot_start(table, address)
+    ptep_modify_prot_commit(table, address, stop_writing(old) & ~SOFT_DIRTY)
+
+
+def pte_is_pinned(vma: VmArea, entry: int) -> bool:
+    """Does a writable entry map a page that looks pinned, in a private mapping of an mm that has pinned anything?"""
+    if not entry & RW or not is_cow_mapping(vma.has(VM_SHARED | VM_MAYWRITE)) or not vma.vm_mm.has_pinned:
+        return False
+    folio = vm_normal_page(vma.vm_mm, entry)
+    return folio is not None and folio_maybe_dma_pinned(folio)

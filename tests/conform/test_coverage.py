@@ -110,7 +110,8 @@ def test_a_choice_and_the_module_make_errnos_reachable() -> None:
 def test_a_few_programs_reach_every_errno_that_is_not_named_unreachable() -> None:
     found: Counter[Reached] = Counter()
     for machine, header in (("pc", header_of(MACHINE, IDENTITY)), ("q35", q35())):
-        found += modelled(MODEL, header, MACHINES[machine], 5, 60)
+        for language in ("mapping", "gup"):
+            found += modelled(MODEL, header, MACHINES[machine], 5, 60, language)
     assert unnamed(found, MODEL) == []
     assert {"SIGBUS", "SIGSEGV", "ok"} <= {one.outcome for one in found if one.operation.startswith("touch")}
 

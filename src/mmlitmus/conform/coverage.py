@@ -149,10 +149,12 @@ ENOUGH = 5
 CORPUS = 1_000
 
 
-def modelled(spec: str, header: Header, has: Parts, seed: int, number: int) -> Counter[Reached]:
+def modelled(
+    spec: str, header: Header, has: Parts, seed: int, number: int, language: str = "mapping"
+) -> Counter[Reached]:
     """The classes of ``number`` generated programs on the model alone."""
     found: Counter[Reached] = Counter()
-    for program in programs(seed, number, has=has):
+    for program in programs(seed, number, has=has, language=language):
         execution = execute(program, header, spec)
         outcomes = [seen.outcome for seen in execution.steps]
         if execution.stopped:
@@ -238,6 +240,7 @@ UNREACHABLE = (
     Unreachable("map", "-EOVERFLOW", "no step's offset is anywhere near the end of a file"),
     Unreachable("map", "-ENODEV", "every file of the language can be mapped"),
     Unreachable("map", "-ENOMEM", _MEMORY),
+    Unreachable("map", "-EAGAIN", "nothing is mapped locked once RLIMIT_MEMLOCK is lowered"),
     Unreachable("map", "-EBUSY", "another task would have to map the BAR for the first time, too"),
     Unreachable("map", "-EACCES", "a VFIO device is opened for reading and writing", PROBE),
     Unreachable("map", "-EPERM", "anonymous inodes may be executed here", "ANON_INODE_NOEXEC"),
@@ -246,6 +249,7 @@ UNREACHABLE = (
     Unreachable("protect", "-EINVAL", _PAGES),
     Unreachable("advise", "-EPERM", "poisoning memory is no advice of the language"),
     Unreachable("advise", "-EAGAIN", _MEMORY),
+    Unreachable("advise", "-EFAULT", "mlock makes -ENOMEM of it"),
     Unreachable("advise", "-EACCES", "MADV_REMOVE is no advice of the language"),
     Unreachable("advise", "-ENODEV", "MADV_REMOVE is no advice of the language"),
     Unreachable("fork", "-ENOMEM", "nothing but memory is asked for", "pfnmap_track=vm_pat"),

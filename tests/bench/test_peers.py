@@ -166,7 +166,11 @@ def test_the_states_of_the_increments() -> None:
 
 
 @pytest.mark.skipif(not SPIN, reason="spin and gcc are not installed (Debian: spin, gcc)")
-@pytest.mark.parametrize("size", STATES, ids=lambda size: " ".join(map(str, size)))
+@pytest.mark.parametrize(
+    "size",
+    [size if n % 2 == 0 else pytest.param(size, marks=pytest.mark.slow) for n, size in enumerate(STATES)],
+    ids=lambda size: " ".join(map(str, size)),
+)
 def test_spin_has_these_states_and_the_monitors(size: tuple[str, int, int]) -> None:
     scenario = peers.Scenario(*size)
     said = peers.Bench(1, 60, None, None).spins(scenario)

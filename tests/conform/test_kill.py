@@ -53,7 +53,7 @@ BARE = ("deb-6.16.12", "deb-6.18.15")
 
 # -- the packaged recordings ------------------------------------------------------------------------------------------
 #: one killer in so many is asked by default
-SOME_KILLERS = 3
+SOME_KILLERS = 6
 
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, SOME_KILLERS))])

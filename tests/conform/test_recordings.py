@@ -55,7 +55,7 @@ def test_these_are_the_recordings():
 
 
 #: of the generated programs, one part in so many is replayed by default
-SOME = 5
+SOME = 9
 PARTS = [
     pytest.param(path, first, marks=[] if path.parent.name != "live" or n % SOME == 0 else pytest.mark.slow)
     for n, (path, first) in enumerate(agreement.parts())

@@ -79,8 +79,8 @@ def test_they_say_the_same_of_cases(args: tuple[str, ...]) -> None:
 
 
 #: the engine's tests, and those of them that take a minute
-QUICK = ("test_engine.py", "test_replay.py", "test_split.py", "test_minimise.py")
-LONG = ("test_stateful.py", "test_reductions.py", "test_sample.py", "test_livelock.py")
+QUICK = ("test_engine.py", "test_replay.py")
+LONG = tuple(f"test_{name}.py" for name in ("split", "minimise", "stateful", "reductions", "sample", "livelock"))
 
 
 @pytest.mark.parametrize("files", [QUICK, pytest.param(LONG, marks=pytest.mark.slow)], ids=["quick", "long"])

@@ -163,6 +163,7 @@ class Run:
 
     def __init__(self, program: Program, header: Header) -> None:
         self.program = program
+        self.there: dict[str, tuple[int, int]] = {}  # the process and the address of a place
         self.header = header
         self.layout = Layout(header)
         self.seen: list[Seen] = []
@@ -381,9 +382,12 @@ class Run:
         return seen if step.observed.memtypes is None else replace(seen, memtypes=self.memtypes())
 
     def _place(self, place: str) -> tuple[Process, int] | None:
-        number, slot, page = _parsed(place)
-        process = self.processes.get(number)
-        return None if process is None else (process, self.address(slot, page))
+        there = self.there.get(place)
+        if there is None:
+            number, slot, page = _parsed(place)
+            there = self.there[place] = (number, self.address(slot, page))
+        process = self.processes.get(there[0])
+        return None if process is None else (process, there[1])
 
     def entry(self, process: Process, address: int) -> Entry:
         """The raw entry, no event. The model has no tables above the PMD, so a walk ends there at the earliest.

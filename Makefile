@@ -36,13 +36,13 @@ compile: $(RUN) ## compile the explorer, where there is a C compiler; without, e
 	  else echo "compile: mypy could not be installed; the explorer stays interpreted"; fi
 
 test: $(TEST) compile ## the default test suite
-	@$(PYTEST) -n 2 $(ARGS)
+	@$(PYTEST) -n 2 --dist worksteal $(ARGS)
 
 fuzz: $(TEST) compile ## random programs, engine against enumeration (N=10000; MMLITMUS_PURE=1: interpreted)
 	@$(PYTEST) -n 2 -m fuzz --fuzz-runs $(N) $(ARGS)
 
 slow: $(TEST) compile ## the tests that the default suite leaves out for their time
-	@$(PYTEST) -n 2 -m slow $(ARGS)
+	@$(PYTEST) -n 2 --dist worksteal -m slow $(ARGS)
 
 lint: $(LINT) ## ruff
 	@$(BIN)/ruff check . $(ARGS)

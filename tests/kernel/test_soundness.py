@@ -187,7 +187,7 @@ def walk(id: str, spec: str, walks: int, seed: int) -> None:
 ENDS = [id for id in CASES if not CASES[id].engine]
 
 
-@pytest.mark.parametrize("id", ENDS)
+@pytest.mark.parametrize("id", [*ENDS][::2])
 def test_e1_sees_what_random_walks_see(id: str) -> None:
     spec = specs(CASES[id], False)[-1]
     walk(id, spec, 3 if alone(id, spec) else 60, 1)

@@ -16,7 +16,7 @@ VOID = {"meta", "br"}
 
 @pytest.fixture(scope="module")
 def cells():
-    rows = ["anon-zero", "mixed-ram-shared", "mixed-reserved-shared", "page-cma", "fault-page", "udmabuf"]
+    rows = ["anon-zero", "mixed-ram-shared", "mixed-reserved-shared", "page-cma", "fault-page", "file-shared"]
     few = list(table(["deb-5.10.262", "v6.12 CMA"], ["x86-64", "arm"], rows, PATHS))
     assert {one.answer for one in few} >= {"zero page", "slot left", "oops", "never returns", "not modelled"}
     return few

@@ -78,7 +78,7 @@ def _run(what: str, as_json: bool, timing: bool, *args: Any, **options: Any) -> 
     try:
         import numpy  # noqa: F401
     except ImportError as e:
-        raise Stop("whole machines need numpy: pip install 'mmlitmus[scale]'") from e
+        raise Stop("whole machines need numpy: pip install numpy") from e
     from mmlitmus.scale import run
 
     try:

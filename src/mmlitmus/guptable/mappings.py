@@ -218,9 +218,9 @@ def _rows() -> list[Mapping]:
         Mapping("vfio-bar-readonly", "VFIO's mapping of a BAR, shared, PROT_READ, untouched", vfio_bar("", PROT_READ)),
         Mapping("file-shared", "a file of tmpfs, shared: the model has no page cache", None),
         Mapping("file-private", "a file of tmpfs, private, read: the model has no page cache", None),
-        Mapping("fault-page", "->fault that returns a page, shared, written: the model's faults insert", None),
-        Mapping("fault-page-copied", "->fault that returns a page, private, written, so copied: the model's faults "
-                "insert", None),
+        Mapping("fault-page", "->fault that returns a page, shared, written", probe("fault_page", "ram", "shared")),
+        Mapping("fault-page-copied", "->fault that returns a page, private, written, so copied",
+                probe("fault_page", "ram", "copied")),
         Mapping("udmabuf", "udmabuf, shared, read: the model has no exporter", None),
         Mapping("dma-heap", "the system DMA heap's buffer, shared, read: the model has no exporter", None),
     ]  # fmt: skip

@@ -29,7 +29,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PteTable,
     pmd_leaf,
 )
-from mmlitmus.kernel.mm.page_alloc import Folio
+from mmlitmus.kernel.mm.page_alloc import ByFrame, Folio
 
 from .counts import PFN, Counts, Watched
 from .objects import watch_slot
@@ -90,8 +90,8 @@ class Area:
         self.end = base + (folios << order)
 
 
-class ArrayFrames:
-    """What has a counted page, by frame (``Frames``)."""
+class ArrayFrames(ByFrame):
+    """What has a counted page, by frame: a number of the state that it is in."""
 
     def __init__(self, counts: Counts, first: int, pages: int, first_large: int, order: int) -> None:
         self.counts = counts
@@ -171,16 +171,6 @@ class ArrayFrames:
             others = np.not_equal(here, number, out=_OTHER[: here.size])
             alike = int(others.argmax()) or here.size
         return FrameRun(area, at, alike, self.states[number]), alike << area.order
-
-    def runs(self, pfn: int, nr: int) -> list[tuple[int, int, Folio | None]]:
-        """All of ``nr`` frames: (first frame, frames, folio) each time."""
-        found = []
-        end = pfn + nr
-        while pfn < end:
-            folio, n = self.first(pfn, end - pfn)
-            found.append((pfn, n, folio))
-            pfn += n
-        return found
 
     def get(self, pfn: int) -> Folio | None:
         """The folio of a frame."""

@@ -9,8 +9,8 @@ Who holds each reference is a ghost, the *ledger*: it changes in the events that
 back more than it has is reported in that event.
 
 Source: mm/page_alloc.c, include/linux/mm.h, include/linux/page_ref.h, include/linux/page-flags.h, mm/internal.h,
-functions of the same name. Of the model's own: Folio, Frames, new_folio, alloc_folio, make_zero_page, driver_folio,
-page_tables, free_folio, take_frames, in_pin_context.
+functions of the same name. Of the model's own: Folio, ByFrame, Frames, new_folio, alloc_folio, make_zero_page,
+driver_folio, page_tables, free_folio, take_frames, in_pin_context.
 """
 
 from __future__ import annotations
@@ -124,19 +124,12 @@ class Folio(Model):
         return count
 
 
-class Frames(dict[int, Folio]):
-    """What has a counted page, by frame."""
-
-    def make(self, pfn: int, nr: int, holder: str, **values: Any) -> Folio:
-        """``nr`` new folios in a row, held once each. In a search it is one."""
-        folio = Folio(pfn, holder, 1, **values)
-        for n in range(1 << folio.order):
-            self[pfn + n] = folio
-        return folio
+class ByFrame:
+    """What has a counted page, by frame number: however it is kept."""
 
     def first(self, pfn: int, nr: int) -> tuple[Folio | None, int]:
         """The folio of a frame, and how many of ``nr`` frames from it on it stands for, with those like it."""
-        return self.get(pfn), 1
+        raise NotImplementedError
 
     def runs(self, pfn: int, nr: int) -> list[tuple[int, int, Folio | None]]:
         """All of ``nr`` frames: (first frame, frames, folio) each time."""
@@ -147,6 +140,21 @@ class Frames(dict[int, Folio]):
             found.append((pfn, n, folio))
             pfn += n
         return found
+
+
+class Frames(dict[int, Folio], ByFrame):
+    """... as a search keeps it: each frame for itself."""
+
+    def make(self, pfn: int, nr: int, holder: str, **values: Any) -> Folio:
+        """``nr`` new folios in a row, held once each. In a search it is one."""
+        folio = Folio(pfn, holder, 1, **values)
+        for n in range(1 << folio.order):
+            self[pfn + n] = folio
+        return folio
+
+    def first(self, pfn: int, nr: int) -> tuple[Folio | None, int]:
+        """The folio of a frame stands for itself."""
+        return self.get(pfn), 1
 
 
 def page_tables(mm: MmStruct) -> str:

@@ -15,7 +15,9 @@ import pytest
 from mmlitmus.explore import runtime as rt
 from mmlitmus.explore import scheduler
 from mmlitmus.explore.dpor import Dpor
+from mmlitmus.explore.minimise import minimise
 from mmlitmus.explore.naive import Naive
+from mmlitmus.explore.once import Unscheduled
 from mmlitmus.explore.ops import conflict
 from mmlitmus.explore.primitives.mutex import Mutex
 from mmlitmus.explore.primitives.task import spawn
@@ -383,6 +385,31 @@ def remembered() -> int:
 def test_nothing_is_left_of_a_search(explorer: type[Scheduler]) -> None:
     """A stack that is parked in a search keeps the search, and no collector finds the two."""
     assert explorer(knowing(TypeError)).run().counts.executions > 1
+    assert remembered() == 0
+
+
+def without_events() -> None:
+    known = Known()
+
+    def ends() -> None:
+        assert known
+
+    Unscheduled(lambda: Setup({"ends": ends})).run()
+
+
+def test_nothing_is_left_of_a_task_that_ran_without_events() -> None:
+    without_events()
+    assert remembered() == 0
+
+
+def shortened() -> None:
+    build = knowing(TypeError)
+    found = next(one for one in Dpor(build).run().found.values() if one.finding.kind == "raised")
+    minimise(build, found.finding, found.choices)
+
+
+def test_nothing_is_left_of_a_schedule_that_was_shortened() -> None:
+    shortened()
     assert remembered() == 0
 
 

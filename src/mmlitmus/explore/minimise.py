@@ -133,21 +133,27 @@ class Minimiser(Scheduler):
     # -- the search ------------------------------------------------------------------------------------------------
     def minimise(self, start: Sequence[tuple[str, int]]) -> Minimal:
         """See the function ``minimise``."""
-        with Watchdog(self):
-            if self.finding.kind == "never-ends":  # every execution that shows it takes seconds
-                return self._as_it_is(start)
-            self.max_events = min(MAX_EVENTS, 200 + 10 * len(start))
-            plain = self._try()
-            if plain is not None:
-                return Minimal(plain.choices, 0, True)
-            self.best = self._try(start=list(start))
-            proved = self._search()
-            if self.best is None:
-                return self._as_it_is(start)
-            if not proved:
-                self._shrink()
-            self._open_early()
-            return Minimal(self.best.choices, self.best.price[0], proved and not self.cut_short)
+        try:
+            with Watchdog(self):
+                return self._minimise(start)
+        finally:
+            self._dismiss()
+
+    def _minimise(self, start: Sequence[tuple[str, int]]) -> Minimal:
+        if self.finding.kind == "never-ends":  # every execution that shows it takes seconds
+            return self._as_it_is(start)
+        self.max_events = min(MAX_EVENTS, 200 + 10 * len(start))
+        plain = self._try()
+        if plain is not None:
+            return Minimal(plain.choices, 0, True)
+        self.best = self._try(start=list(start))
+        proved = self._search()
+        if self.best is None:
+            return self._as_it_is(start)
+        if not proved:
+            self._shrink()
+        self._open_early()
+        return Minimal(self.best.choices, self.best.price[0], proved and not self.cut_short)
 
     def _as_it_is(self, start: Sequence[tuple[str, int]]) -> Minimal:
         self.max_events = MAX_EVENTS

@@ -51,8 +51,11 @@ class Unscheduled(Once):
 
     def run(self) -> Results:
         """Run the task."""
-        with collecting_rarely():
-            self._run()
+        try:
+            with collecting_rarely():
+                self._run()
+        finally:
+            self._dismiss()
         if self.last_exception is not None:
             raise self.last_exception
         return self.results

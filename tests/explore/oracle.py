@@ -123,6 +123,8 @@ def compare_states(
 ) -> Comparison:
     """Run E1 and E2 over the program, E2 with these reductions. E1 is what ``compare`` holds to the reference.
 
+    E2 runs once without reductions and with every step run and every object looked at (``checked``); the others take
+    the steps that they have seen as known.
     ``limit``: of E1's executions; a larger program is skipped. Mostly tasks keep no log: otherwise hardly two ways
     would ever lead to the same state. Executions are those of E2 with the last of the switches, states those with the
     first.
@@ -134,17 +136,17 @@ def compare_states(
         return Comparison(skipped=True)
     full: int | None = None
     problems = []
-    for reduce in switches:
-        engine = Stateful(setup, checked=True, reduce=reduce, max_executions=ALIKE_LIMIT if alike else None)
+    for reduce, checked in (((), True), *((reduce, False) for reduce in switches)):
+        engine = Stateful(setup, checked=checked, reduce=reduce, max_executions=ALIKE_LIMIT if alike else None)
         got = engine.run()
         if alike and got.stopped == f"{ALIKE_LIMIT} executions" and not reduce:
             return Comparison(skipped=True)
         found = list(state_differences(reference, engine))
         if full is None:
             full = got.states
-        if got.states > full:
+        if got.states > full or (got.states < full and not reduce):
             found.append(f"{got.states} states instead of {full}")
-        problems += [f"{'+'.join(reduce) or 'none'}: {problem}" for problem in found]
+        problems += [f"{'checked' if checked else '+'.join(reduce) or 'none'}: {problem}" for problem in found]
     assert full is not None
     return Comparison(False, False, full, want.counts.executions, got.counts.executions, got.counts.complete, problems)
 

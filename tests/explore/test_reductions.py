@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mmlitmus.explore import movers, ops, stateful, symmetry
+from mmlitmus.explore import movers, ops, sights, stateful, symmetry
 from mmlitmus.explore.dpor import Dpor
 from mmlitmus.explore.findings import report
 from mmlitmus.explore.movers import GUARDED, REDUCTIONS, RELEASES, SYMMETRY, Movers
@@ -419,7 +419,7 @@ def tasks_may_ask_who_they_are(patch: Patch) -> None:
 
 @mutant
 def whoever_looks_sees_no_number(patch: Patch) -> None:
-    patch.setattr(stateful, "shows_tasks", lambda prim: False)
+    patch.setattr(sights, "shows_tasks", lambda prim: False)
 
 
 @mutant

@@ -317,7 +317,7 @@ def observed(engine: Any) -> Iterator[None]:
     def observed_peek(obj: Model, field: str) -> Any:
         value = peek(obj, field)
         if engine.recording and engine.cur >= 0:
-            engine.saw(value)
+            engine.peeked(obj, value)
         return value
 
     def observed_check(items: GuardedList, modes: tuple[str, ...], what: str) -> None:

@@ -127,6 +127,13 @@ class Movers:
         if mover:
             self._rely(what, (who, False, before))
 
+    def rely_behind(self, t: int, behind: Iterable[Item]) -> None:
+        """The task goes on alone, and reads the life of these objects behind its event, as is known by now."""
+        if behind:
+            use = (self.engine.called(t), False, self.held(t))
+            for what in behind:
+                self._rely(what, use)
+
     def _rely(self, what: Item, use: Use) -> None:
         relied = self.relied.setdefault(what, {})
         if use not in relied:

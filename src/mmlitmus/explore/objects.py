@@ -14,6 +14,7 @@ from .history import Item, Opaque, Values
 from .primitives.base import Primitive
 from .scheduler import Scheduler, Setup, SetupError
 from .state import Atomic, Cells, Const, Counter, GuardedList, Model
+from .steps import LISTS
 
 
 class Objects(Scheduler):
@@ -37,6 +38,8 @@ class Objects(Scheduler):
         self.list_values: list[int] = []
         self.dirty: set[int] = set()  # which are to be looked at again; -1: the lists
         self.tokens = 0
+        self.primitive_states: dict[tuple[int, int], Any] = {}  # by (owner, number of its value)
+        self.uncounted: dict[tuple[Item, int], tuple[int, list[tuple[str, int]]]] = {}  # see ``projected``
 
     def adopt(self) -> None:
         """Give objects that are new their keys: unique names, the same in every execution that makes them."""
@@ -47,20 +50,26 @@ class Objects(Scheduler):
             self.bases.append(base)
 
     def look_again(self) -> None:
+        """Work out the values of what has been named or touched."""
         values = self.values
         for at in range(len(values), len(self.keys)):
             values.append(-1)
             self.dirty.add(at)
-        for at in self.dirty:
+        for at in sorted(self.dirty):
             if at >= 0:
-                values[at] = self.number(self._value(at))
-        if -1 in self.dirty or len(self.list_values) != len(self.lists):
+                values[at] = n = self.number(self._value(at))
+                owner = self.owners[at][1]
+                if isinstance(owner, Primitive):
+                    self.primitive_states[at, n] = owner.state
+                elif isinstance(owner, Model):
+                    self._without_counters(at, owner, n)
+        if LISTS in self.dirty or len(self.list_values) != len(self.lists):
             self.list_values = [self.number(self.form(items.items)) for items in self.lists]
         if self.checked:
             for at in range(len(values)):
                 if self.number(self._value(at)) != values[at]:
                     raise SetupError(f"{self.keys[at]} changes outside events that name it")
-        self.dirty = set()
+        self.dirty.clear()
 
     def _value(self, at: int) -> Item:
         """The declared value of the owner ``at``."""
@@ -135,18 +144,28 @@ class Objects(Scheduler):
         made = frozenset((key, v) for key, v in zip(self.keys[n:], values[n:], strict=True) if v != nothing)
         return self.number((tuple(values[:n]), made, tuple(self.list_values)))
 
+    def _without_counters(self, at: int, owner: Model, n: int) -> None:
+        """Note what the object's value ``n`` is without its counters; and these."""
+        key = (self.keys[at], n)
+        if key in self.uncounted:
+            return
+        counters: list[tuple[str, int]] = []
+        rest: list[Item] = []
+        for (name, field), v in zip(owner.fields.items(), owner._values, strict=True):
+            if isinstance(field, (Atomic, Counter)) and type(v) is int:
+                counters.append((f"{owner.name}.{name}", v))
+            else:
+                rest.append(self.form(v))
+        if counters:
+            self.uncounted[key] = (self.number(("but for counters", *rest)), counters)
+
     def projected(self, locals_: list[int]) -> tuple[int, tuple[tuple[str, int], ...]]:
         """The state without the values of its counters; and these."""
         values = list(self.values)
         counters: list[tuple[str, int]] = []
-        for at, (_, owner) in enumerate(self.owners):
-            if isinstance(owner, Model):
-                rest: list[Item] = []
-                for (name, field), v in zip(owner.fields.items(), owner._values, strict=True):
-                    if isinstance(field, (Atomic, Counter)) and type(v) is int:
-                        counters.append((f"{owner.name}.{name}", v))
-                    else:
-                        rest.append(self.form(v))
-                if len(rest) < len(owner._values):
-                    values[at] = self.number(("but for counters", *rest))
+        for at, n in enumerate(values):
+            known = self.uncounted.get((self.keys[at], n))
+            if known is not None:
+                values[at] = known[0]
+                counters += known[1]
         return self.number((*locals_, *values, *self.list_values)), tuple(counters)

@@ -6,39 +6,41 @@ A *state* is what decides how things go on:
 * the declared state of every object (``state``, the primitives, whatever else has ids), of each object by its name;
 * what data races still to come depend on (``clocks``), as far as there are accesses that can race at all.
 
-A state that was seen before is not gone on from. Greenlets cannot be copied, so a state is come back to by replaying
-the events that led to it. What an event does from a state is an edge of the state graph, with the findings it shows.
-Findings, outcomes and marks are then the same as E1's: a finding is *always* there when no way through the graph from
-the first state to one where everything has ended avoids it.
+A state that was seen before is not gone on from. What an event does from a state is an edge of the state graph, with
+the findings it shows. Findings, outcomes and marks are then the same as E1's: a finding is *always* there when no way
+through the graph from the first state to one where everything has ended avoids it.
+
+Greenlets cannot be copied, so a state is come back to by replaying the events that led to it. Most of the time it need
+not be: once a step has been seen (``steps``), what it leads to from another state is looked up. A step is run if it has
+not been seen before, or if it leads to where all has ended, where checks want the machine itself. The order of the
+search, and with it every answer, is the same as if everything were run.
 
 An object's values are looked at again only when an event has named it, or a Guarded access has touched it; ``checked``
-looks at everything each time and compares (tests do that).
+looks at everything each time and compares, and runs every step and compares that, too (tests do it).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from types import CodeType
 from typing import Any
 
-from . import ops
 from .clocks import Clocks
 from .findings import Finding
-from .history import Histories, Item, Opaque, Scopes, observed
+from .history import Histories, Item, Scopes, observed
 from .livelock import livelocks
-from .looppoints import check_loop_points
-from .movers import REDUCTIONS, SYMMETRY, Held, Movers
-from .objects import Objects
-from .ops import BLIND, CHOOSE, DONE, SILENT, SYNC
+from .movers import REDUCTIONS, SYMMETRY, Movers
+from .ops import CHOOSE, DONE, SYNC
 from .primitives.base import Primitive
 from .races import ACCESSES, could_race
 from .runtime import Op
 from .scheduler import Found, Results, Setup, SetupError
-from .state import GuardedList, Model
-from .symmetry import NAMED, alike, places, renumbered, shows_tasks
+from .sights import Sights
+from .steps import Seen, Standing, Step, Steps, View, looked_at
+from .symmetry import NAMED, alike, places, renumbered
 
+#: limits are looked at every so many steps that need not be run
+ASK = 256
 #: after so many executions that did not end it is not worth while to go on: each of them has to be replayed
 TRUNCATED = 8
 
@@ -47,12 +49,13 @@ class Frame:
     """A state of the current path: what is left to try, and all that has to be put back when it is come back to."""
 
     __slots__ = (
-        "at", "branches", "clocks", "counters", "lists", "locals", "mover", "owners", "projection", "stacks", "state",
-        "todo", "values",
+        "at", "branches", "clocks", "counters", "cur", "lists", "locals", "mover", "owners", "projection", "stacks",
+        "state", "todo", "values",
     )  # fmt: skip
 
     def __init__(self, engine: Stateful, todo: list[tuple[int, int]]) -> None:
         self.at = engine.i  # how many events lead to it
+        self.cur = engine.cur  # whose was the last
         self.state = engine.state
         self.todo = todo
         self.branches = len(todo) > 1
@@ -67,7 +70,7 @@ class Frame:
         self.counters = engine.counters
 
 
-class Stateful(Objects):
+class Stateful(Sights):
     """Visits every state once."""
 
     def __init__(
@@ -82,12 +85,8 @@ class Stateful(Objects):
         self.movers = Movers(self, reduce)
         self.reducing = self.movers.releases or self.movers.guarded
         self.symmetric = SYMMETRY in reduce
-        self.groups: list[list[int]] = []  # of tasks that are alike
-        self.group_of: dict[int, str] = {}
-        self.modules: dict[str, None] = {}  # whose functions get scopes
         self.scopes = ExitStack()
         self.scoped = -1  # of how many modules the functions have scopes now
-        self.recording = False
         self.contested: set[Item] = set()  # what accesses that may race are about
         self.accessors: dict[Item, set[tuple[str, int]]] = {}
         self._start_over()
@@ -116,7 +115,7 @@ class Stateful(Objects):
         self.drifts: dict[tuple[int, int, int], list[tuple[str, int]]] = {}  # by edge: what has grown in a turn
         self.projection = -1  # of a state at a loop's head: all but its counters, and these
         self.counters: tuple[tuple[str, int], ...] = ()
-        self.stacks: list[int] = []
+        self.stacks = []
         self.locals: list[int] = []
         self.clocks: Clocks | None = None
         self.state = -1
@@ -124,11 +123,18 @@ class Stateful(Objects):
         self.branched = True  # has the last move been one of several?
         self.mover = False  # ... and left others out?
         self.moved: set[int] = set()  # the tasks whose local state is to be looked at again
-        self.event: tuple[Item, Held, Held, bool] | None = None  # the one under way, for Movers.read_behind
-        self.behind: set[int] = set()
+        self.event = None
+        self.behind = {}
         self.fresh_findings: list[Finding] = []
-        self.looped: str | None = None
+        self.looped = None
         self.restart = False
+        self.steps = Steps()
+        self.new = False  # has the last known step led to a state that is a new one?
+        self.primitives: list[tuple[int, Primitive]] = []  # of the set-up
+        self.standing: dict[int, Standing] = {}  # by local state
+        self.taken: tuple[int, int, int] | None = None  # the step under way: task, its local state, value of a choice
+        self.shown_before = 0  # findings on this edge before the step
+        self.tokens_before = 0
 
     # -- the search ----------------------------------------------------------------------------------------------
     def _run(self) -> None:
@@ -158,9 +164,13 @@ class Stateful(Objects):
                 return False
             if counts.truncated == TRUNCATED:
                 break
+            self._follow()
+            if self.movers.wrong:
+                return False
+            if self._must_not_be_reduced():
+                self.reducing = self.symmetric = False
+                return False
             frames = self.frames
-            while frames and not frames[-1].todo:
-                self.on_path.discard(frames.pop().state)
             if not frames:
                 break
             if self.max_executions is not None and counts.executions >= self.max_executions:
@@ -212,23 +222,16 @@ class Stateful(Objects):
     def _pick(self) -> int:
         if not self.recording:  # the state that is come back to
             frame = self.frames[-1]
-            self._restore(frame)
-            return self._go(frame)
-        self._look_round()
-        alone = -1
-        self.mover = False
+            self._come_back(frame)
+            self.recording = True
+            return self._step(*self._leave(frame))
+        self._settle()
         enabled = self.enabled()
-        if self.reducing and enabled:
-            alone = self._alone(enabled)
-            kept = self.branched or self.looped is not None or self.i >= self.max_events
-            if alone >= 0 and not kept and len(self._moves([alone])) == 1:
-                return self._step(alone, 0)  # the state before it need not be kept
-        new = self._arrive()
-        if self.restart:
-            self.status = "blocked"
-            return -1
-        if not new:
-            self.cyclic = self.cyclic or self.state in self.on_path
+        alone = self._alone(enabled)
+        if alone >= 0 and self._passing(alone):
+            return self._step(alone, 0)
+        new = self._arrive(self._key())
+        if not new or self.restart:
             self.status = "blocked"
             return -1
         if not enabled:
@@ -237,12 +240,89 @@ class Stateful(Objects):
         if self.i >= self.max_events:
             self.status = "truncated"
             return -1
-        todo = self._moves([alone] if alone >= 0 else [t for t in range(self.n) if enabled >> t & 1])
-        todo.sort(key=lambda move: (move[0] != self.cur, move), reverse=True)  # the running task goes first
-        frame = Frame(self, todo)
-        self.frames.append(frame)
-        self.on_path.add(self.state)
-        return self._go(frame)
+        return self._step(*self._leave(self._keep(enabled, alone)))
+
+    def _follow(self) -> None:
+        """Go on with what is left to try at the states of the path, as far as the steps are known. It ends when nothing
+        is left, or at a state from which a step has to be run."""
+        frames = self.frames
+        del self.owners[self.set_up :]
+        self.nlive = len(self.setup.tasks)
+        self.primitives = [(at, o) for at, (_, o) in enumerate(self.owners) if isinstance(o, Primitive)]
+        here: Frame | None = None
+        steps = 0
+        while frames and not self.movers.wrong:
+            frame = frames[-1]
+            if not frame.todo:
+                self.on_path.discard(frames.pop().state)
+                continue
+            steps += 1
+            if self.checked or frame.owners != self.set_up or (steps % ASK == 0 and self._limited()):
+                break
+            if frame is not here:
+                self._come_back(frame)
+                self._impersonate(frame)
+            if not self._go_known(frame):
+                break
+            here = frames[-1] if self.new else None
+        self.cur = -1
+
+    def _limited(self) -> bool:
+        return self.limits is not None and bool(self.limits.exceeded())
+
+    def _go_known(self, frame: Frame) -> bool:
+        """Do the next thing that is left to try at the state, without running it; False if that cannot be done."""
+        t, value = frame.todo[-1]
+        self._begin(frame, t, value)
+        while True:
+            if not self._repeat(t, value):
+                return False
+            enabled = self.enabled()
+            alone = self._alone(enabled)
+            if alone < 0 or not self._passing(alone):
+                break
+            t, value = alone, 0
+        key = self._key()
+        if key not in self.states and (not enabled or self.i >= self.max_events):
+            return False
+        frame.todo.pop()
+        self.new = self._arrive(key)
+        if self.new:
+            self._keep(enabled, alone)
+        return True
+
+    def _repeat(self, t: int, value: int) -> bool:
+        """Have the task's next event happen as it has before; False if it has not."""
+        known = self.steps.find(t, self.locals[t], value, self.values, self.list_values)
+        if known is None:
+            return False
+        view, step = known
+        op = self.pending[t]
+        clocks = self.clocks
+        if clocks is not None and (SYNC[op[0]] or op[0] in ACCESSES):
+            self.clocks, races = clocks.after(self, t, op)
+            if any(race not in self.results.found for race in races):
+                return False
+            self.fresh_findings += races
+        if self.mover and self.reducing:
+            self.movers.rely_behind(t, step.behind)
+        self.fresh_findings += step.findings
+        self.looped = step.looped
+        self.cur = t
+        self.i += 1
+        self.choice.append(t)
+        self.value.append(value)
+        self.locals[t] = step.local
+        self._stand(t)
+        lists = len(view) > len(step.values)
+        for at, n in zip(view[1:] if lists else view, step.values, strict=True):
+            self.values[at] = n
+            owner = self.owners[at][1]
+            if isinstance(owner, Primitive):
+                owner.state = self.primitive_states[at, n]
+        if lists:
+            self.list_values = list(step.lists)
+        return True
 
     def _moves(self, tasks: list[int]) -> list[tuple[int, int]]:
         """What these tasks may do next: each once, and a choice with each of its values."""
@@ -252,8 +332,8 @@ class Stateful(Objects):
             moves += [(t, v) for v in range(op[3] if op[0] == CHOOSE else 1)]
         return moves
 
-    def _look_round(self) -> None:
-        """Take note of what the last event has brought: tasks, objects, and what they are about to do."""
+    def _settle(self) -> None:
+        """Take note of what the last event has brought: tasks, objects and their values, what tasks are about to do."""
         self.adopt()
         for t in self.newborn:  # its history begins with what it was created with
             self.stacks[t] = self.histories.stack(self.histories.chain("root", self.form(self.fns[t])), -1, None)
@@ -261,13 +341,40 @@ class Stateful(Objects):
         self.newborn.clear()
         if self.edge is None:
             self.moved.update(range(self.n))
+            if self.contested:
+                self.clocks = Clocks.at_the_start(self.n)
         if self.reducing:
             for t in sorted(self.moved):
                 if self.pending[t] is not DONE:
                     self.movers.announced(t, self.pending[t])
+        seen: tuple[View, Seen] | None = None
+        if self.taken is not None and len(self.owners) == self.set_up and len(self.list_values) == len(self.lists):
+            view = tuple(sorted(self.dirty))
+            seen = view, looked_at(view, self.values, self.list_values)
+        self.look_again()
+        for t in sorted(self.moved):
+            self.locals[t] = n = self._local(t)
+            if n not in self.standing:
+                self.standing[n] = Standing(self.pending[t], self.tasks[t].held, self.stacks[t])
+        self.moved.clear()
+        if seen is not None and self.tokens == self.tokens_before:
+            self._learn(*seen)
+
+    def _learn(self, view: View, seen: Seen) -> None:
+        """Remember the step that has just been run."""
+        assert self.taken is not None
+        t = self.taken[0]
+        values, lists = looked_at(view, self.values, self.list_values)
+        behind = tuple(self.key_of_id(o) for o in self.behind)
+        step = Step(self.locals[t], values, lists, self.fresh_findings[self.shown_before :], self.looped, behind)
+        if not self.steps.learn(*self.taken, view, seen, step).same(step) and self.checked:
+            raise SetupError(f"{self.tasks[t].name} does not do the same twice: what it looks at is not all declared")
 
     def _alone(self, enabled: int) -> int:
         """The task that may go on without anybody else being tried; the running one rather than another, or -1."""
+        self.mover = False
+        if not self.reducing or not enabled:
+            return -1
         if not enabled & (enabled - 1):
             last = int(enabled).bit_length() - 1
             return last if len(self._moves([last])) == 1 else -1
@@ -278,7 +385,22 @@ class Stateful(Objects):
                 return t
         return -1
 
-    def _restore(self, frame: Frame) -> None:
+    def _passing(self, alone: int) -> bool:
+        """Need the state at which this task goes on alone not be kept?"""
+        kept = self.branched or self.looped is not None or self.i >= self.max_events
+        return not kept and len(self._moves([alone])) == 1
+
+    def _keep(self, enabled: int, alone: int) -> Frame:
+        """The state is a new one: what is to be tried there?"""
+        todo = self._moves([alone] if alone >= 0 else [t for t in range(self.n) if enabled >> t & 1])
+        todo.sort(key=lambda move: (move[0] != self.cur, move), reverse=True)  # the running task goes first
+        frame = Frame(self, todo)
+        self.frames.append(frame)
+        self.on_path.add(self.state)
+        return frame
+
+    def _come_back(self, frame: Frame) -> None:
+        """All that is known of the state is again what it was there."""
         self.stacks = frame.stacks[:]
         self.locals = frame.locals[:]
         self.values = frame.values[:]
@@ -287,19 +409,38 @@ class Stateful(Objects):
         for key in self.keys[frame.owners :]:
             self.names[key[0]] -= 1  # type: ignore[index]
         del self.keys[frame.owners :], self.bases[frame.owners :]
-        self.recording = True
 
-    def _go(self, frame: Frame) -> int:
+    def _impersonate(self, frame: Frame) -> None:
+        """Have the machine of the last execution stand at the state, as far as anybody looks before the next one."""
+        self.cur = frame.cur
+        self.i = frame.at
+        del self.choice[frame.at :], self.value[frame.at :]
+        for t in range(self.n):
+            self._stand(t)
+        for at, owner in self.primitives:
+            owner.state = self.primitive_states[at, self.values[at]]
+
+    def _stand(self, t: int) -> None:
+        standing = self.standing[self.locals[t]]
+        self.pending[t] = standing.op
+        self.tasks[t].held = standing.held
+        self.stacks[t] = standing.stack
+
+    def _leave(self, frame: Frame) -> tuple[int, int]:
         """Let the next thing happen that is left to try at the state."""
         t, value = frame.todo.pop()
+        self._begin(frame, t, value)
+        return t, value
+
+    def _begin(self, frame: Frame, t: int, value: int) -> None:
+        """An edge of the graph begins."""
         self.edge = (frame.state, t, value)
         self.fresh_findings = []
-        self.dirty = set()
-        self.moved = set()
+        self.dirty.clear()
+        self.moved.clear()
         self.looped = None
         self.branched = frame.branches
         self.mover = frame.mover
-        return self._step(t, value)
 
     def _step(self, t: int, value: int) -> int:
         """Let the task go on."""
@@ -309,7 +450,9 @@ class Stateful(Objects):
         if self.reducing:
             movers = self.movers
             self.event = (movers.event(t, op), movers.held(t), movers.holding(t, op), self.mover)
-            self.behind.clear()
+        self.behind.clear()
+        self.taken = (t, self.locals[t], value)
+        self.tokens_before = self.tokens
         self.moved.add(t)
         self.choice.append(t)
         self.value.append(value)
@@ -321,45 +464,8 @@ class Stateful(Objects):
             self.clocks, races = self.clocks.after(self, t, op)
             for f in races:
                 self.found(f)
+        self.shown_before = len(self.fresh_findings)
         return t
-
-    def _observation(self, op: Op, value: int) -> Item:
-        """What the event lets its task see, as far as it may use it; and note what the event names."""
-        kind, own, extra = op[0], op[1], op[2]
-        if kind == CHOOSE:
-            return value
-        seen: list[Item] = []
-        if own >= 0:
-            prim = self.prims[own]
-            at = bisect_right(self.bases, own) - 1
-            self.dirty.add(at)
-            if kind in BLIND:
-                pass
-            elif prim is None:
-                seen.append(self.value_at(at, own))
-            elif kind == ops.TRYLOCK:
-                seen.append(prim.state is None)
-            elif kind == ops.DOWN_READ_TRYLOCK:
-                seen.append(not prim.state[0])
-            elif kind == ops.DOWN_WRITE_TRYLOCK:
-                seen.append(prim.state == ((), ()))
-            elif kind not in SILENT:
-                seen.append(self._looked_at(prim))
-        for x in extra:
-            o = x >> 1
-            at = bisect_right(self.bases, o) - 1
-            self.dirty.add(at)
-            if self.prims[o] is None:
-                if kind != ops.FREE:
-                    seen.append(self.value_at(at, o))
-            elif kind not in SILENT:
-                seen.append(self._looked_at(self.prims[o]))
-        return tuple(seen)
-
-    def _looked_at(self, prim: Primitive) -> Item:
-        if self.groups and shows_tasks(prim):
-            self._told_apart()
-        return self.view.canonical(prim.state)
 
     def _access(self, op: Op, t: int) -> None:
         """Note who accesses what; an access that may race turns up only now and then, and is then always watched."""
@@ -400,92 +506,14 @@ class Stateful(Objects):
         self.symmetric = False
         self.restart = True
 
-    # -- what tasks see, beside their events ---------------------------------------------------------------------
-    def entered(self, me: int, code: CodeType) -> None:
-        """The task enters a function."""
-        if self.recording:
-            self.stacks[me] = self.histories.enter(self.stacks[me], code)
-
-    def left(self, me: int, args: tuple[Any, ...], result: Any, *, keep: bool = False) -> None:
-        """The task leaves a function; ``keep``: with all that it has seen there."""
-        if not self.recording:
-            return
-        stack = self.stacks[me]
-        item: Item
-        try:
-            if keep:
-                raise Opaque
-            changed = [self.view.canonical(a) for a in args if not isinstance(a, (int, str, Model, Primitive))]
-            item = (self.view.canonical(result), *changed)
-        except Opaque:
-            item = ("history", self.histories.nodes[stack][0])
-        self.stacks[me] = self.histories.leave(stack, item)
-
-    def saw(self, value: Any) -> None:
-        """The running task has read a value without an event."""
-        me = self.cur
-        self.stacks[me] = self.histories.append(self.stacks[me], self.form(value))
-
-    def saw_list(self, items: GuardedList) -> None:
-        """The running task looks at, or changes, a guarded list."""
-        self.saw(items.items)
-        self.dirty.add(-1)
-
-    def accessed(self, obj: Any, field: str, written: bool) -> None:
-        if self.recording:
-            if self.event is not None and obj.id not in self.behind:
-                self.behind.add(obj.id)
-                event, before, holding, mover = self.event
-                self.movers.read_behind(event, obj.id, self.called(self.cur), before, holding, mover)
-            self.dirty.add(bisect_right(self.bases, obj.id) - 1)
-            if not written:
-                self.saw(obj._values[obj.fields[field].at])
-
-    def loop_point(self, code: CodeType, module: str, line: int, live: tuple[Any, ...]) -> None:
-        if not self.recording:
-            return
-        me = self.cur
-        check_loop_points(code)
-        _, below, scope = self.histories.nodes[self.stacks[me]]
-        fn: Any = None
-        if below < 0:
-            fn = self.fns[me]
-            scope = getattr(fn if hasattr(fn, "__code__") else type(fn).__call__, "__code__", None)
-        if scope is not code and not self.restart:
-            self._needs_scope(code, module, line)
-        if self.restart:
-            return
-        self.looped = f"{code.co_name}:{line}"
-        try:
-            item = ("loop", code.co_name, line, self.view.canonical(live), self.view.canonical(fn))
-        except Opaque:
-            return
-        self.stacks[me] = self.histories.replace(self.stacks[me], item)
-
-    def _needs_scope(self, code: CodeType, module: str, line: int) -> None:
-        """A loop_point in a function that is not seen entered: look at its module too, from the beginning."""
-        if module in self.modules:
-            raise SetupError(
-                f"{code.co_filename}:{line}: a loop_point must stand in a task's own function, or in one that is "
-                f"neither a generator nor inside another, and {code.co_name} is"
-            )
-        self.modules[module] = None
-        self.restart = True
-
     def found(self, finding: Finding) -> None:
         super().found(finding)
         if self.recording:
             self.fresh_findings.append(finding)
 
     # -- states --------------------------------------------------------------------------------------------------
-    def _arrive(self) -> bool:
-        """Work out the state that the last event has led to; is it a new one?"""
-        self.look_again()
-        for t in sorted(self.moved):
-            self.locals[t] = self._local(t)
-        if self.contested and self.edge is None:
-            self.clocks = Clocks.at_the_start(self.n)
-        key = self._key()
+    def _arrive(self, key: Item) -> bool:
+        """The last event has led to this state; is it a new one?"""
         known = self.states.get(key)
         self.projection = -1
         if known is None and self.looped is not None:
@@ -506,6 +534,7 @@ class Stateful(Objects):
             if self.looped is not None:
                 self.loops.setdefault(self.state, {})[t] = self.looped
         self.fresh_findings = []
+        self.cyclic = self.cyclic or self.state in self.on_path
         return known is None
 
     def _drifting(self) -> int | None:

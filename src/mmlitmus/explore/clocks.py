@@ -67,7 +67,7 @@ class Clocks:
                 else:
                     released[obj] = (writes, tuple(map(max, reads, clock)))
         found = []
-        if engine.key_of_id(o) in engine.contested:
+        if o in engine.contested:
             for (what, q, was), at in accesses.items():
                 if what == o and q != p and clock[q] < at and could_race(was, kind):
                     found.append(race(engine, what, q, was, p, kind))
@@ -99,12 +99,12 @@ class Clocks:
         for o, (writes, reads) in self.released.items():
             what = (known(writes), known(reads))
             if any(what[0]) or any(what[1]):
-                released.append((engine.key_of_id(o), what))
+                released.append((o, what))
         ranks = dict(reached)
         return (
             tuple((p, known(now[t])) for p, t in running),
             frozenset(released),
             frozenset(
-                (engine.key_of_id(o), place[q], kind, bisect_right(ranks[q], at)) for (o, q, kind), at in left.items()
+                (o, place[q], kind, bisect_right(ranks[q], at)) for (o, q, kind), at in left.items()
             ),
         )

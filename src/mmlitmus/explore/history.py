@@ -329,7 +329,7 @@ def observed(engine: Any) -> Iterator[None]:
         init(items, *args, **kwargs)
         running: Any = rt.engine
         if running is engine:
-            engine.lists.append(items)
+            engine.list_made(items)
 
     model.peek, guarded._check, guarded.__init__ = observed_peek, observed_check, observed_init
     current: Any = rt.current

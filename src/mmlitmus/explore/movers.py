@@ -43,8 +43,8 @@ RELEASE = frozenset((UNLOCK, UP_READ, UP_WRITE, DOWNGRADE_WRITE))
 #: what does not happen while somebody else holds the object; True: or shares it
 TAKES = {LOCK: True, DOWN_READ: False, DOWN_WRITE_ACQUIRE: True, SPAWN: True, JOIN: True}
 
-#: locks by name, and whether exclusively
-Held = tuple[tuple["Item", bool], ...]
+#: locks by their ids, and whether exclusively
+Held = tuple[tuple[int, bool], ...]
 #: who, writing, what is held
 Use = tuple[str, bool, Held]
 
@@ -61,11 +61,11 @@ class Movers:
         self.engine = engine
         self.releases = RELEASES in switches
         self.guarded = GUARDED in switches
-        self.uses: dict[Item, dict[Use, None]] = {}
-        self.relied: dict[Item, dict[Use, None]] = {}  # what decisions of this search took for undisturbed
-        self.late: dict[Item, dict[Item, None]] = {}  # by event: the objects whose life is read behind it
+        self.uses: dict[int, dict[Use, None]] = {}
+        self.relied: dict[int, dict[Use, None]] = {}  # what decisions of this search took for undisturbed
+        self.late: dict[Item, dict[int, None]] = {}  # by event: the objects whose life is read behind it
         self.broken: set[str] = set()  # classes of locks that somebody else than their holder releases
-        self.verdicts: dict[tuple[Item, Use], bool] = {}
+        self.verdicts: dict[tuple[int, Use], bool] = {}
         self.wrong = False  # has a decision turned out to be?
 
     def start_over(self) -> None:
@@ -76,17 +76,16 @@ class Movers:
     # -- what tasks use ------------------------------------------------------------------------------------------
     def held(self, t: int) -> Held:
         """What the task holds."""
-        engine = self.engine
-        key_of, broken = engine.key_of, self.broken
-        held = tuple((key_of(p), mode != "read") for p, mode, _ in engine.tasks[t].held if p.lock_class not in broken)
+        engine, broken = self.engine, self.broken
+        held = tuple((p.id, mode != "read") for p, mode, _ in engine.tasks[t].held if p.lock_class not in broken)
         thread = engine.threads.get(t)  # a created task is its thread's holder until it ends
-        return held if thread is None else (*held, (engine.key_of_id(thread), True))
+        return held if thread is None else (*held, (thread, True))
 
     def holding(self, t: int, op: Op) -> Held:
         """What the task holds when ``op`` happens, the lock that it waits for included."""
         held = self.held(t)
         if op[0] in TAKES:
-            held = (*held, (self.engine.key_of(self.engine.prims[op[1]]), TAKES[op[0]]))
+            held = (*held, (self.engine.prims[op[1]].id, TAKES[op[0]]))
         return held
 
     def announced(self, t: int, op: Op) -> None:
@@ -94,7 +93,7 @@ class Movers:
         who = self.engine.called(t)
         held = self.holding(t, op)
         for o, written in footprint(op):
-            self._use(self.engine.key_of_id(o), (who, written, held))
+            self._use(o, (who, written, held))
         if op[0] in RELEASE:
             self._release(t, op)
 
@@ -111,7 +110,7 @@ class Movers:
             self.verdicts.clear()
             self.wrong = True
 
-    def _use(self, what: Item, use: Use) -> None:
+    def _use(self, what: int, use: Use) -> None:
         uses = self.uses.setdefault(what, {})
         if use not in uses:
             uses[use] = None
@@ -121,20 +120,19 @@ class Movers:
 
     def read_behind(self, event: Item, oid: int, who: str, before: Held, holding: Held, mover: bool) -> None:
         """Behind ``event`` its task reads the life of the object, too."""
-        what = self.engine.key_of_id(oid)
-        self.late.setdefault(event, {})[what] = None
-        self._use(what, (who, False, holding))
+        self.late.setdefault(event, {})[oid] = None
+        self._use(oid, (who, False, holding))
         if mover:
-            self._rely(what, (who, False, before))
+            self._rely(oid, (who, False, before))
 
-    def rely_behind(self, t: int, behind: Iterable[Item]) -> None:
+    def rely_behind(self, t: int, behind: Iterable[int]) -> None:
         """The task goes on alone, and reads the life of these objects behind its event, as is known by now."""
         if behind:
             use = (self.engine.called(t), False, self.held(t))
             for what in behind:
                 self._rely(what, use)
 
-    def _rely(self, what: Item, use: Use) -> None:
+    def _rely(self, what: int, use: Use) -> None:
         relied = self.relied.setdefault(what, {})
         if use not in relied:
             relied[use] = None
@@ -144,7 +142,7 @@ class Movers:
     # -- the decision --------------------------------------------------------------------------------------------
     def event(self, t: int, op: Op) -> Item:
         """What events are called whose tasks read the same things behind them, as far as one can know."""
-        return (self.engine.called(t), op[0], self.engine.key_of_id(op[1]))
+        return (self.engine.called(t), op[0], op[1])
 
     def may_go(self, t: int, op: Op) -> bool:
         """Is the pending event of the task, which can happen, a mover?"""
@@ -152,8 +150,7 @@ class Movers:
             return False
         who = self.engine.called(t)
         held = self.held(t)
-        key = self.engine.key_of_id
-        touched = [(key(o), written) for o, written in footprint(op)]
+        touched = footprint(op)
         touched += [(what, False) for what in self.late.get(self.event(t, op), ())]
         if not all(self._undisturbed(what, (who, written, held)) for what, written in touched):
             return False
@@ -161,7 +158,7 @@ class Movers:
             self._rely(what, (who, written, held))
         return True
 
-    def _undisturbed(self, what: Item, use: Use) -> bool:
+    def _undisturbed(self, what: int, use: Use) -> bool:
         known = self.verdicts.get((what, use))
         if known is None:
             known = not any(self._clash(use, other) for other in self.uses.get(what, ()))

@@ -1,12 +1,15 @@
 """What the objects of a machine are called in E2's states, and what their values are there.
 
+An object of the set-up has the same ids in every execution. One that a task makes on the way has too, within a search:
+they go with its name, which tells it apart from whatever else is made, in whatever order (``allocate``). So each object
+has its *place* in the list of values, and what is not there in a state has the value ``ABSENT``.
+
 A value is a number: that of a form in which it compares with those of other executions (``history.Values``), looked up
 in a dict. Of the objects only those are looked at again that an event has named, or a Guarded access has touched.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any
 
@@ -16,63 +19,143 @@ from .scheduler import Scheduler, Setup, SetupError
 from .state import Atomic, Cells, Const, Counter, GuardedList, Model
 from .steps import LISTS
 
+#: the value of an object that is not there
+ABSENT = -1
+
 
 class Objects(Scheduler):
-    """The objects of the running execution, each with its key and the number of its value."""
+    """The objects of the running execution, each with its place and the number of its value."""
 
     def __init__(self, build: Callable[[], Setup], *, max_executions: int | None = None, checked: bool = False) -> None:
         super().__init__(build, max_executions=max_executions)
         self.checked = checked
+        self.built = False  # does the machine stand, so that what is made now is made by tasks?
         self.set_up = 0  # how many objects there are before the first event
-        self.lists: list[GuardedList] = []
-        self.set_up_keys: dict[int, Item] = {}
+        self.bases: list[int] = []  # the first id of each object
+        self.places: dict[tuple[str, int], int] = {}  # of what tasks make: by name, and how many there were before
+        self.sizes: dict[int, int] = {}  # by place: how many ids
+        self.ids = 0  # ... that have been given away
+        self.made: dict[str, int] = {}  # in this execution, by name
+        self.lists: list[GuardedList | None] = []
+        self.list_places: dict[tuple[str, int], int] = {}
+        self.latest: dict[int, Primitive] = {}  # by place: the primitive of the last execution that had it
         self.view = Values(self.key_of)
 
     def forget(self) -> None:
-        """For a new search."""
+        """For a new search. Ids stay what they are."""
         self.numbers: dict[Item, int] = {}  # of values, local states, shared states
-        self.keys: list[Item] = []
-        self.bases: list[int] = []
-        self.names: dict[str, int] = {}
+        self.nothing = self.number(None)
         self.values: list[int] = []
         self.list_values: list[int] = []
         self.dirty: set[int] = set()  # which are to be looked at again; -1: the lists
         self.tokens = 0
-        self.primitive_states: dict[tuple[int, int], Any] = {}  # by (owner, number of its value)
-        self.uncounted: dict[tuple[Item, int], tuple[int, list[tuple[str, int]]]] = {}  # see ``projected``
+        self.first_values: dict[int, int] = {}  # of what is made on first use
+        self.primitive_states: dict[tuple[int, int], Any] = {}  # by (place, number of its value)
+        self.uncounted: dict[tuple[int, int], tuple[int, list[tuple[str, int]]]] = {}  # see ``projected``
 
-    def adopt(self) -> None:
-        """Give objects that are new their keys: unique names, the same in every execution that makes them."""
-        for base, owner in self.owners[len(self.keys) :]:
-            name = owner.name if hasattr(owner, "name") else owner.object_name(0)
-            count = self.names[name] = self.names.get(name, 0) + 1
-            self.keys.append((name, count))
-            self.bases.append(base)
+    # -- places --------------------------------------------------------------------------------------------------
+    def execute(self) -> None:
+        """One execution."""
+        self.built = False
+        self.lists = []
+        self.made = {}
+        super().execute()
 
+    def _before_tasks(self) -> None:
+        """The machine is built: keep the places of what tasks will make."""
+        if not self.bases:
+            self.bases = [base for base, _ in self.owners]
+            self.set_up = len(self.bases)
+            self.ids = len(self.prims)
+        elif len(self.owners) != self.set_up:
+            raise SetupError("the set-up does not do the same twice")
+        self.owners += [(base, None) for base in self.bases[self.set_up :]]
+        self.prims += [None] * (self.ids - len(self.prims))
+        self.lists += [None] * len(self.list_places)
+        self.built = True
+
+    def allocate(self, n: int, owner: Any, *, primitive: bool = False) -> int:
+        """Ids for an object (Scheduler.allocate): the same ones whenever it is made."""
+        if not self.built:
+            return super().allocate(n, owner, primitive=primitive)
+        name = owner.name if hasattr(owner, "name") else owner.object_name(0)
+        at = self._place(self.places, name, len(self.bases))
+        if at == len(self.bases):
+            self.bases.append(self.ids)
+            self.owners.append((self.ids, owner))
+            self.prims += [None] * n
+            self.sizes[at] = n
+            self.ids += n
+        base = self.bases[at]
+        if self.sizes[at] != n:
+            raise SetupError(f"{name} is the name of objects of different kinds")
+        self.owners[at] = (base, owner)
+        if primitive:
+            self.prims[base : base + n] = [owner] * n
+            self.updated.update(range(base, base + n))
+            self.latest[at] = owner
+        self.dirty.add(at)
+        return base
+
+    def _place(self, places: dict[tuple[str, int], int], name: str, next_one: int) -> int:
+        nth = self.made[name] = self.made.get(name, 0) + 1
+        return places.setdefault((name, nth), next_one)
+
+    def list_made(self, items: GuardedList) -> None:
+        """A guarded list has been made."""
+        if not self.built:
+            self.lists.append(items)
+            return
+        at = self._place(self.list_places, items.name, len(self.lists))
+        self.lists += [None] * (at + 1 - len(self.lists))
+        self.lists[at] = items
+        self.dirty.add(LISTS)
+
+    def key_of(self, obj: Any) -> Item:
+        """What a declared object is called in states."""
+        return obj.name if isinstance(obj, GuardedList) else obj.id
+
+    # -- values --------------------------------------------------------------------------------------------------
     def look_again(self) -> None:
         """Work out the values of what has been named or touched."""
         values = self.values
-        for at in range(len(values), len(self.keys)):
-            values.append(-1)
-            self.dirty.add(at)
+        values += [ABSENT] * (len(self.bases) - len(values))
         for at in sorted(self.dirty):
-            if at >= 0:
-                values[at] = n = self.number(self._value(at))
+            if at != LISTS:
+                values[at] = n = self._number_at(at)
                 owner = self.owners[at][1]
                 if isinstance(owner, Primitive):
                     self.primitive_states[at, n] = owner.state
-                elif isinstance(owner, Model):
+                elif isinstance(owner, Model) and n != ABSENT:
                     self._without_counters(at, owner, n)
-        if LISTS in self.dirty or len(self.list_values) != len(self.lists):
-            self.list_values = [self.number(self.form(items.items)) for items in self.lists]
+        if LISTS in self.dirty:
+            self.list_values = trimmed(
+                [ABSENT if items is None else self.number(self.form(items.items)) for items in self.lists]
+            )
         if self.checked:
             for at in range(len(values)):
-                if self.number(self._value(at)) != values[at]:
-                    raise SetupError(f"{self.keys[at]} changes outside events that name it")
+                if self._number_at(at) != values[at]:
+                    raise SetupError(f"{self.object_name(self.bases[at])} changes outside events that name it")
         self.dirty.clear()
 
+    def _number_at(self, at: int) -> int:
+        """The number of an object's value."""
+        owner = self.owners[at][1]
+        return ABSENT if owner is None else self._normal(at, owner, self.number(self._value(at)))
+
+    def _normal(self, at: int, owner: Any, n: int) -> int:
+        """An object that tasks make counts only if it has a value; and if whoever comes first makes it, only once it is
+        no longer what it was then."""
+        if at < self.set_up:
+            return n
+        if n == self.nothing:
+            return ABSENT
+        if isinstance(owner, Model) and owner.made_on_first_use and self.first_values.setdefault(at, n) == n:
+            return ABSENT
+        return n
+
     def _value(self, at: int) -> Item:
-        """The declared value of the owner ``at``."""
+        """The declared value of the object at a place."""
         base, owner = self.owners[at]
         if isinstance(owner, Model):
             fields = owner.fields.values()
@@ -92,9 +175,7 @@ class Objects(Scheduler):
         return self.value_at(at, base)
 
     def value_at(self, at: int, o: int) -> Item:
-        """The value of the data object ``o``, which is one of the owner ``at``."""
-        if at >= len(self.keys):
-            self.adopt()
+        """The value of the data object ``o``, which is one of the object at a place."""
         base, owner = self.owners[at]
         if isinstance(owner, Model):
             if o == base:
@@ -110,44 +191,24 @@ class Objects(Scheduler):
         raise SetupError(f"{type(owner).__name__} has footprint objects but no object_value()")
 
     def form(self, value: Any) -> Item:
+        """The value in a form that compares; one that has none is like nothing else."""
         try:
             return self.view.canonical(value)
-        except Opaque:  # like nothing else
+        except Opaque:
             self.tokens += 1
             return ("token", self.tokens)
 
     def number(self, item: Item) -> int:
+        """The number of a form."""
         return self.numbers.setdefault(item, len(self.numbers))
 
-    def key_of(self, obj: Any) -> Item:
-        """What a declared object is called in states."""
-        if isinstance(obj, GuardedList):
-            return obj.name
-        return self.key_of_id(obj.id)
-
-    def key_of_id(self, o: int) -> Item:
-        """What a footprint object is called in states."""
-        known = self.set_up_keys.get(o)
-        if known is not None or o < 0:
-            return known
-        if len(self.keys) < len(self.owners):
-            self.adopt()
-        at = bisect_right(self.bases, o) - 1
-        key = (self.keys[at], o - self.bases[at])
-        if at < self.set_up:  # these are the same in every execution
-            self.set_up_keys[o] = key
-        return key
-
     def _shared(self, values: list[int]) -> int:
-        n = self.set_up
-        nothing = self.number(None)
-        made = frozenset((key, v) for key, v in zip(self.keys[n:], values[n:], strict=True) if v != nothing)
-        return self.number((tuple(values[:n]), made, tuple(self.list_values)))
+        """The number of the declared state of all objects."""
+        return self.number((tuple(trimmed(values)), tuple(self.list_values)))
 
     def _without_counters(self, at: int, owner: Model, n: int) -> None:
         """Note what the object's value ``n`` is without its counters; and these."""
-        key = (self.keys[at], n)
-        if key in self.uncounted:
+        if (at, n) in self.uncounted:
             return
         counters: list[tuple[str, int]] = []
         rest: list[Item] = []
@@ -157,15 +218,23 @@ class Objects(Scheduler):
             else:
                 rest.append(self.form(v))
         if counters:
-            self.uncounted[key] = (self.number(("but for counters", *rest)), counters)
+            self.uncounted[at, n] = (self.number(("but for counters", *rest)), counters)
 
     def projected(self, locals_: list[int]) -> tuple[int, tuple[tuple[str, int], ...]]:
         """The state without the values of its counters; and these."""
         values = list(self.values)
         counters: list[tuple[str, int]] = []
         for at, n in enumerate(values):
-            known = self.uncounted.get((self.keys[at], n))
+            known = self.uncounted.get((at, n))
             if known is not None:
                 values[at] = known[0]
                 counters += known[1]
-        return self.number((*locals_, *values, *self.list_values)), tuple(counters)
+        return self.number((*locals_, tuple(trimmed(values)), tuple(self.list_values))), tuple(counters)
+
+
+def trimmed(values: list[int]) -> list[int]:
+    """The values without those at the end that are not there: there are more places later."""
+    n = len(values)
+    while n and values[n - 1] == ABSENT:
+        n -= 1
+    return values[:n]

@@ -200,6 +200,8 @@ class Model:
     _layout: tuple[str, ...] = ()
     _nids = 1
     _counters: tuple[int, ...] = ()
+    #: whoever comes first makes such an object, and nobody can tell a fresh one from none
+    made_on_first_use = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

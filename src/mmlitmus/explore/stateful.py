@@ -30,13 +30,14 @@ from .findings import Finding
 from .history import Histories, Item, Scopes, observed
 from .livelock import livelocks
 from .movers import REDUCTIONS, SYMMETRY, Movers
+from .objects import ABSENT
 from .ops import CHOOSE, DONE, SYNC
 from .primitives.base import Primitive
 from .races import ACCESSES, could_race
 from .runtime import Op
 from .scheduler import Found, Results, Setup, SetupError
 from .sights import Sights
-from .steps import Seen, Standing, Step, Steps, View, looked_at
+from .steps import LISTS, Seen, Standing, Step, Steps, View, looked_at
 from .symmetry import NAMED, alike, places, renumbered
 
 #: limits are looked at every so many steps that need not be run
@@ -49,7 +50,7 @@ class Frame:
     """A state of the current path: what is left to try, and all that has to be put back when it is come back to."""
 
     __slots__ = (
-        "at", "branches", "clocks", "counters", "cur", "lists", "locals", "mover", "owners", "projection", "stacks",
+        "at", "branches", "clocks", "counters", "cur", "lists", "locals", "mover", "nlive", "projection", "stacks",
         "state", "todo", "values",
     )  # fmt: skip
 
@@ -64,7 +65,7 @@ class Frame:
         self.locals = engine.locals[:]
         self.values = engine.values[:]
         self.lists = engine.list_values[:]
-        self.owners = len(engine.keys)
+        self.nlive = engine.nlive
         self.clocks = engine.clocks
         self.projection = engine.projection
         self.counters = engine.counters
@@ -87,8 +88,8 @@ class Stateful(Sights):
         self.symmetric = SYMMETRY in reduce
         self.scopes = ExitStack()
         self.scoped = -1  # of how many modules the functions have scopes now
-        self.contested: set[Item] = set()  # what accesses that may race are about
-        self.accessors: dict[Item, set[tuple[str, int]]] = {}
+        self.contested: set[int] = set()  # what accesses that may race are about
+        self.accessors: dict[int, set[tuple[str, int]]] = {}
         self._start_over()
 
     def _start_over(self) -> None:
@@ -195,17 +196,16 @@ class Stateful(Sights):
     def execute(self) -> None:
         """Build the machine, replay, and go on until a state that was seen before, or the end."""
         self.recording = False
-        self.lists = []
         self.threads: dict[int, int] = {}
         self.newborn: list[int] = []
         super().execute()
 
     def _before_tasks(self) -> None:
+        super()._before_tasks()
         setup = self.setup
         self.view.context = setup.context
         self.groups = alike(setup) if self.symmetric else []
         self.group_of = {t: f"alike {members[0]}" for members in self.groups for t in members}
-        self.set_up = len(self.owners)
         if not self.modules:
             own = [getattr(f, "__module__", None) or type(f).__module__ for f in setup.tasks.values()]
             self.modules = dict.fromkeys((*setup.modules, *own))
@@ -246,8 +246,10 @@ class Stateful(Sights):
         """Go on with what is left to try at the states of the path, as far as the steps are known. It ends when nothing
         is left, or at a state from which a step has to be run."""
         frames = self.frames
-        del self.owners[self.set_up :]
-        self.nlive = len(self.setup.tasks)
+        for at, owner in self.latest.items():
+            base = self.bases[at]
+            self.owners[at] = (base, owner)
+            self.prims[base : base + self.sizes[at]] = [owner] * self.sizes[at]
         self.primitives = [(at, o) for at, (_, o) in enumerate(self.owners) if isinstance(o, Primitive)]
         here: Frame | None = None
         steps = 0
@@ -257,7 +259,7 @@ class Stateful(Sights):
                 self.on_path.discard(frames.pop().state)
                 continue
             steps += 1
-            if self.checked or frame.owners != self.set_up or (steps % ASK == 0 and self._limited()):
+            if self.checked or (steps % ASK == 0 and self._limited()):
                 break
             if frame is not here:
                 self._come_back(frame)
@@ -334,13 +336,14 @@ class Stateful(Sights):
 
     def _settle(self) -> None:
         """Take note of what the last event has brought: tasks, objects and their values, what tasks are about to do."""
-        self.adopt()
+        alone = not self.newborn  # to make a task concerns others than who does it
         for t in self.newborn:  # its history begins with what it was created with
             self.stacks[t] = self.histories.stack(self.histories.chain("root", self.form(self.fns[t])), -1, None)
             self.moved.add(t)
         self.newborn.clear()
         if self.edge is None:
             self.moved.update(range(self.n))
+            self.dirty.update(range(LISTS, self.set_up))
             if self.contested:
                 self.clocks = Clocks.at_the_start(self.n)
         if self.reducing:
@@ -348,14 +351,16 @@ class Stateful(Sights):
                 if self.pending[t] is not DONE:
                     self.movers.announced(t, self.pending[t])
         seen: tuple[View, Seen] | None = None
-        if self.taken is not None and len(self.owners) == self.set_up and len(self.list_values) == len(self.lists):
+        if self.taken is not None and alone:
+            self.values += [ABSENT] * (len(self.bases) - len(self.values))
             view = tuple(sorted(self.dirty))
             seen = view, looked_at(view, self.values, self.list_values)
         self.look_again()
         for t in sorted(self.moved):
             self.locals[t] = n = self._local(t)
             if n not in self.standing:
-                self.standing[n] = Standing(self.pending[t], self.tasks[t].held, self.stacks[t])
+                task = self.tasks[t]
+                self.standing[n] = Standing(self.pending[t], task.held, self.stacks[t], task.name, self.threads.get(t))
         self.moved.clear()
         if seen is not None and self.tokens == self.tokens_before:
             self._learn(*seen)
@@ -365,8 +370,8 @@ class Stateful(Sights):
         assert self.taken is not None
         t = self.taken[0]
         values, lists = looked_at(view, self.values, self.list_values)
-        behind = tuple(self.key_of_id(o) for o in self.behind)
-        step = Step(self.locals[t], values, lists, self.fresh_findings[self.shown_before :], self.looped, behind)
+        findings = self.fresh_findings[self.shown_before :]
+        step = Step(self.locals[t], values, lists, findings, self.looped, tuple(self.behind))
         if not self.steps.learn(*self.taken, view, seen, step).same(step) and self.checked:
             raise SetupError(f"{self.tasks[t].name} does not do the same twice: what it looks at is not all declared")
 
@@ -403,28 +408,32 @@ class Stateful(Sights):
         """All that is known of the state is again what it was there."""
         self.stacks = frame.stacks[:]
         self.locals = frame.locals[:]
-        self.values = frame.values[:]
+        self.values = frame.values + [ABSENT] * (len(self.bases) - len(frame.values))
         self.list_values = frame.lists[:]
         self.clocks = frame.clocks
-        for key in self.keys[frame.owners :]:
-            self.names[key[0]] -= 1  # type: ignore[index]
-        del self.keys[frame.owners :], self.bases[frame.owners :]
 
     def _impersonate(self, frame: Frame) -> None:
         """Have the machine of the last execution stand at the state, as far as anybody looks before the next one."""
         self.cur = frame.cur
         self.i = frame.at
+        self.nlive = frame.nlive
         del self.choice[frame.at :], self.value[frame.at :]
         for t in range(self.n):
             self._stand(t)
         for at, owner in self.primitives:
-            owner.state = self.primitive_states[at, self.values[at]]
+            owner.state = self.primitive_states.get((at, self.values[at]))
 
     def _stand(self, t: int) -> None:
         standing = self.standing[self.locals[t]]
         self.pending[t] = standing.op
-        self.tasks[t].held = standing.held
         self.stacks[t] = standing.stack
+        task = self.tasks[t]
+        task.held = standing.held
+        task.name = standing.name
+        if standing.thread is not None:
+            self.threads[t] = standing.thread
+        else:
+            self.threads.pop(t, None)
 
     def _leave(self, frame: Frame) -> tuple[int, int]:
         """Let the next thing happen that is left to try at the state."""
@@ -469,7 +478,7 @@ class Stateful(Sights):
 
     def _access(self, op: Op, t: int) -> None:
         """Note who accesses what; an access that may race turns up only now and then, and is then always watched."""
-        what = self.key_of_id(op[1])
+        what = op[1]
         if what in self.contested:
             return
         accessors = self.accessors.setdefault(what, set())
@@ -576,8 +585,8 @@ class Stateful(Sights):
             states[p] = self.locals[t]
         values = self.values[:]
         for at, (base, owner) in enumerate(self.owners):
-            if isinstance(owner, Primitive) and owner.id == base:
-                values[at] = self.number(self.form(renumbered(owner, place)))
+            if isinstance(owner, Primitive) and owner.id == base and (at < self.set_up or values[at] != ABSENT):
+                values[at] = self._normal(at, owner, self.number(self.form(renumbered(owner, place))))
         return (*states, self.number(self._shared(values)), self.number(self._past(place)))
 
     def _past(self, place: Sequence[int]) -> Item:
@@ -591,15 +600,14 @@ class Stateful(Sights):
     def _local(self, t: int) -> int:
         op = self.pending[t]
         task = self.tasks[t]
-        held = tuple((self.key_of(prim), mode) for prim, mode, _ in task.held)
+        held = tuple((prim.id, mode) for prim, mode, _ in task.held)
         if op is DONE:
             if t >= self.nlive:
                 return self.empty
             rest = self.view.or_token(self.fns[t], self.stacks[t])  # what checks may ask of it
             return self.number(("done", self.called(t), task.dead, held, rest, self.form(task.data)))
-        about = (op[0], self.key_of_id(op[1]), *[(self.key_of_id(x >> 1), x & 1) for x in op[2]], *op[3:])
         counters = tuple(sorted(task.counters.items()))
-        return self.number((self.stacks[t], self.called(t), held, counters, self.form(task.data), about))
+        return self.number((self.stacks[t], self.called(t), held, counters, self.form(task.data), op))
 
     # -- what it all says ----------------------------------------------------------------------------------------
     def _ended(self, setup: Setup) -> None:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .findings import Finding
-    from .history import Item
     from .runtime import Op
 
 #: in a view: the guarded lists, all together
@@ -27,12 +26,16 @@ LISTS = -1
 class Standing:
     """Where a task stands in a local state: what it is about to do, what it holds, and its history."""
 
-    __slots__ = ("held", "op", "stack")
+    __slots__ = ("held", "name", "op", "stack", "thread")
 
-    def __init__(self, op: Op, held: Sequence[tuple[object, str, str]], stack: int) -> None:
+    def __init__(
+        self, op: Op, held: Sequence[tuple[object, str, str]], stack: int, name: str, thread: int | None
+    ) -> None:
         self.op = op
         self.held = list(held)
         self.stack = stack
+        self.name = name
+        self.thread = thread  # the id of the object that stands for a task that was made on the way
 
 
 class Step:
@@ -47,7 +50,7 @@ class Step:
         lists: tuple[int, ...],
         findings: list[Finding],
         looped: str | None,
-        behind: tuple[Item, ...],
+        behind: tuple[int, ...],
     ) -> None:
         self.local = local  # the task's local state
         self.values = values  # of the objects that it looked at

@@ -180,6 +180,7 @@ class PteTable(LeafSlot):
 
     __slots__ = ("cells", "label", "mm_name", "ptl", "values")
     leaf_shift = PMD_SHIFT
+    made_on_first_use = True
 
     def __init__(self, mm_name: str, address: int, label: Callable[[int], str]) -> None:
         super().__init__("pmd", mm_name, address, label(address))

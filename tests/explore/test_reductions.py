@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mmlitmus.explore import movers, ops, sights, stateful, symmetry
+from mmlitmus.explore import movers, ops, sights, stateful, symmetry, values
 from mmlitmus.explore.dpor import Dpor
 from mmlitmus.explore.findings import report
 from mmlitmus.explore.movers import GUARDED, REDUCTIONS, RELEASES, SYMMETRY, Movers
@@ -445,9 +445,7 @@ def one_way_of_exchanging_is_enough(patch: Patch) -> None:
 
 @mutant
 def functions_of_one_name_are_one(patch: Patch) -> None:
-    from mmlitmus.explore import history
-
-    patch.setattr(history.Values, "_code", lambda self, v: 0)
+    patch.setattr(values.Values, "_code", lambda self, v: 0)
 
 
 def first_problem() -> str | None:
@@ -474,6 +472,7 @@ def first_problem() -> str | None:
     return None
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_suite_notices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MUTANTS[name](monkeypatch)

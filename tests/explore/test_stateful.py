@@ -18,7 +18,7 @@ import pytest
 from mmlitmus.checker.load import select
 from mmlitmus.checker.many import Job, jobs_for
 from mmlitmus.checker.run import Builder, How
-from mmlitmus.explore import clocks, history, ops, stateful, steps
+from mmlitmus.explore import clocks, ops, stateful, steps, values
 from mmlitmus.explore.dpor import Dpor
 from mmlitmus.explore.history import Scopes, functions_of
 from mmlitmus.explore.primitives.choice import choose
@@ -661,7 +661,10 @@ def a_known_step_does_what_the_task_did_last(patch: Patch) -> None:
 
 @mutant
 def a_known_step_shows_nothing(patch: Patch) -> None:
-    patch.setattr(stateful, "Step", lambda local, values, lists, findings, *more: steps.Step(local, values, lists, [], *more))
+    def step(local: int, values: Any, lists: Any, findings: Any, *more: Any) -> steps.Step:
+        return steps.Step(local, values, lists, [], *more)
+
+    patch.setattr(stateful, "Step", step)
 
 
 @mutant
@@ -688,11 +691,11 @@ def the_value_of_a_choice_does_not_matter_to_a_step(patch: Patch) -> None:
 # -- names
 @mutant
 def all_objects_have_one_name(patch: Patch) -> None:
-    patch.setattr(history.Values, "_of", _one_name(history.Values._of))
+    patch.setattr(values.Values, "_of", _one_name(values.Values._of))
 
 
 def _one_name(original: Any) -> Any:
-    def of(self: history.Values, v: Any) -> Any:
+    def of(self: values.Values, v: Any) -> Any:
         return "@" if isinstance(v, Model) else original(self, v)
 
     return of
@@ -735,6 +738,7 @@ def first_problem() -> str | None:
     return None
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_suite_notices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MUTANTS[name](monkeypatch)

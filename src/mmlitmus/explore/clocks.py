@@ -22,8 +22,8 @@ from .races import could_race, race
 from .runtime import Op
 
 if TYPE_CHECKING:
-    from .history import Item
     from .stateful import Stateful
+    from .values import Item
 
 Clock = tuple[int, ...]
 #: (object id, task, kind) -> the task's clock then

@@ -19,115 +19,16 @@ depends on PYTHONHASHSEED and no two histories are taken for one by accident.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from enum import Enum
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType
 from typing import Any
 
 from . import runtime as rt
 from .primitives import folio_lock, irq, mutex, rcu, rwsem, task, wait
 from .primitives.base import Primitive
-from .scheduler import Task
-from .state import Cells, Guarded, GuardedList, Model
-
-Item = Hashable
-
-_ATOMS = frozenset((int, str, bool, float, bytes, type(None), range, complex))
-#: a value with more parts than this is not compared
-LARGE = 5_000
-
-
-class Opaque(Exception):
-    """A value that cannot be compared with one of another execution."""
-
-
-class Values:
-    """Values in a form in which they can be compared across executions.
-
-    Declared objects go by their key (``key_of``), the set-up's ``context`` is one thing. Everything else goes by its
-    content, so two of equal content are taken for one: objects that are neither declared nor made by the set-up are
-    values in this sense, and what the set-up made and did not declare does not change (``audit`` looks for it).
-    """
-
-    def __init__(self, key_of: Callable[[Any], Item]) -> None:
-        self.key_of = key_of
-        self.context: Any = None
-        self.codes: dict[CodeType, int] = {}
-        self.seen: dict[int, int] = {}
-        self.parts = 0
-
-    def canonical(self, value: Any) -> Item:
-        """The value's form; Opaque when it has none."""
-        if type(value) in _ATOMS:
-            return value  # type: ignore[no-any-return]
-        self.seen.clear()
-        self.parts = 0
-        return self._of(value)
-
-    def or_token(self, value: Any, token: Item) -> Item:
-        """The value's form, or ``token``."""
-        try:
-            return self.canonical(value)
-        except Opaque:
-            return token
-
-    def _of(self, v: Any) -> Item:
-        t = type(v)
-        if t in _ATOMS:
-            return v  # type: ignore[no-any-return]
-        if isinstance(v, (Model, Primitive, Cells, GuardedList)):
-            return ("@", self.key_of(v))
-        if v is self.context:
-            return ("context",)
-        self.parts += 1
-        if self.parts > LARGE:
-            raise Opaque
-        if isinstance(v, Enum):
-            return (t.__name__, v.name)
-        if isinstance(v, int):
-            return int(v)
-        if isinstance(v, tuple):
-            return ("tuple", *[self._of(x) for x in v])
-        if id(v) in self.seen:
-            return ("again", self.seen[id(v)])
-        self.seen[id(v)] = len(self.seen)
-        return self._content(t, v)
-
-    def _content(self, t: type, v: Any) -> Item:
-        if isinstance(v, (list, bytearray)):
-            return ("list", *[self._of(x) for x in v])
-        if isinstance(v, dict):
-            return ("dict", *[(self._of(k), self._of(x)) for k, x in v.items()])
-        if isinstance(v, (set, frozenset)):
-            return ("set", *sorted((self._of(x) for x in v), key=repr))
-        if isinstance(v, FunctionType):
-            cells = tuple(self._cell(c) for c in v.__closure__ or ())
-            return ("function", v.__module__, v.__qualname__, self._code(v), cells, self._of(v.__defaults__))
-        if isinstance(v, MethodType):
-            return ("method", v.__func__.__qualname__, self._of(v.__self__))
-        if isinstance(v, (type, ModuleType, BuiltinFunctionType)):
-            return (t.__name__, getattr(v, "__qualname__", v.__name__))
-        if isinstance(v, Task):
-            return ("task", v.index)
-        names = list(getattr(v, "__dict__", ()))
-        for cls in t.__mro__:
-            slots = cls.__dict__.get("__slots__", ())
-            names += [slots] if isinstance(slots, str) else slots
-        if v is rt.engine or (not names and t.__module__ == "builtins") or hasattr(v, "__next__"):
-            raise Opaque
-        names = [n for n in names if n not in ("__dict__", "__weakref__")]
-        return (t.__module__, t.__qualname__, *[(n, self._of(getattr(v, n))) for n in names if hasattr(v, n)])
-
-    def _code(self, v: FunctionType) -> int:
-        """Two functions of one name are told apart by their code (which is equal if it stands at the same place)."""
-        return self.codes.setdefault(v.__code__, len(self.codes))
-
-    def _cell(self, cell: CellType) -> Item:
-        try:
-            return (self._of(cell.cell_contents),)
-        except ValueError:  # not assigned yet
-            return ()
+from .state import Guarded, GuardedList, Model
+from .values import Item
 
 
 class Histories:
@@ -198,14 +99,21 @@ def names_in(code: CodeType) -> set[str]:
     return names
 
 
+def modules_of(modules: Iterable[str]) -> list[str]:
+    """Which modules there are among these and (of packages) below them, in order."""
+    wanted = tuple(modules)
+    return [
+        name
+        for name in sorted(sys.modules)
+        if sys.modules[name] is not None and any(name == w or name.startswith(w + ".") for w in wanted)
+    ]
+
+
 def functions_of(modules: Iterable[str]) -> list[FunctionType]:
     """The functions and methods that the modules (and what is below them, of packages) define, in order."""
     found: dict[int, FunctionType] = {}
-    wanted = tuple(modules)
-    for name in sorted(sys.modules):
+    for name in modules_of(modules):
         module = sys.modules[name]
-        if module is None or not any(name == w or name.startswith(w + ".") for w in wanted):
-            continue
         todo: list[Any] = list(vars(module).values())
         while todo:
             value = todo.pop(0)
@@ -249,34 +157,65 @@ def _models(cls: type[Model]) -> Iterator[type[Model]]:
         yield from _models(sub)
 
 
+class Scope:
+    """A function whose entry and return E2 sees: its body, and what stands in its place meanwhile."""
+
+    __slots__ = ("body", "code", "trampoline")
+
+    def __init__(self, f: FunctionType, n: int) -> None:
+        self.code = code = f.__code__
+        self.body = FunctionType(code, f.__globals__, f.__name__, f.__defaults__, f.__closure__)
+        self.body.__kwdefaults__ = f.__kwdefaults__
+        space: dict[str, Any] = {}
+        exec(f"def f(*args, **kwargs):\n    return {_CALL}({n}, args, kwargs)", space)
+        self.trampoline = space["f"].__code__.replace(
+            co_name=code.co_name, co_filename=code.co_filename, co_firstlineno=code.co_firstlineno
+        )
+
+
+_CALL = "__mmlitmus_scope__"
+#: every function that has ever been given a scope; its place in the list is what its trampoline calls it by
+_numbers: dict[FunctionType, int] = {}
+_scopes: list[Scope] = []
+#: by (modules asked for, modules there are, classes of declared objects): what _scoped says
+_answers: dict[tuple[tuple[str, ...], tuple[str, ...], int], list[FunctionType]] = {}
+
+
+def _scope(f: FunctionType) -> Scope:
+    n = _numbers.get(f)
+    if n is None or _scopes[n].code is not f.__code__:
+        n = _numbers[f] = len(_scopes)
+        _scopes.append(Scope(f, n))
+    return _scopes[n]
+
+
 class Scopes:
     """The functions whose entry and return E2 sees. ``with scopes.installed(engine)`` around a search."""
 
     def __init__(self, modules: Iterable[str]) -> None:
-        self.functions = _scoped(functions_of(modules))
+        wanted = tuple(modules)
+        there = tuple(modules_of(wanted))
+        asked = (wanted, there, sum(1 for _ in _models(Model)))
+        if asked not in _answers:
+            _answers[asked] = _scoped(functions_of(wanted))
+        self.functions = _answers[asked]
 
     @contextmanager
     def installed(self, engine: Any) -> Iterator[None]:
         """Put the trampolines in place; take them away again."""
-        saved = [(f, f.__code__) for f in self.functions]
-        spaces: dict[int, dict[str, Any]] = {}
-        bodies = []
-        for f, code in saved:
-            body = FunctionType(code, f.__globals__, f.__name__, f.__defaults__, f.__closure__)
-            body.__kwdefaults__ = f.__kwdefaults__
-            bodies.append((body, code))
-            spaces[id(f.__globals__)] = f.__globals__
+        scopes = [(f, _scope(f)) for f in self.functions]
+        spaces = {id(f.__globals__): f.__globals__ for f in self.functions}
 
         def call(n: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            body, code = bodies[n]
+            scope = _scopes[n]
             me = engine.cur
             current: Any = rt.engine
             if me < 0 or current is not engine:
-                return body(*args, **kwargs)
+                return scope.body(*args, **kwargs)
             if engine.recording:
-                engine.entered(me, code)
+                engine.entered(me, scope.code)
             try:
-                result = body(*args, **kwargs) if kwargs else body(*args)
+                result = scope.body(*args, **kwargs) if kwargs else scope.body(*args)
             except Exception:
                 engine.left(me, (), "raised", keep=True)
                 raise
@@ -287,24 +226,14 @@ class Scopes:
         try:
             for space in spaces.values():
                 space[_CALL] = call
-            for n, (f, code) in enumerate(saved):
-                f.__code__ = _trampoline(n, code)
+            for f, scope in scopes:
+                f.__code__ = scope.trampoline
             yield
         finally:
-            for f, code in saved:
-                f.__code__ = code
+            for f, scope in scopes:
+                f.__code__ = scope.code
             for space in spaces.values():
                 space.pop(_CALL, None)
-
-
-_CALL = "__mmlitmus_scope__"
-
-
-def _trampoline(n: int, code: CodeType) -> CodeType:
-    space: dict[str, Any] = {}
-    exec(f"def f(*args, **kwargs):\n    return {_CALL}({n}, args, kwargs)", space)
-    made: CodeType = space["f"].__code__
-    return made.replace(co_name=code.co_name, co_filename=code.co_filename, co_firstlineno=code.co_firstlineno)
 
 
 @contextmanager

@@ -32,8 +32,8 @@ from .primitives.rwsem import RwSem
 from .runtime import Op
 
 if TYPE_CHECKING:
-    from .history import Item
     from .stateful import Stateful
+    from .values import Item
 
 #: the switches of E2's reductions: releases, and accesses under a lock, that do not branch; tasks that are alike
 RELEASES, GUARDED, SYMMETRY = "releases", "guarded", "symmetry"

@@ -4,7 +4,7 @@ An object of the set-up has the same ids in every execution. One that a task mak
 they go with its name, which tells it apart from whatever else is made, in whatever order (``allocate``). So each object
 has its *place* in the list of values, and what is not there in a state has the value ``ABSENT``.
 
-A value is a number: that of a form in which it compares with those of other executions (``history.Values``), looked up
+A value is a number: that of a form in which it compares with those of other executions (``values``), looked up
 in a dict. Of the objects only those are looked at again that an event has named, or a Guarded access has touched.
 """
 
@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .history import Item, Opaque, Values
 from .primitives.base import Primitive
 from .scheduler import Scheduler, Setup, SetupError
 from .state import Atomic, Cells, Const, Counter, GuardedList, Model
 from .steps import LISTS
+from .values import Item, Opaque, Values
 
 #: the value of an object that is not there
 ABSENT = -1

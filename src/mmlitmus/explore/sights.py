@@ -8,7 +8,7 @@ from types import CodeType
 from typing import Any
 
 from . import ops
-from .history import Histories, Item, Opaque
+from .history import Histories
 from .looppoints import check_loop_points
 from .movers import Held, Movers
 from .objects import Objects
@@ -19,6 +19,7 @@ from .scheduler import Setup, SetupError
 from .state import GuardedList, Model
 from .steps import LISTS
 from .symmetry import shows_tasks
+from .values import Item, Opaque
 
 
 class Sights(Objects):

@@ -27,7 +27,7 @@ from typing import Any
 
 from .clocks import Clocks
 from .findings import Finding
-from .history import Histories, Item, Scopes, observed
+from .history import Histories, Scopes, observed
 from .livelock import livelocks
 from .movers import REDUCTIONS, SYMMETRY, Movers
 from .objects import ABSENT
@@ -39,6 +39,7 @@ from .scheduler import Found, Results, Setup, SetupError
 from .sights import Sights
 from .steps import LISTS, Seen, Standing, Step, Steps, View, looked_at
 from .symmetry import NAMED, alike, places, renumbered
+from .values import Item
 
 #: limits are looked at every so many steps that need not be run
 ASK = 256

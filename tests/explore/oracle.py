@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from mmlitmus.explore.dpor import Dpor
 from mmlitmus.explore.movers import REDUCTIONS, SYMMETRY
@@ -118,13 +119,14 @@ def compare_states(
     limit: int = 300,
     switches: Iterable[tuple[str, ...]] = SWITCHES,
     *,
+    checked: bool = True,
     logged: bool = False,
     alike: bool = False,
 ) -> Comparison:
     """Run E1 and E2 over the program, E2 with these reductions. E1 is what ``compare`` holds to the reference.
 
-    E2 runs once without reductions and with every step run and every object looked at (``checked``); the others take
-    the steps that they have seen as known.
+    ``checked``: E2 runs once more, without reductions, with every step run and every object looked at; the other times
+    it takes the steps that it has seen as known.
     ``limit``: of E1's executions; a larger program is skipped. Mostly tasks keep no log: otherwise hardly two ways
     would ever lead to the same state. Executions are those of E2 with the last of the switches, states those with the
     first.
@@ -136,8 +138,9 @@ def compare_states(
         return Comparison(skipped=True)
     full: int | None = None
     problems = []
-    for reduce, checked in (((), True), *((reduce, False) for reduce in switches)):
-        engine = Stateful(setup, checked=checked, reduce=reduce, max_executions=ALIKE_LIMIT if alike else None)
+    runs = [(reduce, False) for reduce in switches]
+    for reduce, all_run in ([((), True)] if checked else []) + runs:
+        engine = Stateful(setup, checked=all_run, reduce=reduce, max_executions=ALIKE_LIMIT if alike else None)
         got = engine.run()
         if alike and got.stopped == f"{ALIKE_LIMIT} executions" and not reduce:
             return Comparison(skipped=True)
@@ -146,24 +149,24 @@ def compare_states(
             full = got.states
         if got.states > full or (got.states < full and not reduce):
             found.append(f"{got.states} states instead of {full}")
-        problems += [f"{'checked' if checked else '+'.join(reduce) or 'none'}: {problem}" for problem in found]
+        problems += [f"{'checked' if all_run else '+'.join(reduce) or 'none'}: {problem}" for problem in found]
     assert full is not None
     return Comparison(False, False, full, want.counts.executions, got.counts.executions, got.counts.complete, problems)
 
 
-def compare_full(program: Program) -> Comparison:
+def compare_full(program: Program, *, checked: bool = True) -> Comparison:
     """``compare_states`` without reductions."""
-    return compare_states(program, switches=((),))
+    return compare_states(program, switches=((),), checked=checked)
 
 
-def compare_logged(program: Program) -> Comparison:
+def compare_logged(program: Program, *, checked: bool = True) -> Comparison:
     """``compare_states`` with all that each task has seen as its outcome, and without a loop_point."""
-    return compare_states(program, 100, ((), REDUCTIONS[:2]), logged=True)
+    return compare_states(program, 100, ((), REDUCTIONS[:2]), checked=checked, logged=True)
 
 
-def compare_alike(program: Program) -> Comparison:
+def compare_alike(program: Program, *, checked: bool = True) -> Comparison:
     """``compare_states`` where tasks of the same code are alike."""
-    return compare_states(program, 600, ((), (SYMMETRY,), REDUCTIONS), alike=True)
+    return compare_states(program, 600, ((), (SYMMETRY,), REDUCTIONS), checked=checked, alike=True)
 
 
 def state_differences(reference: Dpor, engine: Stateful) -> Iterable[str]:
@@ -217,14 +220,17 @@ class Summary:
 
 
 def sweep_states(
-    family: str, seeds: Iterable[int], *, stop_after: int = 3, compare: Compare = compare_states
+    family: str, seeds: Iterable[int], *, stop_after: int = 3, compare: Any = compare_states, checked_every: int = 1
 ) -> Summary:
-    """Compare E1 with E2 on the programs with these seeds, every other one large; states are counted as traces."""
+    """Compare E1 with E2 on the programs with these seeds, every other one large; states are counted as traces.
+
+    ``checked_every``: of so many programs one is also run with everything looked at, which takes as long as the rest.
+    """
     s = Summary(family)
     for seed in seeds:
         large = seed % 2 == 1
         program = generate_alike(family, seed) if compare is compare_alike else generate(family, seed, large=large)
-        c = compare(program)
+        c = compare(program, checked=seed // 2 % checked_every == 0)
         s.programs += 1
         s.skipped += c.skipped
         s.traces += c.traces

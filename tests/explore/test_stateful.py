@@ -28,6 +28,7 @@ from mmlitmus.explore.runtime import current, loop_point
 from mmlitmus.explore.scheduler import Results, Scheduler, Setup, SetupError
 from mmlitmus.explore.state import Guarded, GuardedList, Model, Once, touch
 from mmlitmus.explore.stateful import Stateful
+from mmlitmus.explore.stategraph import StateGraph
 from mmlitmus.explore.verdict import completeness, mode
 
 from .oracle import compare_full, compare_states, explain, sweep_states
@@ -623,12 +624,12 @@ def who_has_ended_has_nothing_to_say(patch: Patch) -> None:
 
 @mutant
 def every_finding_can_be_avoided(patch: Patch) -> None:
-    patch.setattr(Stateful, "_avoiding", lambda self, finding: len(self.terminals))
+    patch.setattr(StateGraph, "_avoiding", lambda self, finding: len(self.terminals))
 
 
 @mutant
 def no_finding_can_be_avoided(patch: Patch) -> None:
-    patch.setattr(Stateful, "_avoiding", lambda self, finding: 0)
+    patch.setattr(StateGraph, "_avoiding", lambda self, finding: 0)
 
 
 # -- steps that are known

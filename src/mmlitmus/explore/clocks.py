@@ -22,7 +22,7 @@ from .races import could_race, race
 from .runtime import Op
 
 if TYPE_CHECKING:
-    from .stateful import Stateful
+    from .sights import Sights
     from .values import Item
 
 Clock = tuple[int, ...]
@@ -45,7 +45,7 @@ class Clocks:
         """Of ``n`` tasks that have done nothing."""
         return cls(((0,) * n,) * n, {}, {})
 
-    def after(self, engine: Stateful, p: int, op: Op) -> tuple[Clocks, list[Finding]]:
+    def after(self, engine: Sights, p: int, op: Op) -> tuple[Clocks, list[Finding]]:
         """The clocks after ``op`` of ``p``, and the races that it closes. The same rules as ``DataRaces``."""
         kind, o = op[0], op[1]
         mine = list(self.now[p])
@@ -76,7 +76,7 @@ class Clocks:
         now = (*self.now[:p], clock, *self.now[p + 1 :])
         return Clocks(now, released, accesses), found
 
-    def form(self, engine: Stateful, place: Sequence[int]) -> Item:
+    def form(self, engine: Sights, place: Sequence[int]) -> Item:
         """What of it matters from here on, with task ``t`` renumbered as ``place[t]``."""
         running = sorted((place[t], t) for t in range(engine.nlive) if engine.pending[t] is not DONE)
         now = self.now

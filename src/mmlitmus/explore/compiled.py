@@ -17,7 +17,9 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 #: what is compiled, together: calls between these are C calls
-MODULES = ("ops", "scheduler", "dpor", "steps", "values", "objects", "sights", "clocks", "movers", "stateful")
+MODULES = (
+    "ops", "scheduler", "dpor", "steps", "values", "objects", "clocks", "movers", "sights", "stategraph", "stateful",
+)  # fmt: skip
 #: the library that the compiled modules share
 LIBRARY = "mmlitmus_explore__mypyc"
 SUFFIX = EXTENSION_SUFFIXES[0]

@@ -138,7 +138,7 @@ class Graph:
 
     def __init__(self, engine: Stateful) -> None:
         self.engine = engine
-        self.edges = engine.edges
+        self.edges = engine.graph.edges
         self.came: dict[int, tuple[int, Move]] = {}  # the shortest way to each state: from where, by what
         self._ways()
 
@@ -206,7 +206,7 @@ class Graph:
             for _, _, to in out:
                 back.setdefault(to, []).append(s)
         seen = set()
-        for s, (names, ended) in enumerate(self.engine.tasks_at):
+        for s, (names, ended) in enumerate(self.engine.graph.tasks_at):
             if name in names and ended >> names.index(name) & 1:
                 seen.add(s)
         todo = sorted(seen)
@@ -226,7 +226,7 @@ class Graph:
             moving = sorted({t for out in inside.values() for t, _, _ in out})
             kept_out = self._kept_out(part, moving)
             for t in moving:
-                name = engine.tasks_at[min(part)][0][t]
+                name = engine.graph.tasks_at[min(part)][0][t]
                 if name in engine.setup.daemons:
                     continue
                 if name not in endings:
@@ -239,15 +239,15 @@ class Graph:
                     how = FAIR
                 start, turn = self._round(inside, t, moving if how == FAIR else [t])
                 states = self._along(start, turn)
-                where = next((engine.loops[s][t] for s in states if t in engine.loops.get(s, ())), "")
+                where = next((engine.graph.loops[s][t] for s in states if t in engine.graph.loops.get(s, ())), "")
                 steps = {u for u, _ in turn}
-                names, ended = engine.tasks_at[start]
+                names, ended = engine.graph.tasks_at[start]
                 waiting = tuple(n for u, n in enumerate(names) if u not in steps and not ended >> u & 1)
                 drift: dict[str, int] = {}
                 for s, (u, value) in zip(states, turn, strict=False):
                     for e in self.edges[s]:
                         if e[:2] == (u, value):
-                            for counter, by in engine.drifts.get((s, u, value), ()):
+                            for counter, by in engine.graph.drifts.get((s, u, value), ()):
                                 drift[counter] = drift.get(counter, 0) + by
                 yield Livelock(how, name, where, self.stem(start), turn, waiting, tuple(drift.items()))
 

@@ -1,24 +1,25 @@
-"""What tasks see, as E2 keeps the books: a scoped history for each of them (see ``history``)."""
+"""What tasks see, as E2 keeps the books: a scoped history for each of them (see ``history``), and so the state."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import CodeType
 from typing import Any
 
 from . import ops
+from .clocks import Clocks
 from .history import Histories
 from .looppoints import check_loop_points
 from .movers import Held, Movers
-from .objects import Objects
-from .ops import BLIND, CHOOSE, SILENT
+from .objects import ABSENT, Objects
+from .ops import BLIND, CHOOSE, DONE, SILENT
 from .primitives.base import Primitive
 from .runtime import Op
 from .scheduler import Setup, SetupError
 from .state import GuardedList, Model
 from .steps import LISTS
-from .symmetry import shows_tasks
+from .symmetry import places, renumbered, shows_tasks
 from .values import Item, Opaque
 
 
@@ -36,6 +37,9 @@ class Sights(Objects):
         self.movers: Movers
         self.histories = Histories()
         self.stacks: list[int] = []
+        self.locals: list[int] = []  # of each task, the number of its local state
+        self.clocks: Clocks | None = None
+        self.contested: set[int] = set()  # what accesses that may race are about
         self.looped: str | None = None
         self.event: tuple[Item, Held, Held, bool] | None = None  # the one under way, for Movers.read_behind
         self.behind: dict[int, None] = {}
@@ -171,3 +175,40 @@ class Sights(Objects):
             )
         self.modules[module] = None
         self.restart = True
+
+    # -- states --------------------------------------------------------------------------------------------------
+    def _key(self) -> Item:
+        """The state; the same for states that differ by exchanging tasks that are alike."""
+        if not self.groups:
+            return (tuple(self.locals), self._shared(self.values), self._past(range(self.n)))
+        return min(map(self._renumbered, places(self.groups, self.locals)))
+
+    def _renumbered(self, place: list[int]) -> tuple[int, ...]:
+        states = [0] * self.n
+        for t, p in enumerate(place):
+            states[p] = self.locals[t]
+        values = self.values[:]
+        for at, (base, owner) in enumerate(self.owners):
+            if isinstance(owner, Primitive) and owner.id == base and (at < self.set_up or values[at] != ABSENT):
+                values[at] = self._normal(at, owner, self.number(self.form(renumbered(owner, place))))
+        return (*states, self.number(self._shared(values)), self.number(self._past(place)))
+
+    def _past(self, place: Sequence[int]) -> Item:
+        return self.clocks.form(self, place) if self.clocks is not None else ()
+
+    @property
+    def empty(self) -> int:
+        """The local state of a task slot that nobody is in."""
+        return self.number(("empty",))
+
+    def _local(self, t: int) -> int:
+        op = self.pending[t]
+        task = self.tasks[t]
+        held = tuple((prim.id, mode) for prim, mode, _ in task.held)
+        if op is DONE:
+            if t >= self.nlive:
+                return self.empty
+            rest = self.view.or_token(self.fns[t], self.stacks[t])  # what checks may ask of it
+            return self.number(("done", self.called(t), task.dead, held, rest, self.form(task.data)))
+        counters = tuple(sorted(task.counters.items()))
+        return self.number((self.stacks[t], self.called(t), held, counters, self.form(task.data), op))

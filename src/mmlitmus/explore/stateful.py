@@ -21,7 +21,7 @@ looks at everything each time and compares, and runs every step and compares tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -37,8 +37,9 @@ from .races import ACCESSES, could_race
 from .runtime import Op
 from .scheduler import Found, Results, Setup, SetupError
 from .sights import Sights
+from .stategraph import StateGraph
 from .steps import LISTS, Seen, Standing, Step, Steps, View, looked_at
-from .symmetry import NAMED, alike, places, renumbered
+from .symmetry import NAMED, alike
 from .values import Item
 
 #: limits are looked at every so many steps that need not be run
@@ -89,7 +90,6 @@ class Stateful(Sights):
         self.symmetric = SYMMETRY in reduce
         self.scopes = ExitStack()
         self.scoped = -1  # of how many modules the functions have scopes now
-        self.contested: set[int] = set()  # what accesses that may race are about
         self.accessors: dict[int, set[tuple[str, int]]] = {}
         self._start_over()
 
@@ -108,18 +108,13 @@ class Stateful(Sights):
         self.frames: list[Frame] = []
         self.on_path: set[int] = set()
         self.cyclic = False
-        self.edges: list[list[tuple[int, int, int]]] = []  # by state: (task, value, the state after)
-        self.shown: dict[tuple[int, int, int], list[Finding]] = {}  # by (state, task, value)
-        self.terminals: dict[int, list[Finding]] = {}
-        self.at_once: list[Finding] = []  # before the first event
-        self.loops: dict[int, dict[int, str]] = {}  # by state: the loop that a task has just come round in
-        self.tasks_at: list[tuple[tuple[str, ...], int]] = []  # by state: the tasks' names, and who has ended
-        self.drifts: dict[tuple[int, int, int], list[tuple[str, int]]] = {}  # by edge: what has grown in a turn
+        self.graph = StateGraph()
+        self.heads: dict[int, list[Frame]] = {}  # the path's states at loops' heads, by all but their counters
         self.projection = -1  # of a state at a loop's head: all but its counters, and these
         self.counters: tuple[tuple[str, int], ...] = ()
         self.stacks = []
-        self.locals: list[int] = []
-        self.clocks: Clocks | None = None
+        self.locals = []
+        self.clocks = None
         self.state = -1
         self.edge: tuple[int, int, int] | None = None
         self.branched = True  # has the last move been one of several?
@@ -144,8 +139,8 @@ class Stateful(Sights):
             while not self._search():
                 self._start_over()
         complete = not self.results.stopped
-        if self.drifts and complete:
-            names = dict.fromkeys(name for grown in self.drifts.values() for name, _ in grown)
+        if self.graph.drifts and complete:
+            names = dict.fromkeys(name for grown in self.graph.drifts.values() for name, _ in grown)
             self.results.stopped = f"{', '.join(names)} grows for ever"
         self.results.exhausted = not self.results.stopped
         self.results.states = len(self.states)
@@ -257,7 +252,7 @@ class Stateful(Sights):
         while frames and not self.movers.wrong:
             frame = frames[-1]
             if not frame.todo:
-                self.on_path.discard(frames.pop().state)
+                self._done_with(frames.pop())
                 continue
             steps += 1
             if self.checked or (steps % ASK == 0 and self._limited()):
@@ -398,12 +393,27 @@ class Stateful(Sights):
 
     def _keep(self, enabled: int, alone: int) -> Frame:
         """The state is a new one: what is to be tried there?"""
-        todo = self._moves([alone] if alone >= 0 else [t for t in range(self.n) if enabled >> t & 1])
-        todo.sort(key=lambda move: (move[0] != self.cur, move), reverse=True)  # the running task goes first
+        if alone >= 0:
+            tasks = [alone]
+        else:
+            cur = self.cur  # the running task goes first, the others in their order
+            tasks = [t for t in range(self.n) if enabled >> t & 1 and t != cur]
+            if cur >= 0 and enabled >> cur & 1:
+                tasks.insert(0, cur)
+        todo = self._moves(tasks)
+        todo.reverse()
         frame = Frame(self, todo)
         self.frames.append(frame)
         self.on_path.add(self.state)
+        if frame.projection >= 0:
+            self.heads.setdefault(frame.projection, []).append(frame)
         return frame
+
+    def _done_with(self, frame: Frame) -> None:
+        """All has been tried at the state, the last one of the path."""
+        self.on_path.discard(frame.state)
+        if frame.projection >= 0:
+            self.heads[frame.projection].pop()
 
     def _come_back(self, frame: Frame) -> None:
         """All that is known of the state is again what it was there."""
@@ -524,6 +534,7 @@ class Stateful(Sights):
     # -- states --------------------------------------------------------------------------------------------------
     def _arrive(self, key: Item) -> bool:
         """The last event has led to this state; is it a new one?"""
+        graph = self.graph
         known = self.states.get(key)
         self.projection = -1
         if known is None and self.looped is not None:
@@ -531,18 +542,20 @@ class Stateful(Sights):
         self.state = len(self.states) if known is None else known
         if known is None:
             self.states[key] = self.state
-            self.edges.append([])
-            ended = sum(1 << t for t in range(self.nlive) if self.pending[t] is DONE)
-            self.tasks_at.append((tuple(task.name for task in self.tasks[: self.nlive]), ended))
+            ended = 0
+            for t in range(self.nlive):
+                if self.pending[t] is DONE:
+                    ended |= 1 << t
+            graph.add_state([task.name for task in self.tasks[: self.nlive]], ended)
         if self.edge is None:
-            self.at_once = self.fresh_findings
+            graph.at_once = self.fresh_findings
         else:
             source, t, value = self.edge
-            self.edges[source].append((t, value, self.state))
+            graph.edges[source].append((t, value, self.state))
             if self.fresh_findings:
-                self.shown[self.edge] = self.fresh_findings
+                graph.shown[self.edge] = self.fresh_findings
             if self.looped is not None:
-                self.loops.setdefault(self.state, {})[t] = self.looped
+                graph.loops.setdefault(self.state, {})[t] = self.looped
         self.fresh_findings = []
         self.cyclic = self.cyclic or self.state in self.on_path
         return known is None
@@ -550,14 +563,9 @@ class Stateful(Sights):
     def _drifting(self) -> int | None:
         """The state at the head of the same loop that differs from this one in its counters only, if they have grown
         by the same for two turns."""
-        found: list[Frame] = []
         self.projection, self.counters = self.projected(self.locals)
-        for frame in reversed(self.frames):
-            if frame.projection == self.projection:
-                found.append(frame)
-                if len(found) == 2:
-                    break
-        else:
+        found = self.heads.get(self.projection, [])[:-3:-1]
+        if len(found) < 2:
             return None
         turns = [self.counters, found[0].counters, found[1].counters]
         grown = [
@@ -566,7 +574,7 @@ class Stateful(Sights):
         ]
         if grown[0] != grown[1] or self.edge is None:
             return None
-        self.drifts[self.edge] = grown[0]
+        self.graph.drifts[self.edge] = grown[0]
         return found[0].state
 
     def _livelocks(self) -> None:
@@ -574,64 +582,15 @@ class Stateful(Sights):
         for live in self.results.livelocks:
             self.results.found[live.finding] = Found(live.finding, live.choices)
 
-    def _key(self) -> Item:
-        """The state; the same for states that differ by exchanging tasks that are alike."""
-        if not self.groups:
-            return (tuple(self.locals), self._shared(self.values), self._past(range(self.n)))
-        return min(map(self._renumbered, places(self.groups, self.locals)))
-
-    def _renumbered(self, place: list[int]) -> tuple[int, ...]:
-        states = [0] * self.n
-        for t, p in enumerate(place):
-            states[p] = self.locals[t]
-        values = self.values[:]
-        for at, (base, owner) in enumerate(self.owners):
-            if isinstance(owner, Primitive) and owner.id == base and (at < self.set_up or values[at] != ABSENT):
-                values[at] = self._normal(at, owner, self.number(self.form(renumbered(owner, place))))
-        return (*states, self.number(self._shared(values)), self.number(self._past(place)))
-
-    def _past(self, place: Sequence[int]) -> Item:
-        return self.clocks.form(self, place) if self.clocks is not None else ()
-
-    @property
-    def empty(self) -> int:
-        """The local state of a task slot that nobody is in."""
-        return self.number(("empty",))
-
-    def _local(self, t: int) -> int:
-        op = self.pending[t]
-        task = self.tasks[t]
-        held = tuple((prim.id, mode) for prim, mode, _ in task.held)
-        if op is DONE:
-            if t >= self.nlive:
-                return self.empty
-            rest = self.view.or_token(self.fns[t], self.stacks[t])  # what checks may ask of it
-            return self.number(("done", self.called(t), task.dead, held, rest, self.form(task.data)))
-        counters = tuple(sorted(task.counters.items()))
-        return self.number((self.stacks[t], self.called(t), held, counters, self.form(task.data), op))
-
     # -- what it all says ----------------------------------------------------------------------------------------
     def _ended(self, setup: Setup) -> None:
         self.fresh_findings = []
         super()._ended(setup)
         self.recording = False
         if self.status in ("complete", "deadlock") and not self.restart:
-            self.terminals[self.state] = self.fresh_findings
+            self.graph.terminals[self.state] = self.fresh_findings
 
     def _judge(self) -> None:
         """How many of the states in which all has ended can be come to only by way of each finding?"""
-        at_once = set(self.at_once)
         for finding, found in self.results.found.items():
-            found.executions = len(self.terminals) - (0 if finding in at_once else self._avoiding(finding))
-
-    def _avoiding(self, finding: Finding) -> int:
-        showing = {edge for edge, shown in self.shown.items() if finding in shown}
-        seen = {0}
-        todo = [0]
-        while todo:
-            state = todo.pop()
-            for t, value, to in self.edges[state]:
-                if to not in seen and (state, t, value) not in showing:
-                    seen.add(to)
-                    todo.append(to)
-        return sum(1 for state, shown in self.terminals.items() if state in seen and finding not in shown)
+            found.executions = self.graph.always(finding)

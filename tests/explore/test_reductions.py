@@ -429,7 +429,7 @@ def tasks_that_are_alike_do_not_disturb_each_other(patch: Patch) -> None:
 
 @mutant
 def locks_are_not_renumbered(patch: Patch) -> None:
-    patch.setattr(sights, "renumbered", lambda prim, place: prim.state)
+    patch.setattr(sights, "renumbered", lambda prim, state, place: state)
 
 
 @mutant

@@ -206,7 +206,7 @@ class Graph:
             for _, _, to in out:
                 back.setdefault(to, []).append(s)
         seen = set()
-        for s, (names, ended) in enumerate(self.engine.graph.tasks_at):
+        for s, (names, ended) in enumerate(map(self.engine.tasks_in, range(len(self.edges)))):
             if name in names and ended >> names.index(name) & 1:
                 seen.add(s)
         todo = sorted(seen)
@@ -226,7 +226,7 @@ class Graph:
             moving = sorted({t for out in inside.values() for t, _, _ in out})
             kept_out = self._kept_out(part, moving)
             for t in moving:
-                name = engine.graph.tasks_at[min(part)][0][t]
+                name = engine.tasks_in(min(part))[0][t]
                 if name in engine.setup.daemons:
                     continue
                 if name not in endings:
@@ -241,7 +241,7 @@ class Graph:
                 states = self._along(start, turn)
                 where = next((engine.graph.loops[s][t] for s in states if t in engine.graph.loops.get(s, ())), "")
                 steps = {u for u, _ in turn}
-                names, ended = engine.graph.tasks_at[start]
+                names, ended = engine.tasks_in(start)
                 waiting = tuple(n for u, n in enumerate(names) if u not in steps and not ended >> u & 1)
                 drift: dict[str, int] = {}
                 for s, (u, value) in zip(states, turn, strict=False):

@@ -11,7 +11,7 @@ in a dict. Of the objects only those are looked at again that an event has named
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from .primitives.base import Primitive
 from .scheduler import Scheduler, Setup, SetupError
@@ -20,7 +20,7 @@ from .steps import LISTS
 from .values import Item, Opaque, Values
 
 #: the value of an object that is not there
-ABSENT = -1
+ABSENT: Final = -1
 
 
 class Objects(Scheduler):
@@ -51,6 +51,7 @@ class Objects(Scheduler):
         self.tokens = 0
         self.first_values: dict[int, int] = {}  # of what is made on first use
         self.primitive_states: dict[tuple[int, int], Any] = {}  # by (place, number of its value)
+        self.renumberings: dict[tuple[int, int, tuple[int, ...]], int] = {}  # see ``Sights._renumbered_primitive``
         self.uncounted: dict[tuple[int, int], tuple[int, list[tuple[str, int]]]] = {}  # see ``projected``
 
     # -- places --------------------------------------------------------------------------------------------------

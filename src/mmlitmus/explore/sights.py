@@ -15,6 +15,7 @@ from .movers import Held, Movers
 from .objects import ABSENT, Objects
 from .ops import BLIND, CHOOSE, DONE, SILENT
 from .primitives.base import Primitive
+from .races import could_race
 from .runtime import Op
 from .scheduler import Setup, SetupError
 from .state import GuardedList, Model
@@ -39,7 +40,10 @@ class Sights(Objects):
         self.stacks: list[int] = []
         self.locals: list[int] = []  # of each task, the number of its local state
         self.clocks: Clocks | None = None
+        self.ways: dict[tuple[int, ...], list[tuple[int, ...]]] = {}  # to exchange tasks, by their local states
+        self.in_order: tuple[int, ...] = ()  # nobody is exchanged
         self.contested: set[int] = set()  # what accesses that may race are about
+        self.accessors: dict[int, set[tuple[str, int]]] = {}
         self.looped: str | None = None
         self.event: tuple[Item, Held, Held, bool] | None = None  # the one under way, for Movers.read_behind
         self.behind: dict[int, None] = {}
@@ -99,6 +103,20 @@ class Sights(Objects):
         if self.groups and shows_tasks(prim):
             self._told_apart()
         return self.view.canonical(prim.state)
+    def _access(self, op: Op, t: int) -> None:
+        """Note who accesses what; an access that may race turns up only now and then, and is then always watched."""
+        what = op[1]
+        if what in self.contested:
+            return
+        accessors = self.accessors.setdefault(what, set())
+        who = (self.called(t), op[0])
+        if who not in accessors:
+            accessors.add(who)
+            several = self.several(who[0])
+            if any((several or other != who[0]) and could_race(kind, op[0]) for other, kind in accessors):
+                self.contested.add(what)
+                self.restart = True
+
     # -- beside them ---------------------------------------------------------------------------------------------
     def entered(self, me: int, code: CodeType) -> None:
         """The task enters a function."""
@@ -181,17 +199,35 @@ class Sights(Objects):
         """The state; the same for states that differ by exchanging tasks that are alike."""
         if not self.groups:
             return (tuple(self.locals), self._shared(self.values), self._past(range(self.n)))
-        return min(map(self._renumbered, places(self.groups, self.locals)))
+        ways = self.ways.get(locals_ := tuple(self.locals))
+        if ways is None:
+            ways = self.ways[locals_] = [tuple(place) for place in places(self.groups, self.locals)]
+        if len(ways) == 1:
+            return self._renumbered(ways[0])
+        return min([self._renumbered(place) for place in ways])
 
-    def _renumbered(self, place: list[int]) -> tuple[int, ...]:
+    def _renumbered(self, place: tuple[int, ...]) -> tuple[int, ...]:
         states = [0] * self.n
         for t, p in enumerate(place):
             states[p] = self.locals[t]
         values = self.values[:]
-        for at, (base, owner) in enumerate(self.owners):
-            if isinstance(owner, Primitive) and owner.id == base and (at < self.set_up or values[at] != ABSENT):
-                values[at] = self._normal(at, owner, self.number(self.form(renumbered(owner, place))))
+        if place != self.in_order:
+            for at, n in enumerate(values):
+                if (at, n) in self.primitive_states and n != ABSENT:
+                    values[at] = self._renumbered_primitive(at, n, place)
         return (*states, self.number(self._shared(values)), self.number(self._past(place)))
+
+    def _renumbered_primitive(self, at: int, n: int, place: tuple[int, ...]) -> int:
+        """The number of the primitive's value ``n`` with the tasks renumbered."""
+        known = self.renumberings.get((at, n, place))
+        if known is None:
+            owner = self.owners[at][1]
+            known = n
+            if shows_tasks(owner):
+                state = renumbered(owner, self.primitive_states[at, n], place)
+                known = self._normal(at, owner, self.number(self.form(state)))
+            self.renumberings[at, n, place] = known
+        return known
 
     def _past(self, place: Sequence[int]) -> Item:
         return self.clocks.form(self, place) if self.clocks is not None else ()

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Final
 
 from .clocks import Clocks
 from .findings import Finding
@@ -33,8 +33,7 @@ from .movers import REDUCTIONS, SYMMETRY, Movers
 from .objects import ABSENT
 from .ops import CHOOSE, DONE, SYNC
 from .primitives.base import Primitive
-from .races import ACCESSES, could_race
-from .runtime import Op
+from .races import ACCESSES
 from .scheduler import Found, Results, Setup, SetupError
 from .sights import Sights
 from .stategraph import StateGraph
@@ -43,9 +42,9 @@ from .symmetry import NAMED, alike
 from .values import Item
 
 #: limits are looked at every so many steps that need not be run
-ASK = 256
+ASK: Final = 256
 #: after so many executions that did not end it is not worth while to go on: each of them has to be replayed
-TRUNCATED = 8
+TRUNCATED: Final = 8
 
 
 class Frame:
@@ -90,7 +89,6 @@ class Stateful(Sights):
         self.symmetric = SYMMETRY in reduce
         self.scopes = ExitStack()
         self.scoped = -1  # of how many modules the functions have scopes now
-        self.accessors: dict[int, set[tuple[str, int]]] = {}
         self._start_over()
 
     def _start_over(self) -> None:
@@ -115,6 +113,7 @@ class Stateful(Sights):
         self.stacks = []
         self.locals = []
         self.clocks = None
+        self.ways = {}
         self.state = -1
         self.edge: tuple[int, int, int] | None = None
         self.branched = True  # has the last move been one of several?
@@ -201,6 +200,7 @@ class Stateful(Sights):
         setup = self.setup
         self.view.context = setup.context
         self.groups = alike(setup) if self.symmetric else []
+        self.in_order = tuple(range(self.n))
         self.group_of = {t: f"alike {members[0]}" for members in self.groups for t in members}
         if not self.modules:
             own = [getattr(f, "__module__", None) or type(f).__module__ for f in setup.tasks.values()]
@@ -312,13 +312,16 @@ class Stateful(Sights):
         self.value.append(value)
         self.locals[t] = step.local
         self._stand(t)
-        lists = len(view) > len(step.values)
-        for at, n in zip(view[1:] if lists else view, step.values, strict=True):
-            self.values[at] = n
-            owner = self.owners[at][1]
-            if isinstance(owner, Primitive):
-                owner.state = self.primitive_states[at, n]
-        if lists:
+        values = self.values
+        first = len(view) - len(step.values)  # 1 if it has looked at lists
+        for i, n in enumerate(step.values):
+            at = view[first + i]
+            if values[at] != n:
+                values[at] = n
+                owner = self.owners[at][1]
+                if isinstance(owner, Primitive):
+                    owner.state = self.primitive_states[at, n]
+        if first:
             self.list_values = list(step.lists)
         return True
 
@@ -440,10 +443,10 @@ class Stateful(Sights):
         self.stacks[t] = standing.stack
         task = self.tasks[t]
         task.held = standing.held
-        task.name = standing.name
         if standing.thread is not None:
+            task.name = standing.name
             self.threads[t] = standing.thread
-        else:
+        elif self.threads:
             self.threads.pop(t, None)
 
     def _leave(self, frame: Frame) -> tuple[int, int]:
@@ -487,20 +490,6 @@ class Stateful(Sights):
         self.shown_before = len(self.fresh_findings)
         return t
 
-    def _access(self, op: Op, t: int) -> None:
-        """Note who accesses what; an access that may race turns up only now and then, and is then always watched."""
-        what = op[1]
-        if what in self.contested:
-            return
-        accessors = self.accessors.setdefault(what, set())
-        who = (self.called(t), op[0])
-        if who not in accessors:
-            accessors.add(who)
-            several = self.several(who[0])
-            if any((several or other != who[0]) and could_race(kind, op[0]) for other, kind in accessors):
-                self.contested.add(what)
-                self.restart = True
-
     def spawn(self, name: str, fn: Callable[[], Any], oid: int) -> int:
         """Create a task (Scheduler.spawn)."""
         t = super().spawn(name, fn, oid)
@@ -542,11 +531,7 @@ class Stateful(Sights):
         self.state = len(self.states) if known is None else known
         if known is None:
             self.states[key] = self.state
-            ended = 0
-            for t in range(self.nlive):
-                if self.pending[t] is DONE:
-                    ended |= 1 << t
-            graph.add_state([task.name for task in self.tasks[: self.nlive]], ended)
+            graph.add_state(tuple(self.locals[: self.nlive]))
         if self.edge is None:
             graph.at_once = self.fresh_findings
         else:
@@ -589,6 +574,12 @@ class Stateful(Sights):
         self.recording = False
         if self.status in ("complete", "deadlock") and not self.restart:
             self.graph.terminals[self.state] = self.fresh_findings
+
+    def tasks_in(self, state: int) -> tuple[list[str], int]:
+        """The names of the tasks that there are in a state, and which of them have ended, as bits."""
+        standings = [self.standing[n] for n in self.graph.locals[state]]
+        ended = sum(1 << t for t, standing in enumerate(standings) if standing.op is DONE)
+        return [*self.setup.tasks, *[standing.name for standing in standings[len(self.setup.tasks) :]]], ended
 
     def _judge(self) -> None:
         """How many of the states in which all has ended can be come to only by way of each finding?"""

@@ -17,13 +17,13 @@ class StateGraph:
         self.terminals: dict[int, list[Finding]] = {}  # where all has ended, and what checks found there
         self.at_once: list[Finding] = []  # before the first event
         self.loops: dict[int, dict[int, str]] = {}  # by state: the loop that a task has just come round in
-        self.tasks_at: list[tuple[tuple[str, ...], int]] = []  # by state: the tasks' names, and who has ended
+        self.locals: list[tuple[int, ...]] = []  # by state: of each task that there is, its local state
         self.drifts: dict[Edge, list[tuple[str, int]]] = {}  # what has grown in a turn
 
-    def add_state(self, names: list[str], ended: int) -> None:
+    def add_state(self, locals_: tuple[int, ...]) -> None:
         """A new state."""
         self.edges.append([])
-        self.tasks_at.append((tuple(names), ended))
+        self.locals.append(locals_)
 
     def always(self, finding: Finding) -> int:
         """From how many of the states in which all has ended can nobody say that the finding was not shown?"""

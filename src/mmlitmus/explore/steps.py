@@ -13,14 +13,14 @@ list of *views*, sets of objects that some execution has looked at, each with th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from .findings import Finding
     from .runtime import Op
 
 #: in a view: the guarded lists, all together
-LISTS = -1
+LISTS: Final = -1
 
 
 class Standing:

@@ -98,9 +98,8 @@ def places(groups: Iterable[list[int]], states: Sequence[int]) -> Iterator[list[
         yield place
 
 
-def renumbered(prim: Primitive, place: Sequence[int]) -> Any:
-    """The primitive's state with the tasks renumbered."""
-    state = prim.state
+def renumbered(prim: Primitive, state: Any, place: Sequence[int]) -> Any:
+    """A state of the primitive with the tasks renumbered."""
     if isinstance(prim, Mutex):
         return state if state is None or state < 0 else place[state]
     if isinstance(prim, RwSem):

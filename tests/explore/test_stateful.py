@@ -21,6 +21,7 @@ from mmlitmus.checker.run import Builder, How
 from mmlitmus.explore import clocks, ops, stateful, steps, values
 from mmlitmus.explore.dpor import Dpor
 from mmlitmus.explore.history import Scopes, functions_of
+from mmlitmus.explore.limits import Limits
 from mmlitmus.explore.primitives.choice import choose
 from mmlitmus.explore.primitives.mutex import Mutex
 from mmlitmus.explore.primitives.task import spawn
@@ -276,6 +277,22 @@ def test_a_limit_makes_it_bounded() -> None:
     results = Stateful(build(generate("rwsem", 3)), max_executions=2).run()
     assert not results.exhausted
     assert completeness(results) == "bounded(2 executions)"
+
+
+def test_steps_are_not_run_twice_and_ways_that_are_looked_up_count() -> None:
+    program = build(generate("rwsem", 5, large=True))
+    run, known = Stateful(program, checked=True).run(), Stateful(program).run()
+    assert (known.states, known.outcomes, _answers(known)) == (run.states, run.outcomes, _answers(run))
+    assert known.counts.executions < run.counts.executions / 2
+    cut = Stateful(program, max_executions=run.counts.executions // 2).run()
+    assert completeness(cut) == f"bounded({run.counts.executions // 2} executions)"
+    assert Stateful(program, max_executions=run.counts.executions + 1).run().exhausted
+
+
+def test_a_search_that_is_looked_up_ends_when_its_memory_does() -> None:
+    engine = Stateful(build(generate("rwsem", 3, large=True)), reduce=())
+    engine.limits = Limits(memory=1)
+    assert engine.run().stopped == "1 bytes of memory"
 
 
 # -- small programs, each of which needs one rule ---------------------------------------------------------------------

@@ -87,6 +87,7 @@ class Stateful(Sights):
         self.movers = Movers(self, reduce)
         self.reducing = self.movers.releases or self.movers.guarded
         self.symmetric = SYMMETRY in reduce
+        self.looked_up = 0  # ways to a known state that did not have to be run
         self.scopes = ExitStack()
         self.scoped = -1  # of how many modules the functions have scopes now
         self._start_over()
@@ -160,7 +161,7 @@ class Stateful(Sights):
                 return False
             if counts.truncated == TRUNCATED:
                 break
-            self._follow()
+            why = self._follow()
             if self.movers.wrong:
                 return False
             if self._must_not_be_reduced():
@@ -169,10 +170,7 @@ class Stateful(Sights):
             frames = self.frames
             if not frames:
                 break
-            if self.max_executions is not None and counts.executions >= self.max_executions:
-                self.results.stopped = f"{self.max_executions} executions"
-                return True
-            if self.limits is not None and (why := self.limits.exceeded()):
+            if why := why or self._exceeded():
                 self.results.stopped = why
                 return True
             self.k = frames[-1].at
@@ -238,9 +236,9 @@ class Stateful(Sights):
             return -1
         return self._step(*self._leave(self._keep(enabled, alone)))
 
-    def _follow(self) -> None:
+    def _follow(self) -> str:
         """Go on with what is left to try at the states of the path, as far as the steps are known. It ends when nothing
-        is left, or at a state from which a step has to be run."""
+        is left, at a state from which a step has to be run, or when something has run out; says what."""
         frames = self.frames
         for at, owner in self.latest.items():
             base = self.bases[at]
@@ -248,6 +246,7 @@ class Stateful(Sights):
             self.prims[base : base + self.sizes[at]] = [owner] * self.sizes[at]
         self.primitives = [(at, o) for at, (_, o) in enumerate(self.owners) if isinstance(o, Primitive)]
         here: Frame | None = None
+        why = ""
         steps = 0
         while frames and not self.movers.wrong:
             frame = frames[-1]
@@ -255,18 +254,28 @@ class Stateful(Sights):
                 self._done_with(frames.pop())
                 continue
             steps += 1
-            if self.checked or (steps % ASK == 0 and self._limited()):
+            if steps % ASK == 0:
+                why = self._exceeded()
+            if why or self.checked:
                 break
             if frame is not here:
                 self._come_back(frame)
                 self._impersonate(frame)
             if not self._go_known(frame):
                 break
-            here = frames[-1] if self.new else None
+            if self.new:
+                here = frames[-1]
+            else:
+                here = None
+                self.looked_up += 1
         self.cur = -1
+        return why
 
-    def _limited(self) -> bool:
-        return self.limits is not None and bool(self.limits.exceeded())
+    def _exceeded(self) -> str:
+        """What has run out, if anything; an execution counts whether it was run or only looked up."""
+        if self.max_executions is not None and self.results.counts.executions + self.looked_up >= self.max_executions:
+            return f"{self.max_executions} executions"
+        return self.limits.exceeded() if self.limits is not None else ""
 
     def _go_known(self, frame: Frame) -> bool:
         """Do the next thing that is left to try at the state, without running it; False if that cannot be done."""

@@ -78,33 +78,37 @@ class Clocks:
 
     def form(self, engine: Sights, place: Sequence[int]) -> Item:
         """What of it matters from here on, with task ``t`` renumbered as ``place[t]``."""
-        running = sorted((place[t], t) for t in range(engine.nlive) if engine.pending[t] is not DONE)
+        running = sorted([(place[t], t) for t in range(engine.nlive) if engine.pending[t] is not DONE])
         now = self.now
-        left = {
-            access: at
-            for access, at in self.accesses.items()
-            if any(t != access[1] and now[t][access[1]] < at for _, t in running)
-        }
+        left: Accesses = {}
+        for access, at in self.accesses.items():
+            q = access[1]
+            for _, t in running:
+                if t != q and now[t][q] < at:
+                    left[access] = at
+                    break
         if not left:
             return ()
         by_task: dict[int, list[int]] = {}
         for (_, q, _), at in left.items():
             by_task.setdefault(q, []).append(at)
         reached = [(q, sorted(set(by_task[q]))) for q in sorted(by_task, key=place.__getitem__)]
-
-        def known(clock: Clock) -> tuple[int, ...]:
-            return tuple(bisect_right(ats, clock[q]) for q, ats in reached)
-
+        known: dict[Clock, tuple[int, ...]] = {}  # many objects have the same clock
         released = []
         for o, (writes, reads) in self.released.items():
-            what = (known(writes), known(reads))
-            if any(what[0]) or any(what[1]):
-                released.append((o, what))
+            for clock in (writes, reads):
+                if clock not in known:
+                    known[clock] = _reached(clock, reached)
+            if any(known[writes]) or any(known[reads]):
+                released.append((o, (known[writes], known[reads])))
         ranks = dict(reached)
         return (
-            tuple((p, known(now[t])) for p, t in running),
+            tuple([(p, _reached(now[t], reached)) for p, t in running]),
             frozenset(released),
-            frozenset(
-                (o, place[q], kind, bisect_right(ranks[q], at)) for (o, q, kind), at in left.items()
-            ),
+            frozenset([(o, place[q], kind, bisect_right(ranks[q], at)) for (o, q, kind), at in left.items()]),
         )
+
+
+def _reached(clock: Clock, accesses: list[tuple[int, list[int]]]) -> tuple[int, ...]:
+    """How many of each task's accesses the clock has reached."""
+    return tuple([bisect_right(ats, clock[q]) for q, ats in accesses])

@@ -140,6 +140,7 @@ from mmlitmus.kernel.mm.madvise import (
     MADV_DONTFORK,
     MADV_DONTNEED,
     MADV_NORMAL,
+    MADV_PAGEOUT,
 )
 from mmlitmus.kernel.mm.memory import (
     follow_pte,
@@ -322,6 +323,7 @@ __all__ = [
     "MADV_DONTFORK",
     "MADV_DONTNEED",
     "MADV_NORMAL",
+    "MADV_PAGEOUT",
     "MAP_FIXED",
     "MAP_FIXED_NOREPLACE",
     "MAP_LOCKED",

@@ -481,6 +481,41 @@ def read_only_bar_for_writing(w: World) -> int:
     return vfio_dma_do_map(VfioIommu(w.m), w.p, 0, bar, PAGE, IOMMU_READ | IOMMU_WRITE)
 
 
+def own_page(w: World) -> int:
+    """A page of its own, on a machine with swap."""
+    w.m.swapon()
+    a = w.p.mmap_anon(1)
+    w.p.write(a)
+    return a
+
+
+def paged_out_and_read(w: World) -> int:
+    """The entry of a page that has come back from swap for a load."""
+    a = own_page(w)
+    w.p.madvise(a, 1, madvise.MADV_PAGEOUT)
+    w.p.read(a)
+    return w.p.pte(a)
+
+
+def paged_out_and_copied(w: World) -> Any:
+    """What is left in the swap cache of a page that was read, held by somebody, written, and let go."""
+    a = own_page(w)
+    w.p.madvise(a, 1, madvise.MADV_PAGEOUT)
+    w.p.read(a)
+    w.p.write(a)
+    return [slot.peek("cache") is not None for slot in w.m.swap.slots.values()]
+
+
+def held_and_paged_out(w: World) -> bool:
+    """Does a store find the page that somebody holds?"""
+    a = own_page(w)
+    before = w.p.pte(a)
+    w.p.get(a, 1, holder="somebody")
+    w.p.madvise(a, 1, madvise.MADV_PAGEOUT)
+    w.p.write(a)
+    return w.p.pte(a) >> 12 == before >> 12
+
+
 # -- witnesses --------------------------------------------------------------------------------------------------------
 #: a kernel that it is shown on, the alternative to flip to, a case's id or an observation
 Witness = tuple[str, str, Any]
@@ -558,6 +593,15 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("wp_can_reuse_anon_folio", "exclusive"): ("v6.12", "sole-reference", "gup/pin-then-write"),
     ("fault_unshare", "anon"): ("v6.12 +unshare-anon-only", "any", "gup/unshare"),
     ("fault_unshare", "any"): ("v6.12", "anon", "gup/unshare"),
+    ("wp_page_copy", "left"): ("v5.10", "freed", paged_out_and_copied),
+    ("wp_page_copy", "freed"): ("v5.14", "left", paged_out_and_copied),
+    ("do_swap_page", "reuse_swap_page"): ("v5.10", "exclusive", held_and_paged_out),
+    ("do_swap_page", "exclusive"): ("v6.1", "exclusive-writable", paged_out_and_read),
+    ("do_swap_page", "exclusive-writable"): ("v6.12", "exclusive", paged_out_and_read),
+    ("shrink_folio_list", "any"): ("v5.10", "not-pinned", "gup/swapped/pinned"),
+    ("shrink_folio_list", "not-pinned"): ("v5.14", "any", "gup/swapped/pinned"),
+    ("folio_try_share_anon_rmap_pte", "unmarked"): ("v5.14", "exclusive", "gup/swapped/beside"),
+    ("folio_try_share_anon_rmap_pte", "exclusive"): ("v6.12", "unmarked", "gup/swapped/beside"),
     ("memalloc_pin_save", "no-cma"): ("v5.10", "unmovable", pinned_in_zone_movable),
     ("memalloc_pin_save", "unmovable"): ("v6.1", "no-cma", pinned_in_zone_movable),
     ("writable_file_mapping_allowed", "any"): ("v6.1", "untracked", pinned_with_mkwrite),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from mmlitmus.api import (
     DRIVER,
+    MADV_PAGEOUT,
     MAP_PRIVATE,
     MAP_SHARED,
     MIGRATE_CMA,
@@ -153,6 +154,12 @@ def anonymous(
     return build
 
 
+def swapped(m: Machine, app: Process) -> int | None:
+    """A page of the process's own that is in swap."""
+    m.swapon()
+    return anonymous("rw", then=lambda app, a: app.madvise(a, 1, MADV_PAGEOUT))(m, app)
+
+
 def huge(m: Machine, app: Process) -> int | None:
     """A 2M leaf of device memory."""
     file = open_probe(m, HUGE, pfn=0x100000, mkwrite=True).file("huge", "", "bar")
@@ -183,6 +190,7 @@ def _rows() -> list[Mapping]:
         Mapping("anon-protected", "anonymous, written, then PROT_READ",
                 anonymous("rw", then=lambda app, a: app.mprotect(a, 1, PROT_READ))),
         Mapping("anon-none", "anonymous, PROT_NONE", anonymous("", NOTHING)),
+        Mapping("anon-swapped", "anonymous, written, then paged out", swapped),
         Mapping("anon-unmapped", "nothing: no VMA", anonymous("r", then=lambda app, a: app.munmap(a, 1))),
     ]  # fmt: skip
     for region, what in REGIONS.items():

@@ -6,7 +6,9 @@
 * ``mapcount-imbalance``: the entries that map a page are not as many as are counted;
 * ``page-table-reference-leak``: page tables hold a page that they do not map (or map what they do not hold);
 * ``pin-leak``: a pin or reference of somebody who is not named as one who still has it;
-* ``isolated-for-ever``: a page that somebody has isolated and not given back.
+* ``isolated-for-ever``: a page that somebody has isolated and not given back;
+* ``swap-count-imbalance``: a slot of swap is counted otherwise than entries stand for it;
+* ``swap-cache-imbalance``: the swap cache holds a page that it does not have.
 
 ``pin_is_coherent`` asks, for one page that somebody has pinned: is what he holds still what the process sees at that
 address? A device that reads the one and a CPU that writes the other do not hear of each other.
@@ -21,6 +23,8 @@ from mmlitmus.explore.findings import Finding
 from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, SPECIAL, pte_pfn, pte_present
 from mmlitmus.kernel.mm.gup import Pages
 from mmlitmus.kernel.mm.page_alloc import ISOLATION, page_tables
+from mmlitmus.kernel.mm.swapfile import SWAP_CACHE
+from mmlitmus.kernel.mm.swapops import is_swap_entry, swp_offset
 
 #: what the ledger calls those who get pages for somebody
 BORROWED = ("pins of ", "references of ")
@@ -63,6 +67,25 @@ def folios_at_rest(machine: Any, held: Iterable[Pages | str] = ()) -> Iterator[F
                 yield Finding("invariant", "pin-leak", f"{folio.name} is left with {count} of its references: {who}")
         if ISOLATION in holders:
             yield Finding("invariant", "isolated-for-ever", f"{folio.name} is still off its LRU list")
+        slot = folio.peek("swap")
+        if holders.get(SWAP_CACHE, 0) != (slot is not None and slot.peek("cache") is folio):
+            yield Finding("invariant", "swap-cache-imbalance", f"{folio.name}: {holders}, slot {slot and slot.name}")
+    if machine.swap is not None:
+        yield from _slots(machine)
+
+
+def _slots(machine: Any) -> Iterator[Finding]:
+    entries: dict[int, int] = {}
+    for mm in machine.mms:
+        for _, entry, shift in machine.leaves(mm):
+            if shift == PAGE_SHIFT and is_swap_entry(entry):
+                entries[swp_offset(entry)] = entries.get(swp_offset(entry), 0) + 1
+    for offset, slot in sorted(machine.swap.slots.items()):
+        if slot.peek("count") != entries.get(offset, 0):
+            yield Finding(
+                "invariant", "swap-count-imbalance",
+                f"{slot.name} is counted {slot.peek('count')} times, and {entries.get(offset, 0)} entries stand for it",
+            )  # fmt: skip
 
 
 def _counts(folio: Any, holders: dict[str, int], entries: dict[str, int]) -> Iterator[Finding]:

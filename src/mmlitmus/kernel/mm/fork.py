@@ -18,6 +18,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     mk_pte,
     pmd_leaf,
     pmd_offset,
+    pte_present,
     ptep_get,
     ptep_set_wrprotect,
     pud_leaf,
@@ -49,10 +50,12 @@ from mmlitmus.kernel.mm.mmu_gather import TASK_SIZE
 from mmlitmus.kernel.mm.page_alloc import Folio, alloc_folio, folio_get, folio_maybe_dma_pinned, folio_put, page_tables
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pgalloc import pmd_chunks, pte_alloc, pte_batches, pud_chunks
+from mmlitmus.kernel.mm.swapfile import slot_of, swap_duplicate
 from mmlitmus.kernel.mm.swapops import (
+    SWP_EXCLUSIVE,
     SWP_MIGRATION_READ,
     SWP_SOFT_DIRTY,
-    is_migration_entry,
+    is_swap_entry,
     make_migration_entry,
     migration_pfn,
     migration_type,
@@ -248,8 +251,8 @@ def copy_pte_batch(
             entry = ptep_get(src, page)
             if entry == NONE:
                 continue
-            if is_migration_entry(entry):
-                copy_nonpresent_pte(dst, src, page, entry)
+            if not pte_present(entry):
+                copy_nonpresent_pte(dst_vma.vm_mm, dst, src, page, entry)
                 continue
             done = copy_present_pte(dst_vma, src_vma, dst, src, page, entry, None if used else prealloc)
             if done == -EAGAIN:
@@ -262,9 +265,16 @@ def copy_pte_batch(
     return end, used
 
 
-def copy_nonpresent_pte(dst: PteTable, src: PteTable, addr: int, entry: int) -> None:
-    """The entry of a page under migration: neither may write afterwards, and nobody has it for himself."""
-    if migration_type(entry) != SWP_MIGRATION_READ:
+def copy_nonpresent_pte(mm: MmStruct, dst: PteTable, src: PteTable, addr: int, entry: int) -> None:
+    """The entry of a page under migration or in swap: neither may write afterwards, and nobody has it for himself. A
+    slot is counted once more.
+    """
+    if is_swap_entry(entry):
+        swap_duplicate(slot_of(mm.machine, entry))
+        if entry & SWP_EXCLUSIVE:
+            entry &= ~SWP_EXCLUSIVE
+            set_pte_at(src, addr, entry)
+    elif migration_type(entry) != SWP_MIGRATION_READ:
         soft_dirty = SOFT_DIRTY if entry & SWP_SOFT_DIRTY else 0
         entry = make_migration_entry(migration_pfn(entry), SWP_MIGRATION_READ, soft_dirty)
         set_pte_at(src, addr, entry)

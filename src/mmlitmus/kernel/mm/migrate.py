@@ -3,7 +3,7 @@
 Only pages of processes are moved. Whoever else holds the page (a pin, a reference, a batch) makes it fail, and the
 entries come back as they were.
 
-Source: mm/migrate.c, functions of the same name. Of the model's own: mappings_of.
+Source: mm/migrate.c, functions of the same name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 from mmlitmus.explore.findings import reached
-from mmlitmus.explore.state import look
 from mmlitmus.kernel.arch.x86.pgtable import (
     ACCESSED,
     DIRTY,
@@ -34,7 +33,9 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
 from mmlitmus.kernel.mm.mm_types import MmStruct
 from mmlitmus.kernel.mm.page_alloc import Folio, alloc_folio, folio_maybe_dma_pinned, folio_put, page_tables
+from mmlitmus.kernel.mm.rmap import mappings_of
 from mmlitmus.kernel.mm.swap import folio_add_lru, folio_putback_lru
+from mmlitmus.kernel.mm.swapfile import in_swap_cache, replace_in_cache
 from mmlitmus.kernel.mm.swapops import (
     SWP_MIGRATION_READ,
     SWP_MIGRATION_READ_EXCLUSIVE,
@@ -49,27 +50,6 @@ from mmlitmus.kernel.sync.folio_lock import folio_lock, folio_unlock
 
 #: how often a page is tried before it is given up (the kernel: ten times)
 MIGRATE_TRIES = 2
-
-Mapping = tuple[MmStruct, PteTable, int]
-
-
-def mappings_of(machine: Any, folio: Folio) -> list[Mapping]:
-    """Where the page is mapped, or its migration is waited for: one look at all page tables. Each has to be looked at
-    again under its lock.
-
-    Source: mm/rmap.c rmap_walk_anon, page_vma_mapped_walk; mm/page_vma_mapped.c.
-    """
-    look(machine.entry_ids())
-    found: list[Mapping] = []
-    for mm in machine.mms:
-        for n in sorted(mm.pgd):
-            table = mm.pgd[n]
-            for page in sorted(table.values):
-                entry = table.values[page]
-                pfn = migration_pfn(entry) if is_migration_entry(entry) else pte_pfn(entry)
-                if pfn == folio.pfn:
-                    found.append((mm, table, table.address + page * PAGE_SIZE))
-    return found
 
 
 def migrate_pages(machine: Any, folios: list[Folio]) -> list[Folio]:
@@ -100,11 +80,17 @@ def unmap_and_move(machine: Any, folio: Folio) -> bool:
     folio_lock(folio.lock)
     for mm, table, address in mappings:
         try_to_migrate(mm, table, address, folio)
-    moved = folio.mapcount == 0 and folio.refcount == 1
+    cached = in_swap_cache(machine, folio)
+    moved = folio.mapcount == 0 and folio.refcount == 1 + cached
     if moved:
         reached("a page was migrated")
+    if moved and cached:
+        folio_lock(new.lock)
+        replace_in_cache(folio, new)
     for mm, table, address in mappings_of(machine, folio):
         remove_migration_pte(mm, table, address, folio, new if moved else folio)
+    if moved and cached:
+        folio_unlock(new.lock)
     folio_unlock(folio.lock)
     if moved:
         folio_add_lru(machine, new)

@@ -18,6 +18,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pmd_offset,
     pte_modify,
     pte_offset_map_lock,
+    pte_present,
     pte_unmap_unlock,
     ptep_get,
     ptep_modify_prot_commit,
@@ -163,8 +164,8 @@ def change_pte_range(tlb: MmuGather, vma: VmArea, table: PteTable, addr: int, en
         seen = ptep_get(table, page)
         if seen == NONE:
             continue
-        if is_migration_entry(seen):
-            if migration_type(seen) == SWP_MIGRATION_WRITE:
+        if not pte_present(seen):
+            if is_migration_entry(seen) and migration_type(seen) == SWP_MIGRATION_WRITE:
                 set_pte_at(table, page, make_migration_entry(migration_pfn(seen), SWP_MIGRATION_READ_EXCLUSIVE, 0))
             continue
         entry = ptep_modify_prot_start(table, page)

@@ -1,14 +1,19 @@
-"""Faults at entries that are neither none nor present: a page in swap, or one that is being moved.
+"""Faults at entries that are neither none nor present: a page in swap, one that is being moved, one that a device has
+for itself.
 
 Source: mm/memory.c, functions of the same name; where a docstring does not say otherwise. Of the model's own:
-swap_in.
+swap_in, restore, restored_in_fault, lock_referenced, restored_entry.
 """
 
 from __future__ import annotations
 
-from mmlitmus.explore.findings import reached
+from mmlitmus.explore.findings import reached, report
+from mmlitmus.explore.runtime import current
+from mmlitmus.explore.state import look
 from mmlitmus.kernel.arch.x86.pgtable import (
+    ACCESSED,
     DIRTY,
+    PAGE_SIZE,
     RW,
     SOFT_DIRTY,
     PteTable,
@@ -18,6 +23,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     set_pte_at,
     stop_writing,
 )
+from mmlitmus.kernel.mm.device_exclusive import design
 from mmlitmus.kernel.mm.filemap import folio_lock_or_retry
 from mmlitmus.kernel.mm.memory_pages import do_wp_page, locked_entry
 from mmlitmus.kernel.mm.mm_types import (
@@ -32,7 +38,14 @@ from mmlitmus.kernel.mm.mm_types import (
     VmFault,
 )
 from mmlitmus.kernel.mm.mmap_lock import vma_end_read
-from mmlitmus.kernel.mm.page_alloc import Folio, folio_put, page_tables
+from mmlitmus.kernel.mm.mmu_notifier import (
+    MMU_NOTIFY_CLEAR,
+    MMU_NOTIFY_EXCLUSIVE,
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+)
+from mmlitmus.kernel.mm.mprotect import can_change_pte_writable
+from mmlitmus.kernel.mm.page_alloc import Folio, folio_put, page_tables, try_get_folio
 from mmlitmus.kernel.mm.swap import lru_add_drain
 from mmlitmus.kernel.mm.swapfile import (
     SwapSlot,
@@ -43,11 +56,27 @@ from mmlitmus.kernel.mm.swapfile import (
     swap_cache_get_folio,
     swap_free,
 )
-from mmlitmus.kernel.mm.swapops import SWP_EXCLUSIVE, SWP_SOFT_DIRTY, is_migration_entry, migration_pfn
+from mmlitmus.kernel.mm.swapops import (
+    SWP_DEVICE_EXCLUSIVE_WRITE,
+    SWP_EXCLUSIVE,
+    SWP_SOFT_DIRTY,
+    TYPE_SHIFT,
+    is_device_exclusive_entry,
+    is_migration_entry,
+    migration_pfn,
+    swp_offset,
+)
 from mmlitmus.kernel.policy import Seam
-from mmlitmus.kernel.sync.folio_lock import folio_lock, folio_unlock
+from mmlitmus.kernel.sync.folio_lock import folio_lock, folio_trylock, folio_unlock
 
 map_swapped = Seam("do_swap_page", "whose page it is that comes back from swap, and whether it may be written at once")
+
+remove_device_exclusive = Seam(
+    "remove_device_exclusive_entry", "how a fault gets a page back that a device has for itself, and who hears of it"
+)
+restore_exclusive_pte = Seam("restore_exclusive_pte", "how a page that a device had for itself is mapped again")
+
+A_FAULT = "a fault"
 
 #: the entry to map; is the page the process's own; has the store been taken care of
 Swapped = tuple[int, bool, bool]
@@ -57,6 +86,9 @@ def do_swap_page(vmf: VmFault, table: PteTable, orig: int) -> int:
     """A fault at an entry that is neither none nor present: VM_FAULT_* bits."""
     if is_migration_entry(orig):
         return migration_entry_wait(vmf, vmf.vma.vm_mm.machine.pages[migration_pfn(orig)])
+    if is_device_exclusive_entry(orig):
+        result: int = remove_device_exclusive(vmf, table, orig, vmf.vma.vm_mm.machine.pages[swp_offset(orig)])
+        return result
     return swap_in(vmf, table, orig, slot_of(vmf.vma.vm_mm.machine, orig))
 
 
@@ -181,3 +213,110 @@ def if_it_is_exclusive(vmf: VmFault, folio: Folio, slot: SwapSlot, orig: int) ->
         return entry, exclusive, False
     written = bool(vmf.flags & FAULT_FLAG_WRITE)
     return entry | RW | (DIRTY | SOFT_DIRTY if written else 0), True, written
+
+
+# -- pages that a device has for itself -------------------------------------------------------------------------------
+def restore(vma: VmArea, table: PteTable, address: int, orig: int, folio: Folio) -> None:
+    """Map the page again that a device had for itself. It is locked, and so is the page table."""
+    entry: int = restore_exclusive_pte(vma, folio, orig)
+    if not design().counted:
+        folio.add_return("mapcount", 1)
+    set_pte_at(table, address, entry)
+    reached("a device's page was restored")
+
+
+def try_restore_exclusive_pte(vma: VmArea, table: PteTable, address: int, orig: int) -> bool:
+    """... by fork, which may not wait: False if somebody has locked the page. Its notifiers have been called already.
+
+    Source: none (5.10); mm/memory.c try_restore_exclusive_pte (from 6.1).
+    """
+    folio: Folio = vma.vm_mm.machine.pages[swp_offset(orig)]
+    if not folio_trylock(folio.lock):
+        return False
+    restore(vma, table, address, orig, folio)
+    folio_unlock(folio.lock)
+    return True
+
+
+def restored_in_fault(vmf: VmFault, table: PteTable, orig: int, folio: Folio, event: int) -> None:
+    """Whoever has the page is told to do without; then it is mapped, if the entry is still there. It is locked."""
+    mm = vmf.vma.vm_mm
+    mmu_notifier_invalidate_range_start(mm, vmf.address, vmf.address + PAGE_SIZE, event)
+    ptl = pte_offset_map_lock(table)
+    if locked_entry(table, vmf.address) == orig:
+        restore(vmf.vma, table, vmf.address, orig, folio)
+    pte_unmap_unlock(ptl)
+
+
+@remove_device_exclusive.alternative("unreferenced", source="dossier D.5; before 7c7b962938dd", releases="v5.14 - v6.2")
+def lock_without_a_reference(vmf: VmFault, table: PteTable, orig: int, folio: Folio) -> int:
+    """The page is locked as it is found, and may be another's by then."""
+    if not folio_lock_or_retry(vmf, folio):
+        return VM_FAULT_RETRY
+    restored_in_fault(vmf, table, orig, folio, MMU_NOTIFY_EXCLUSIVE)
+    look((folio.id,))
+    if folio.freed:
+        report("use-after-free", "free-page-locked", f"{current().name} has locked {folio.name}, which is free")
+    folio_unlock(folio.lock)
+    mmu_notifier_invalidate_range_end(vmf.vma.vm_mm, vmf.address, vmf.address + PAGE_SIZE)
+    return 0
+
+
+@remove_device_exclusive.alternative(
+    "referenced",
+    source="7c7b962938dd 'mm: take a page reference when removing device exclusive entries'; "
+    "mm/memory.c remove_device_exclusive_entry, 6.1.192, 6.12.117",
+    releases="v6.3 - v6.18, deb-6.1.192",
+)
+def lock_with_a_reference(vmf: VmFault, table: PteTable, orig: int, folio: Folio) -> int:
+    """A reference first; a page that is free has left the entry already."""
+    return lock_referenced(vmf, table, orig, folio, MMU_NOTIFY_EXCLUSIVE)
+
+
+@remove_device_exclusive.alternative(
+    "referenced-clear",
+    source="mm/memory.c remove_device_exclusive_entry, 7.3.4",
+    releases="v7.3; unknown after v6.12",
+)
+def lock_with_a_reference_and_clear(vmf: VmFault, table: PteTable, orig: int, folio: Folio) -> int:
+    """And the notifier is called for an entry that is cleared, as if nobody had had the page for himself."""
+    return lock_referenced(vmf, table, orig, folio, MMU_NOTIFY_CLEAR)
+
+
+def lock_referenced(vmf: VmFault, table: PteTable, orig: int, folio: Folio, event: int) -> int:
+    """What both do."""
+    if not try_get_folio(folio, A_FAULT):
+        return 0
+    if not folio_lock_or_retry(vmf, folio):
+        folio_put(folio, A_FAULT)
+        return VM_FAULT_RETRY
+    restored_in_fault(vmf, table, orig, folio, event)
+    folio_unlock(folio.lock)
+    folio_put(folio, A_FAULT)
+    mmu_notifier_invalidate_range_end(vmf.vma.vm_mm, vmf.address, vmf.address + PAGE_SIZE)
+    return 0
+
+
+@restore_exclusive_pte.alternative(
+    "by-type", source="none (5.10); mm/memory.c restore_exclusive_pte (6.1 - 6.12)", releases="v5.14 - v6.14"
+)
+def as_the_entry_says(vma: VmArea, folio: Folio, orig: int) -> int:
+    """Old, and writable and dirty if the entry says so and the VMA allows it."""
+    entry = restored_entry(vma, folio, orig)
+    return written_entry(vma, entry) if orig >> TYPE_SHIFT == SWP_DEVICE_EXCLUSIVE_WRITE else entry
+
+
+@restore_exclusive_pte.alternative("by-vma", source="mm/memory.c restore_exclusive_pte, 7.3.4", releases=">= v6.15")
+def as_the_vma_says(vma: VmArea, folio: Folio, orig: int) -> int:
+    """Old, and writable if the VMA is and mprotect would make it so; then dirty if the page is, which it has been since
+    it was given to the device.
+    """
+    entry = restored_entry(vma, folio, orig)
+    if vma.vm_flags & VM_WRITE and can_change_pte_writable(vma, entry):
+        entry |= RW | DIRTY | SOFT_DIRTY
+    return entry
+
+
+def restored_entry(vma: VmArea, folio: Folio, orig: int) -> int:
+    """What both map: the VMA's protection, and soft-dirty."""
+    return mk_pte(folio.pfn, vma.vm_page_prot & ~ACCESSED) | (SOFT_DIRTY if orig & SWP_SOFT_DIRTY else 0)

@@ -17,7 +17,6 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     SOFT_DIRTY,
     PteTable,
     pte_offset_map_lock,
-    pte_pfn,
     pte_present,
     pte_unmap_unlock,
     ptep_get,
@@ -25,11 +24,18 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     set_pte_at,
 )
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
+from mmlitmus.kernel.mm.device_exclusive import counts_as_mapping
 from mmlitmus.kernel.mm.mm_types import AddressSpace, MmStruct
 from mmlitmus.kernel.mm.mmu_notifier import mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from mmlitmus.kernel.mm.page_alloc import Folio, folio_maybe_dma_pinned, folio_put, page_tables
 from mmlitmus.kernel.mm.swapfile import SwapSlot, swap_duplicate, swap_free
-from mmlitmus.kernel.mm.swapops import SWP_EXCLUSIVE, SWP_SOFT_DIRTY, entry_pfn, make_swap_entry
+from mmlitmus.kernel.mm.swapops import (
+    SWP_EXCLUSIVE,
+    SWP_SOFT_DIRTY,
+    is_device_exclusive_entry,
+    is_migration_entry,
+    make_swap_entry,
+)
 from mmlitmus.kernel.policy import Seam
 from mmlitmus.kernel.sync.rwsem import down_read, down_write, up_read, up_write
 
@@ -72,7 +78,7 @@ def mappings_of(machine: Any, folio: Folio) -> list[Mapping]:
         for n in sorted(mm.pgd):
             table = mm.pgd[n]
             for page in sorted(table.values):
-                if entry_pfn(table.values[page]) == folio.pfn:
+                if counts_as_mapping(table.values[page]) == folio.pfn:
                     found.append((mm, table, table.address + page * PAGE_SIZE))
     return found
 
@@ -91,14 +97,17 @@ def try_to_unmap(machine: Any, folio: Folio) -> None:
 
 
 def try_to_unmap_one(mm: MmStruct, table: PteTable, address: int, folio: Folio) -> bool:
-    """... one entry, flushed before anything else is asked; False if it has to stay."""
+    """... one entry, flushed before anything else is asked; False if it has to stay. One of a page that a device has
+    for itself is no different, where it counts as a mapping, but for the flush.
+    """
     ptl = pte_offset_map_lock(table)
     entry = ptep_get(table, address)
-    if not pte_present(entry) or pte_pfn(entry) != folio.pfn:
+    if is_migration_entry(entry) or counts_as_mapping(entry) != folio.pfn:
         pte_unmap_unlock(ptl)
         return True
     entry = ptep_get_and_clear(table, address)
-    flush_tlb_range(mm, address, address + PAGE_SIZE)
+    if pte_present(entry):
+        flush_tlb_range(mm, address, address + PAGE_SIZE)
     slot: SwapSlot = folio.swap
     swap_duplicate(slot)
     mark = try_share_anon_rmap(folio)
@@ -108,7 +117,7 @@ def try_to_unmap_one(mm: MmStruct, table: PteTable, address: int, folio: Folio) 
         pte_unmap_unlock(ptl)
         reached("reclaim met a pin")
         return False
-    mark |= SWP_SOFT_DIRTY if entry & SOFT_DIRTY else 0
+    mark |= SWP_SOFT_DIRTY if entry & (SWP_SOFT_DIRTY if is_device_exclusive_entry(entry) else SOFT_DIRTY) else 0
     set_pte_at(table, address, make_swap_entry(slot.offset, mark))
     folio.add_return("mapcount", -1)
     pte_unmap_unlock(ptl)

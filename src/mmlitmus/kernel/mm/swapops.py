@@ -22,6 +22,8 @@ SWP_EXCLUSIVE = PWT
 
 MAX_SWAPFILES = 23
 SWP_MIGRATION_READ, SWP_MIGRATION_READ_EXCLUSIVE, SWP_MIGRATION_WRITE = 24, 25, 26
+SWP_DEVICE_EXCLUSIVE_WRITE, SWP_DEVICE_EXCLUSIVE_READ = 29, 30
+SWP_DEVICE_EXCLUSIVE = 30  # from 6.15 on, where there is one
 
 
 def non_present_entry(kind: int, offset: int, bits: int = 0) -> int:
@@ -80,6 +82,17 @@ def migration_type(entry: int) -> int:
 def migration_pfn(entry: int) -> int:
     """The frame under migration."""
     return swp_offset(entry)
+
+
+# -- pages that a device has for itself -------------------------------------------------------------------------------
+def is_device_exclusive_entry(entry: int) -> bool:
+    """Does the entry stand for a page that a device has for itself?
+
+    Source: include/linux/swapops.h is_device_exclusive_entry (6.1 - 6.12), include/linux/leafops.h
+    softleaf_is_device_exclusive (7.3); none (5.10).
+    """
+    kinds = (SWP_DEVICE_EXCLUSIVE_WRITE, SWP_DEVICE_EXCLUSIVE_READ)
+    return entry != NONE and not pte_present(entry) and entry >> TYPE_SHIFT in kinds
 
 
 def entry_pfn(entry: int) -> int | None:

@@ -14,9 +14,9 @@ from typing import Any
 from mmlitmus.api import (
     FOLL_WRITE,
     MADV_DONTNEED,
+    FolioLock,
     Machine,
     Model,
-    Mutex,
     Once,
     Pages,
     Process,
@@ -55,7 +55,8 @@ class Device(Model):
 
     def __init__(self, app: Process, watchful: bool = False) -> None:
         super().__init__("device", has=(), seq=0, active=0)
-        self.mutex = Mutex("device:mutex", "device_mutex")
+        # a bit lock, which lockdep does not know: the order of locks is told of what the kernel ships
+        self.mutex = FolioLock("device:mutex", "device_mutex")
         self.watchful = watchful
         mmu_notifier_register(self, app.mm)
 

@@ -35,6 +35,7 @@ from mmlitmus.explore.state import (
 )
 
 # What must hold: a case asks for it with machine.check.
+from mmlitmus.invariants.exclusive import device_has_its_pages
 from mmlitmus.invariants.folios import folios_at_rest, pin_is_coherent
 from mmlitmus.invariants.memtype import memtypes_at_rest, memtypes_now
 from mmlitmus.invariants.revocation import revoked_now, stale_translations
@@ -140,6 +141,7 @@ from mmlitmus.kernel.mm.madvise import (
     MADV_DONTFORK,
     MADV_DONTNEED,
     MADV_NORMAL,
+    MADV_PAGEOUT,
 )
 from mmlitmus.kernel.mm.memory import (
     follow_pte,
@@ -202,6 +204,7 @@ from mmlitmus.kernel.mm.mmap_lock import (
     mmap_write_lock,
     mmap_write_unlock,
 )
+from mmlitmus.kernel.mm.mmu_notifier import MMU_NOTIFY_CLEAR, MMU_NOTIFY_EXCLUSIVE, mmu_notifier_register
 from mmlitmus.kernel.mm.mremap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
 from mmlitmus.kernel.mm.page_alloc import (
     DRIVER,
@@ -221,6 +224,7 @@ from mmlitmus.kernel.mm.page_alloc import (
 from mmlitmus.kernel.mm.pfnmap_track import track_pfn_remap
 from mmlitmus.kernel.mm.pgalloc import batch_at, pte_batches
 from mmlitmus.kernel.mm.rmap import i_mmap_lock_read, i_mmap_lock_write, i_mmap_unlock_read, i_mmap_unlock_write
+from mmlitmus.kernel.mm.rmap_exclusive import give_back, make_device_exclusive
 from mmlitmus.kernel.mm.swap import folio_isolate_lru, folio_putback_lru, lru_add_drain, lru_add_drain_all
 from mmlitmus.kernel.mm.vma import vma_lookup, vma_tree
 from mmlitmus.kernel.mm.vma_flags import vm_flags_clear, vm_flags_set
@@ -322,6 +326,7 @@ __all__ = [
     "MADV_DONTFORK",
     "MADV_DONTNEED",
     "MADV_NORMAL",
+    "MADV_PAGEOUT",
     "MAP_FIXED",
     "MAP_FIXED_NOREPLACE",
     "MAP_LOCKED",
@@ -330,6 +335,8 @@ __all__ = [
     "MIGRATE_CMA",
     "MIGRATE_ISOLATE",
     "MIGRATE_MOVABLE",
+    "MMU_NOTIFY_CLEAR",
+    "MMU_NOTIFY_EXCLUSIVE",
     "MREMAP_DONTUNMAP",
     "MREMAP_FIXED",
     "MREMAP_MAYMOVE",
@@ -401,6 +408,7 @@ __all__ = [
     "cattr_name",
     "choose",
     "current",
+    "device_has_its_pages",
     "down_read",
     "down_read_trylock",
     "down_write",
@@ -421,6 +429,7 @@ __all__ = [
     "get_user_pages",
     "get_user_pages_fast",
     "get_user_pages_remote",
+    "give_back",
     "i_mmap_lock_read",
     "i_mmap_lock_write",
     "i_mmap_unlock_read",
@@ -440,6 +449,7 @@ __all__ = [
     "loop_point",
     "lru_add_drain",
     "lru_add_drain_all",
+    "make_device_exclusive",
     "may_fail",
     "memtype_free",
     "memtype_reserve",
@@ -455,6 +465,7 @@ __all__ = [
     "mmap_write_unlock",
     "mmget_not_zero",
     "mmput",
+    "mmu_notifier_register",
     "mutex_lock",
     "mutex_trylock",
     "mutex_unlock",

@@ -52,6 +52,7 @@ from mmlitmus.kernel.mm.memory_pages import vm_insert_page
 from mmlitmus.kernel.mm.mm_types import VM_ACCOUNT, VM_MIXEDMAP, AddressSpace, File, VmFault, VmOperations
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_READ, PROT_WRITE
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
+from mmlitmus.kernel.mm.mmu_notifier import mmu_notifier_register
 from mmlitmus.kernel.mm.mremap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
 from mmlitmus.kernel.mm.page_alloc import (
     ANON,
@@ -66,6 +67,7 @@ from mmlitmus.kernel.mm.page_alloc import (
     ZONE_NORMAL,
     new_folio,
 )
+from mmlitmus.kernel.mm.rmap_exclusive import give_back, make_device_exclusive
 from mmlitmus.kernel.policy import Kernel, KernelSpecError, NotApplicable
 
 from .world import ERAS, PAGE, World
@@ -481,6 +483,98 @@ def read_only_bar_for_writing(w: World) -> int:
     return vfio_dma_do_map(VfioIommu(w.m), w.p, 0, bar, PAGE, IOMMU_READ | IOMMU_WRITE)
 
 
+def own_page(w: World) -> int:
+    """A page of its own, on a machine with swap."""
+    w.m.swapon()
+    a = w.p.mmap_anon(1)
+    w.p.write(a)
+    return a
+
+
+def paged_out_and_read(w: World) -> int:
+    """The entry of a page that has come back from swap for a load."""
+    a = own_page(w)
+    w.p.madvise(a, 1, madvise.MADV_PAGEOUT)
+    w.p.read(a)
+    return w.p.pte(a)
+
+
+def paged_out_and_copied(w: World) -> Any:
+    """What is left in the swap cache of a page that was read, held by somebody, written, and let go."""
+    a = own_page(w)
+    w.p.madvise(a, 1, madvise.MADV_PAGEOUT)
+    w.p.read(a)
+    w.p.write(a)
+    return [slot.peek("cache") is not None for slot in w.m.swap.slots.values()]
+
+
+def held_and_paged_out(w: World) -> bool:
+    """Does a store find the page that somebody holds?"""
+    a = own_page(w)
+    before = w.p.pte(a)
+    w.p.get(a, 1, holder="somebody")
+    w.p.madvise(a, 1, madvise.MADV_PAGEOUT)
+    w.p.write(a)
+    return w.p.pte(a) >> 12 == before >> 12
+
+
+def devices_page(w: World) -> int:
+    """A page of its own that a device has for itself."""
+    a = w.p.mmap_anon(1)
+    w.p.write(a)
+    pages = Pages("device")
+    mmap_read_lock(w.p.mm)
+    make_device_exclusive(w.p.mm, a, 1, pages, w)
+    mmap_read_unlock(w.p.mm)
+    for folio in pages.folios:
+        if folio is not None:
+            give_back(folio, "references of device")
+    return a
+
+
+def given_to_a_device(w: World) -> int:
+    return w.p.pte(devices_page(w))
+
+
+def driver_page_for_a_device(w: World) -> Any:
+    """What a device is told that wants a page for itself that another driver has allocated."""
+    folio = new_folio(w.m, DRIVER, "the driver")
+    w.char.flags = 0
+    w.char.on_mmap = lambda vma: vm_insert_page(vma, vma.vm_start, folio)
+    a = w.p.mmap(w.char.file, 1)
+    pages = Pages("device")
+    mmap_read_lock(w.p.mm)
+    got = make_device_exclusive(w.p.mm, a, 1, pages, w)
+    mmap_read_unlock(w.p.mm)
+    return got, pages.folios
+
+
+def given_to_a_device_protected_and_read(w: World) -> int:
+    """The entry of a page that a device had, and that was read-only for a moment, after a load."""
+    a = devices_page(w)
+    w.p.mprotect(a, 1, PROT_READ)
+    w.p.mprotect(a, 1, PROT_READ | PROT_WRITE)
+    w.p.read(a)
+    return w.p.pte(a)
+
+
+def heard_by_a_device(w: World) -> Any:
+    """What a device hears when its page is wanted back."""
+    heard: list[tuple[int, bool]] = []
+
+    class Listener:
+        def invalidate_range_start(self, mm: Any, start: int, end: int, event: int, owner: Any) -> None:
+            heard.append((event, owner is w))
+
+        def invalidate_range_end(self, mm: Any, start: int, end: int, event: int, owner: Any) -> None:
+            pass
+
+    a = devices_page(w)
+    mmu_notifier_register(Listener(), w.p.mm)
+    w.p.write(a)
+    return heard
+
+
 # -- witnesses --------------------------------------------------------------------------------------------------------
 #: a kernel that it is shown on, the alternative to flip to, a case's id or an observation
 Witness = tuple[str, str, Any]
@@ -558,6 +652,25 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("wp_can_reuse_anon_folio", "exclusive"): ("v6.12", "sole-reference", "gup/pin-then-write"),
     ("fault_unshare", "anon"): ("v6.12 +unshare-anon-only", "any", "gup/unshare"),
     ("fault_unshare", "any"): ("v6.12", "anon", "gup/unshare"),
+    ("wp_page_copy", "left"): ("v5.10", "freed", paged_out_and_copied),
+    ("wp_page_copy", "freed"): ("v5.14", "left", paged_out_and_copied),
+    ("do_swap_page", "reuse_swap_page"): ("v5.10", "exclusive", held_and_paged_out),
+    ("do_swap_page", "exclusive"): ("v6.1", "exclusive-writable", paged_out_and_read),
+    ("do_swap_page", "exclusive-writable"): ("v6.12", "exclusive", paged_out_and_read),
+    ("shrink_folio_list", "any"): ("v5.10", "not-pinned", "gup/swapped/pinned"),
+    ("shrink_folio_list", "not-pinned"): ("v5.14", "any", "gup/swapped/pinned"),
+    ("folio_try_share_anon_rmap_pte", "unmarked"): ("v5.14", "exclusive", "gup/swapped/beside"),
+    ("folio_try_share_anon_rmap_pte", "exclusive"): ("v6.12", "unmarked", "gup/swapped/beside"),
+    ("make_device_exclusive", "absent"): ("v5.10", "range", driver_page_for_a_device),
+    ("make_device_exclusive", "range"): ("v6.12", "single", driver_page_for_a_device),
+    ("make_device_exclusive", "single"): ("v6.16", "range", "gup/device-exclusive/replaced"),
+    ("make_device_exclusive_entry", "two-types"): ("v6.12", "one-type", given_to_a_device),
+    ("make_device_exclusive_entry", "one-type"): ("v6.16", "two-types", given_to_a_device),
+    ("remove_device_exclusive_entry", "unreferenced"): ("v6.1", "referenced", "gup/device-exclusive/fault-vs-zap"),
+    ("remove_device_exclusive_entry", "referenced"): ("v6.12", "unreferenced", "gup/device-exclusive/fault-vs-zap"),
+    ("remove_device_exclusive_entry", "referenced-clear"): ("v7.3", "referenced", heard_by_a_device),
+    ("restore_exclusive_pte", "by-type"): ("v6.12", "by-vma", given_to_a_device_protected_and_read),
+    ("restore_exclusive_pte", "by-vma"): ("v6.16", "by-type", given_to_a_device_protected_and_read),
     ("memalloc_pin_save", "no-cma"): ("v5.10", "unmovable", pinned_in_zone_movable),
     ("memalloc_pin_save", "unmovable"): ("v6.1", "no-cma", pinned_in_zone_movable),
     ("writable_file_mapping_allowed", "any"): ("v6.1", "untracked", pinned_with_mkwrite),

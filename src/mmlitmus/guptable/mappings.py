@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from mmlitmus.api import (
     DRIVER,
+    MADV_PAGEOUT,
     MAP_PRIVATE,
     MAP_SHARED,
     MIGRATE_CMA,
@@ -23,10 +24,15 @@ from mmlitmus.api import (
     File,
     Folio,
     Machine,
+    Pages,
     Process,
     VmArea,
     VmFault,
     VmOperations,
+    give_back,
+    make_device_exclusive,
+    mmap_read_lock,
+    mmap_read_unlock,
     new_folio,
     vm_flags_set,
     vm_insert_page,
@@ -153,6 +159,28 @@ def anonymous(
     return build
 
 
+def swapped(m: Machine, app: Process) -> int | None:
+    """A page of the process's own that is in swap."""
+    m.swapon()
+    return anonymous("rw", then=lambda app, a: app.madvise(a, 1, MADV_PAGEOUT))(m, app)
+
+
+def devices_page(m: Machine, app: Process) -> int | None:
+    """A page of the process's own that a device has for itself (and is not told of anything)."""
+    address = anonymous("rw")(m, app)
+    assert address is not None
+    pages = Pages("the device")
+    mmap_read_lock(app.mm)
+    got = make_device_exclusive(app.mm, address, 1, pages, None)
+    mmap_read_unlock(app.mm)
+    if got < 0:
+        return None
+    (folio,) = pages.folios
+    assert folio is not None
+    give_back(folio, "references of the device")
+    return address
+
+
 def huge(m: Machine, app: Process) -> int | None:
     """A 2M leaf of device memory."""
     file = open_probe(m, HUGE, pfn=0x100000, mkwrite=True).file("huge", "", "bar")
@@ -183,6 +211,8 @@ def _rows() -> list[Mapping]:
         Mapping("anon-protected", "anonymous, written, then PROT_READ",
                 anonymous("rw", then=lambda app, a: app.mprotect(a, 1, PROT_READ))),
         Mapping("anon-none", "anonymous, PROT_NONE", anonymous("", NOTHING)),
+        Mapping("anon-swapped", "anonymous, written, then paged out", swapped),
+        Mapping("anon-device", "anonymous, written, then a device's for itself", devices_page),
         Mapping("anon-unmapped", "nothing: no VMA", anonymous("r", then=lambda app, a: app.munmap(a, 1))),
     ]  # fmt: skip
     for region, what in REGIONS.items():

@@ -44,6 +44,8 @@ from mmlitmus.kernel.mm.page_alloc import (
     make_zero_page,
 )
 from mmlitmus.kernel.mm.swap import LruBatch
+from mmlitmus.kernel.mm.swapfile import SwapInfo
+from mmlitmus.kernel.mm.swapfile import swapon as make_swap_device
 from mmlitmus.kernel.pci import PciDevice
 from mmlitmus.kernel.policy import Kernel, run_on
 from mmlitmus.kernel.sync.might import fs_reclaim
@@ -94,6 +96,7 @@ class Machine:
         self.thp = False  # do untouched 2M blocks of a process's own memory get huge pages?
         self.lru_batches = False  # does a CPU keep new pages back for the LRU lists?
         self.lru_batch: dict[str, LruBatch] = {}
+        self.swap: SwapInfo | None = None  # the swap device, if a case asks for one (``swapon``)
         self.user_zone, self.user_migratetype = ZONE_NORMAL, MIGRATE_MOVABLE  # of what a process's own pages come from
         self.zero_zone, self.zero_migratetype = ZONE_NORMAL, MIGRATE_UNMOVABLE  # of the zero page: as it was booted
         self.boot_counters: dict[str, int] = {}
@@ -213,6 +216,10 @@ class Machine:
         """The zero page, made when it is asked for first: while the machine is set up, or anonymous memory mapped."""
         folio = self.pages.get(ZERO_PFN)
         return folio if folio is not None else make_zero_page(self)
+
+    def swapon(self) -> None:
+        """Give the machine a swap device, so that MADV_PAGEOUT can page out. For the set-up only."""
+        make_swap_device(self)
 
     def killable(self, task: str) -> Callable[[], None]:
         """Who calls what this returns sends SIGKILL to the task of that name. For the set-up only."""

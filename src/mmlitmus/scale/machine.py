@@ -36,11 +36,11 @@ class Subscriber:
     def __init__(self, counts: Counts) -> None:
         self.counts = counts
 
-    def invalidate_range_start(self, mm: MmStruct, start: int, end: int) -> None:
+    def invalidate_range_start(self, mm: MmStruct, start: int, end: int, event: int, owner: Any) -> None:
         """One call."""
         self.counts["notifier_calls"] += 1
 
-    def invalidate_range_end(self, mm: MmStruct, start: int, end: int) -> None:
+    def invalidate_range_end(self, mm: MmStruct, start: int, end: int, event: int, owner: Any) -> None:
         """Not counted: there is one for each start."""
 
 

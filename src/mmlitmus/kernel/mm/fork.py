@@ -18,6 +18,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     mk_pte,
     pmd_leaf,
     pmd_offset,
+    pte_present,
     ptep_get,
     ptep_set_wrprotect,
     pud_leaf,
@@ -27,9 +28,10 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     stop_writing,
 )
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
-from mmlitmus.kernel.errno import EAGAIN, ENOMEM
+from mmlitmus.kernel.errno import EAGAIN, EBUSY, ENOMEM
 from mmlitmus.kernel.mm.huge_memory import copy_huge_pmd, copy_huge_pud
 from mmlitmus.kernel.mm.memory_pages import map_anon_folio, vm_normal_page
+from mmlitmus.kernel.mm.memory_swap import try_restore_exclusive_pte
 from mmlitmus.kernel.mm.mm_types import (
     VM_DONTCOPY,
     VM_LOCKED,
@@ -46,13 +48,21 @@ from mmlitmus.kernel.mm.mm_types import (
 )
 from mmlitmus.kernel.mm.mmap_lock import mmap_write_lock, mmap_write_lock_nested, mmap_write_unlock, vma_start_write
 from mmlitmus.kernel.mm.mmu_gather import TASK_SIZE
+from mmlitmus.kernel.mm.mmu_notifier import (
+    MMU_NOTIFY_PROTECTION_PAGE,
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+)
 from mmlitmus.kernel.mm.page_alloc import Folio, alloc_folio, folio_get, folio_maybe_dma_pinned, folio_put, page_tables
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pgalloc import pmd_chunks, pte_alloc, pte_batches, pud_chunks
+from mmlitmus.kernel.mm.swapfile import slot_of, swap_duplicate
 from mmlitmus.kernel.mm.swapops import (
+    SWP_EXCLUSIVE,
     SWP_MIGRATION_READ,
     SWP_SOFT_DIRTY,
-    is_migration_entry,
+    is_device_exclusive_entry,
+    is_swap_entry,
     make_migration_entry,
     migration_pfn,
     migration_type,
@@ -170,11 +180,14 @@ def copy_page_range(dst_vma: VmArea, src_vma: VmArea) -> int:
         if error:
             return int(error)
     cow = is_cow_mapping(src_vma.has(VM_SHARED | VM_MAYWRITE))
+    mm, start, end = src_vma.vm_mm, src_vma.vm_start, src_vma.vm_end
     if cow:
-        running().chosen(write_protect).begin(src_vma.vm_mm)
+        mmu_notifier_invalidate_range_start(mm, start, end, MMU_NOTIFY_PROTECTION_PAGE)
+        running().chosen(write_protect).begin(mm)
     error = copy_pud_range(dst_vma, src_vma)
     if cow:
-        running().chosen(write_protect).end(src_vma.vm_mm)
+        running().chosen(write_protect).end(mm)
+        mmu_notifier_invalidate_range_end(mm, start, end)
     if error and src_vma.has(VM_PFNMAP):
         tracking().copy_failed(dst_vma, pfn)
     return error
@@ -206,24 +219,28 @@ def copy_pmd_range(dst_vma: VmArea, src_vma: VmArea, first: int, last: int) -> i
         if pmd_leaf(entry):
             copy_huge_pmd(dst, src)
         elif entry != NONE:
-            error = copy_pte_range(dst_vma, src_vma, dst, src, start, stop)
-            if error:
-                return error
+            if copy_pte_range(dst_vma, src_vma, dst, src, start, stop):
+                return -ENOMEM
     return 0
 
 
 def copy_pte_range(dst_vma: VmArea, src_vma: VmArea, dst: PteTable, src: PteTable, addr: int, end: int) -> int:
-    """Copy the PTEs of one table, the child's lock outside the parent's. Absent entries stay absent.
+    """Copy the PTEs of one table, the child's lock outside the parent's: 0 or an errno. Absent entries stay absent.
 
-    A page that has to be copied now needs memory, for which both locks are dropped; then it goes on from there.
+    A page that has to be copied now needs memory, for which both locks are dropped; then it goes on from there. -EBUSY:
+    somebody has locked a page that a device has for itself. (The callers say -ENOMEM of any error.)
     """
     mm = dst_vma.vm_mm
     if pte_alloc(mm, dst) < 0:
         return -ENOMEM
     prealloc: Folio | None = None
     while addr < end:
-        addr, used = copy_pte_batch(dst_vma, src_vma, dst, src, addr, end, prealloc)
+        addr, used, error = copy_pte_batch(dst_vma, src_vma, dst, src, addr, end, prealloc)
         prealloc = None if used else prealloc
+        if error == -EBUSY:
+            if prealloc is not None:
+                folio_put(prealloc, page_tables(mm))
+            return error
         if addr < end:
             prealloc = alloc_folio(mm, "fork's copy")
             if prealloc is None:
@@ -235,8 +252,8 @@ def copy_pte_range(dst_vma: VmArea, src_vma: VmArea, dst: PteTable, src: PteTabl
 
 def copy_pte_batch(
     dst_vma: VmArea, src_vma: VmArea, dst: PteTable, src: PteTable, addr: int, end: int, prealloc: Folio | None
-) -> tuple[int, bool]:
-    """``copy_pte_range`` as far as ``prealloc`` will do: where it stopped, and whether that page was used.
+) -> tuple[int, bool, int]:
+    """``copy_pte_range`` as far as ``prealloc`` will do: where it stopped, whether that page was used, and an errno.
 
     Source: mm/memory.c copy_pte_range.
     """
@@ -248,23 +265,36 @@ def copy_pte_batch(
             entry = ptep_get(src, page)
             if entry == NONE:
                 continue
-            if is_migration_entry(entry):
-                copy_nonpresent_pte(dst, src, page, entry)
+            if is_device_exclusive_entry(entry):
+                if not try_restore_exclusive_pte(src_vma, src, page, entry):
+                    spin_unlock(src.ptl)
+                    spin_unlock(dst.ptl)
+                    return page, used, -EBUSY
+                entry = ptep_get(src, page)
+            elif not pte_present(entry):
+                copy_nonpresent_pte(dst_vma.vm_mm, dst, src, page, entry)
                 continue
             done = copy_present_pte(dst_vma, src_vma, dst, src, page, entry, None if used else prealloc)
             if done == -EAGAIN:
                 spin_unlock(src.ptl)
                 spin_unlock(dst.ptl)
-                return page, used
+                return page, used, 0
             used = used or done == 1
     spin_unlock(src.ptl)
     spin_unlock(dst.ptl)
-    return end, used
+    return end, used, 0
 
 
-def copy_nonpresent_pte(dst: PteTable, src: PteTable, addr: int, entry: int) -> None:
-    """The entry of a page under migration: neither may write afterwards, and nobody has it for himself."""
-    if migration_type(entry) != SWP_MIGRATION_READ:
+def copy_nonpresent_pte(mm: MmStruct, dst: PteTable, src: PteTable, addr: int, entry: int) -> None:
+    """The entry of a page under migration or in swap: neither may write afterwards, and nobody has it for himself. A
+    slot is counted once more.
+    """
+    if is_swap_entry(entry):
+        swap_duplicate(slot_of(mm.machine, entry))
+        if entry & SWP_EXCLUSIVE:
+            entry &= ~SWP_EXCLUSIVE
+            set_pte_at(src, addr, entry)
+    elif migration_type(entry) != SWP_MIGRATION_READ:
         soft_dirty = SOFT_DIRTY if entry & SWP_SOFT_DIRTY else 0
         entry = make_migration_entry(migration_pfn(entry), SWP_MIGRATION_READ, soft_dirty)
         set_pte_at(src, addr, entry)

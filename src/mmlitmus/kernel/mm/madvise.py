@@ -1,12 +1,25 @@
-"""madvise on mappings of device memory. Source: mm/madvise.c, functions of the same name; the refusals are also what
-the kernel's own tests check (selftests/mm/pfnmap.c). Of the model's own: populate_vma.
+"""madvise on mappings of device memory, and MADV_PAGEOUT of a process's own. The
+refusals are also what the kernel's own tests check (selftests/mm/pfnmap.c).
+
+Source: mm/madvise.c, functions of the same name. Of the model's own: populate_vma.
 """
 
 from __future__ import annotations
 
-from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, PAGE_SIZE
+from mmlitmus.kernel.arch.x86.pgtable import (
+    NONE,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PteTable,
+    pmd_leaf,
+    pmd_offset,
+    pte_offset_map_lock,
+    pte_unmap_unlock,
+    ptep_get,
+)
 from mmlitmus.kernel.errno import EACCES, EAGAIN, EINVAL, ENODEV, ENOMEM, EPERM
 from mmlitmus.kernel.mm.gup import FOLL_TOUCH, FOLL_WRITE, __get_user_pages, check_vma_flags
+from mmlitmus.kernel.mm.memory_pages import vm_normal_page
 from mmlitmus.kernel.mm.memory_zap import zap_page_range_single
 from mmlitmus.kernel.mm.mm_types import (
     VM_DONTCOPY,
@@ -33,8 +46,12 @@ from mmlitmus.kernel.mm.mmap_lock import (
     vma_start_write,
 )
 from mmlitmus.kernel.mm.mprotect import isolate_range
+from mmlitmus.kernel.mm.page_alloc import LRU_ON, Folio
+from mmlitmus.kernel.mm.pgalloc import pmd_chunks
+from mmlitmus.kernel.mm.swap import folio_isolate_lru, lru_add_drain
 from mmlitmus.kernel.mm.vma import vma_lookup, vmas_in_range
 from mmlitmus.kernel.mm.vma_flags import vm_flags_reset
+from mmlitmus.kernel.mm.vmscan import reclaim_pages
 from mmlitmus.kernel.policy import Seam
 
 (
@@ -162,6 +179,36 @@ def populate_vma(vma: VmArea, start: int, end: int, advice: int) -> int:
     return 0
 
 
+def madvise_pageout(vma: VmArea, start: int, end: int) -> None:
+    """Page out what is the process's own and mapped by nobody else; where there is no swap, and in mappings of files,
+    nothing happens. Entries stay young.
+    """
+    machine = vma.vm_mm.machine
+    if machine.swap is None or not vma.vm_ops.anonymous:
+        return
+    lru_add_drain(machine)
+    for first, last in pmd_chunks(start, end):
+        table = pmd_offset(vma.vm_mm, first)
+        entry = table.entry
+        if entry != NONE and not pmd_leaf(entry):
+            reclaim_pages(machine, madvise_pageout_pte_range(vma, table, first, last))
+
+
+def madvise_pageout_pte_range(vma: VmArea, table: PteTable, start: int, end: int) -> list[Folio]:
+    """The pages of one table that are to be reclaimed, isolated.
+
+    Source: mm/madvise.c madvise_cold_or_pageout_pte_range.
+    """
+    folios = []
+    ptl = pte_offset_map_lock(table)
+    for address in range(start, end, PAGE_SIZE):
+        folio = vm_normal_page(vma.vm_mm, ptep_get(table, address))
+        if folio is not None and folio.lru == LRU_ON and folio.mapcount == 1 and folio_isolate_lru(folio):
+            folios.append(folio)
+    pte_unmap_unlock(ptl)
+    return folios
+
+
 def madvise_walk_vmas(mm: MmStruct, start: int, end: int, advice: int) -> int:
     """Give the advice to every VMA in [start, end): 0 or an errno. The first that refuses ends it.
 
@@ -195,6 +242,8 @@ def madvise_vma_behavior(vma: VmArea, start: int, end: int, advice: int) -> int:
             return -EINVAL
         if advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED):
             zap_page_range_single(vma, start, end - start)
+        if advice == MADV_PAGEOUT:
+            madvise_pageout(vma, start, end)
         return populate_vma(vma, start, end, advice) if advice in POPULATES else 0
     if advice == MADV_WIPEONFORK or (advice == MADV_DOFORK and madvise_dofork(flags)):
         return -EINVAL

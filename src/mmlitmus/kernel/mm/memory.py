@@ -46,11 +46,11 @@ from mmlitmus.kernel.mm.huge_memory import (
 )
 from mmlitmus.kernel.mm.memory_pages import (
     do_anonymous_page,
-    do_swap_page,
     do_wp_page,
     fault_of_a_page,
     vm_insert_page,
 )
+from mmlitmus.kernel.mm.memory_swap import do_swap_page
 from mmlitmus.kernel.mm.memory_zap import zap_page_range_single
 from mmlitmus.kernel.mm.mm_types import (
     FAULT_FLAG_UNSHARE,
@@ -88,7 +88,6 @@ from mmlitmus.kernel.mm.pgalloc import (
     pte_batches,
     pte_prealloc,
 )
-from mmlitmus.kernel.mm.swapops import is_migration_entry, migration_pfn
 from mmlitmus.kernel.mm.vma_flags import vm_flags_set, vma_set_flags
 from mmlitmus.kernel.policy import Seam, running
 
@@ -196,9 +195,9 @@ def handle_pte_fault(vmf: VmFault, table: PteTable) -> int:
     if entry == NONE:
         untouched = vmf.vma.vm_ops.anonymous and vmf.vma.vm_ops.fault is None
         return do_anonymous_page(vmf, table) if untouched else do_fault(vmf, table)
-    if is_migration_entry(entry):
-        return do_swap_page(vmf, vmf.vma.vm_mm.machine.pages[migration_pfn(entry)])
-    if vmf.flags & (FAULT_FLAG_WRITE | FAULT_FLAG_UNSHARE) and pte_present(entry) and not entry & RW:
+    if not pte_present(entry):
+        return do_swap_page(vmf, table, entry)
+    if vmf.flags & (FAULT_FLAG_WRITE | FAULT_FLAG_UNSHARE) and not entry & RW:
         return do_wp_page(vmf, table, entry, bool(vmf.vma.vm_flags & VM_WRITE))
     reached("the fault was spurious")
     return 0

@@ -67,15 +67,17 @@ from mmlitmus.kernel.mm.page_alloc import (
 )
 from mmlitmus.kernel.mm.pgalloc import pte_alloc
 from mmlitmus.kernel.mm.swap import folio_add_lru, lru_add_drain
+from mmlitmus.kernel.mm.swapfile import folio_free_swap, free_swap_cache, in_swap_cache
 from mmlitmus.kernel.mm.vma_flags import vm_flags_set
 from mmlitmus.kernel.policy import Seam
-from mmlitmus.kernel.sync.folio_lock import folio_lock, folio_trylock, folio_unlock
+from mmlitmus.kernel.sync.folio_lock import folio_trylock, folio_unlock
 
 wp_can_reuse_anon_folio = Seam(
     "wp_can_reuse_anon_folio", "when a store to a read-only page of a process's own is done in place"
 )
 set_pte_range = Seam("set_pte_range", "whether a load maps a page dirty that may be written to")
 fault_unshare = Seam("fault_unshare", "what a fault with FAULT_FLAG_UNSHARE copies")
+copied_from = Seam("wp_page_copy", "what becomes of a page in the swap cache that has been copied")
 
 
 def vm_normal_page(mm: MmStruct, entry: int) -> Folio | None:
@@ -211,13 +213,16 @@ def wp_counted_page(vmf: VmFault, table: PteTable, orig: int, folio: Folio, writ
     return 0 if write else VM_FAULT_WRITE
 
 
-def sole_reference(folio: Folio) -> bool:
-    """Does nobody but one entry hold the folio? Asked with the folio locked, which must not be waited for.
+def sole_reference(folio: Folio, cached: bool = False) -> bool:
+    """Does nobody but one entry hold the folio? Asked with the folio locked, which must not be waited for. ``cached``:
+    it is in the swap cache, which it leaves if nobody needs it there.
 
     Source: mm/memory.c do_wp_page (to 6.1), wp_can_reuse_anon_folio (from 6.12).
     """
     if not folio_trylock(folio.lock):
         return False
+    if cached:
+        folio_free_swap(folio)
     alone: bool = folio.refcount == 1
     if alone:
         folio.anon_exclusive = True
@@ -227,7 +232,8 @@ def sole_reference(folio: Folio) -> bool:
 
 @wp_can_reuse_anon_folio.alternative("sole-reference", source="mm/memory.c do_wp_page, v5.10", releases="<= v5.18")
 def if_nobody_else_holds_it(machine: Any, folio: Folio) -> bool:
-    """Only if nobody else holds it: any reference, a pin or a batch of this very CPU's, makes it a copy."""
+    """Only if nobody else holds it: any reference, a pin, a batch of this very CPU's, the swap cache, makes it a copy.
+    """
     return bool(folio.refcount == 1) and sole_reference(folio)
 
 
@@ -244,7 +250,8 @@ def if_it_is_exclusive(machine: Any, folio: Folio) -> bool:
         return False
     if folio.lru == "batch":
         lru_add_drain(machine)
-    return bool(folio.refcount == 1) and sole_reference(folio)
+    cached = in_swap_cache(machine, folio)
+    return bool(folio.refcount == 1 + cached) and sole_reference(folio, cached)
 
 
 @fault_unshare.alternative("anon", source="mm/memory.c do_wp_page, 6.1.192", releases="v5.19 - v6.1; not asked before")
@@ -309,6 +316,7 @@ def wp_page_copy(vmf: VmFault, table: PteTable, orig: int, old: Folio | None, wr
             old.add_return("mapcount", -1)
         pte_unmap_unlock(ptl)
         if old is not None:
+            copied_from(mm.machine, old)
             folio_put(old, page_tables(mm))
     else:
         copied = 0
@@ -320,22 +328,22 @@ def wp_page_copy(vmf: VmFault, table: PteTable, orig: int, old: Folio | None, wr
     return copied
 
 
-# -- pages under migration, pages of drivers --------------------------------------------------------------------------
-def do_swap_page(vmf: VmFault, folio: Folio) -> int:
-    """A fault at the entry of a page under migration: wait until whoever migrates it unlocks it, and look again.
-
-    Source: mm/memory.c do_swap_page; mm/migrate.c migration_entry_wait (to 6.12), mm/filemap.c
-    softleaf_entry_wait_on_locked (7.3).
-    """
-    if vmf.flags & FAULT_FLAG_VMA_LOCK:
-        vma_end_read(vmf.vma)
-        return VM_FAULT_RETRY
-    folio_lock(folio.lock)
-    folio_unlock(folio.lock)
-    reached("a fault waited for a migration")
-    return 0
+@copied_from.alternative("left", source="mm/memory.c wp_page_copy, v5.10", releases="<= v5.13")
+def left_in_the_cache(machine: Any, old: Folio) -> None:
+    """It stays there until somebody reclaims it."""
 
 
+@copied_from.alternative(
+    "freed",
+    source="f4c4a3f48480 'mm: free idle swap cache page after COW'; mm/memory.c wp_page_copy, 6.1.192",
+    releases=">= v5.14",
+)
+def taken_from_the_cache(machine: Any, old: Folio) -> None:
+    """It leaves, if nobody needs it there."""
+    free_swap_cache(machine, old)
+
+
+# -- pages of drivers -----------------------------------------------------------------------------------------------
 def fault_of_a_page(vmf: VmFault, table: PteTable) -> int:
     """A fault whose driver answers with a page: that is mapped; a store to a private mapping gets a copy instead, which
     is allocated before the driver is asked.

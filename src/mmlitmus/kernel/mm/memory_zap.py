@@ -26,14 +26,21 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pud_leaf,
     pud_offset,
 )
+from mmlitmus.kernel.mm.device_exclusive import zap_device_exclusive
 from mmlitmus.kernel.mm.huge_memory import split_huge_pmd, split_huge_pud, zap_huge_pmd, zap_huge_pud
 from mmlitmus.kernel.mm.memory_pages import vm_normal_pages
-from mmlitmus.kernel.mm.mm_types import VM_PFNMAP, AddressSpace, VmArea, vma_pages
+from mmlitmus.kernel.mm.mm_types import VM_PFNMAP, AddressSpace, MmStruct, VmArea, vma_pages
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_end_vma, tlb_finish_mmu, tlb_gather_mmu, tlb_remove_tlb_entries
-from mmlitmus.kernel.mm.mmu_notifier import mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
+from mmlitmus.kernel.mm.mmu_notifier import (
+    MMU_NOTIFY_UNMAP,
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+)
 from mmlitmus.kernel.mm.page_alloc import folio_mark_dirty
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pgalloc import batch_at, pmd_batches, pud_chunks
+from mmlitmus.kernel.mm.swapfile import free_swap_and_cache
+from mmlitmus.kernel.mm.swapops import is_device_exclusive_entry, is_swap_entry, swp_offset
 from mmlitmus.kernel.sync.rwsem import down_read, up_read
 
 ULONG_MAX = (1 << 64) - 1
@@ -56,9 +63,22 @@ def zap_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int) -> None:
                     folio_mark_dirty(folio)
                 folio.add_return("mapcount", -1)
                 tlb.pages.append(folio)
+            zap_nonpresent(mm, cleared)
             tlb_remove_tlb_entries(tlb, addr, addr + (nr << PAGE_SHIFT))
         addr += nr << PAGE_SHIFT
     pte_unmap_unlock(ptl)
+
+
+def zap_nonpresent(mm: MmStruct, entry: int) -> None:
+    """What an entry that was not present stood for is given back, under the page-table lock. (The kernel does not
+    flush for these, the model does: nothing is cached for them.)
+
+    Source: mm/memory.c zap_pte_range (to 6.12), zap_nonpresent_ptes (7.3).
+    """
+    if is_swap_entry(entry):
+        free_swap_and_cache(mm.machine, entry)
+    elif is_device_exclusive_entry(entry):
+        zap_device_exclusive(mm, mm.machine.pages[swp_offset(entry)])
 
 
 def unmap_page_range(tlb: MmuGather, vma: VmArea, addr: int, end: int) -> None:
@@ -109,7 +129,7 @@ def unmap_single_vma(tlb: MmuGather, vma: VmArea, start_addr: int, end_addr: int
 
 def unmap_vmas(tlb: MmuGather, vmas: list[VmArea], start_addr: int, end_addr: int, mm_wr_locked: bool) -> None:
     """Unmap every VMA of a teardown. mmap_lock W, or R after a downgrade and in exit (``mm_wr_locked`` False)."""
-    mmu_notifier_invalidate_range_start(tlb.mm, start_addr, end_addr)
+    mmu_notifier_invalidate_range_start(tlb.mm, start_addr, end_addr, MMU_NOTIFY_UNMAP)
     for vma in vmas:
         if vma.has(VM_PFNMAP):
             tracking().unmapping(vma, "unmap_vmas", mm_wr_locked)

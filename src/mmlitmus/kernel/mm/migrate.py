@@ -3,7 +3,7 @@
 Only pages of processes are moved. Whoever else holds the page (a pin, a reference, a batch) makes it fail, and the
 entries come back as they were.
 
-Source: mm/migrate.c, functions of the same name. Of the model's own: mappings_of.
+Source: mm/migrate.c, functions of the same name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 from mmlitmus.explore.findings import reached
-from mmlitmus.explore.state import look
 from mmlitmus.kernel.arch.x86.pgtable import (
     ACCESSED,
     DIRTY,
@@ -24,7 +23,6 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PteTable,
     mk_pte,
     pte_offset_map_lock,
-    pte_pfn,
     pte_present,
     pte_unmap_unlock,
     ptep_get,
@@ -32,9 +30,13 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     set_pte_at,
 )
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
+from mmlitmus.kernel.mm.device_exclusive import counts_as_mapping
 from mmlitmus.kernel.mm.mm_types import MmStruct
+from mmlitmus.kernel.mm.mmu_notifier import mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from mmlitmus.kernel.mm.page_alloc import Folio, alloc_folio, folio_maybe_dma_pinned, folio_put, page_tables
+from mmlitmus.kernel.mm.rmap import mappings_of
 from mmlitmus.kernel.mm.swap import folio_add_lru, folio_putback_lru
+from mmlitmus.kernel.mm.swapfile import in_swap_cache, replace_in_cache
 from mmlitmus.kernel.mm.swapops import (
     SWP_MIGRATION_READ,
     SWP_MIGRATION_READ_EXCLUSIVE,
@@ -49,27 +51,6 @@ from mmlitmus.kernel.sync.folio_lock import folio_lock, folio_unlock
 
 #: how often a page is tried before it is given up (the kernel: ten times)
 MIGRATE_TRIES = 2
-
-Mapping = tuple[MmStruct, PteTable, int]
-
-
-def mappings_of(machine: Any, folio: Folio) -> list[Mapping]:
-    """Where the page is mapped, or its migration is waited for: one look at all page tables. Each has to be looked at
-    again under its lock.
-
-    Source: mm/rmap.c rmap_walk_anon, page_vma_mapped_walk; mm/page_vma_mapped.c.
-    """
-    look(machine.entry_ids())
-    found: list[Mapping] = []
-    for mm in machine.mms:
-        for n in sorted(mm.pgd):
-            table = mm.pgd[n]
-            for page in sorted(table.values):
-                entry = table.values[page]
-                pfn = migration_pfn(entry) if is_migration_entry(entry) else pte_pfn(entry)
-                if pfn == folio.pfn:
-                    found.append((mm, table, table.address + page * PAGE_SIZE))
-    return found
 
 
 def migrate_pages(machine: Any, folios: list[Folio]) -> list[Folio]:
@@ -99,12 +80,20 @@ def unmap_and_move(machine: Any, folio: Folio) -> bool:
         return False
     folio_lock(folio.lock)
     for mm, table, address in mappings:
+        mmu_notifier_invalidate_range_start(mm, address, address + PAGE_SIZE)
         try_to_migrate(mm, table, address, folio)
-    moved = folio.mapcount == 0 and folio.refcount == 1
+        mmu_notifier_invalidate_range_end(mm, address, address + PAGE_SIZE)
+    cached = in_swap_cache(machine, folio)
+    moved = folio.mapcount == 0 and folio.refcount == 1 + cached
     if moved:
         reached("a page was migrated")
+    if moved and cached:
+        folio_lock(new.lock)
+        replace_in_cache(folio, new)
     for mm, table, address in mappings_of(machine, folio):
         remove_migration_pte(mm, table, address, folio, new if moved else folio)
+    if moved and cached:
+        folio_unlock(new.lock)
     folio_unlock(folio.lock)
     if moved:
         folio_add_lru(machine, new)
@@ -115,25 +104,29 @@ def unmap_and_move(machine: Any, folio: Folio) -> bool:
 
 def try_to_migrate(mm: MmStruct, table: PteTable, address: int, folio: Folio) -> None:
     """Put the entry of a migration in the place of one that maps the page: flushed, mapped and held once less. Not if
-    the page is exclusive and looks pinned.
+    the page is exclusive and looks pinned. A page that a device has for itself comes back as one that may not be
+    written to, where it can be moved at all.
 
     Source: mm/rmap.c try_to_migrate_one (from 6.1); mm/rmap.c try_to_unmap_one (5.10).
     """
     ptl = pte_offset_map_lock(table)
     entry = ptep_get(table, address)
-    if not pte_present(entry) or pte_pfn(entry) != folio.pfn:
+    if is_migration_entry(entry) or counts_as_mapping(entry) != folio.pfn:
         pte_unmap_unlock(ptl)
         return
     entry = ptep_get_and_clear(table, address)
-    flush_tlb_range(mm, address, address + PAGE_SIZE)
+    present = pte_present(entry)
+    if present:
+        flush_tlb_range(mm, address, address + PAGE_SIZE)
     if folio.anon_exclusive and folio_maybe_dma_pinned(folio):
         set_pte_at(table, address, entry)
         pte_unmap_unlock(ptl)
         return
     exclusive = SWP_MIGRATION_READ_EXCLUSIVE if folio.anon_exclusive else SWP_MIGRATION_READ
-    kind = SWP_MIGRATION_WRITE if entry & RW else exclusive
+    kind = SWP_MIGRATION_WRITE if present and entry & RW else exclusive
     folio.anon_exclusive = False
-    set_pte_at(table, address, make_migration_entry(folio.pfn, kind, entry))
+    soft_dirty = entry & SOFT_DIRTY if present else SOFT_DIRTY if entry & SWP_SOFT_DIRTY else 0
+    set_pte_at(table, address, make_migration_entry(folio.pfn, kind, soft_dirty))
     folio.add_return("mapcount", -1)
     pte_unmap_unlock(ptl)
     folio_put(folio, page_tables(mm))

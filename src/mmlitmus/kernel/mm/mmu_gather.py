@@ -12,6 +12,7 @@ from typing import Any
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
 from mmlitmus.kernel.mm.mm_types import VM_MIXEDMAP, VM_PFNMAP, MmStruct, VmArea
 from mmlitmus.kernel.mm.page_alloc import Folio, folio_put, page_tables
+from mmlitmus.kernel.mm.swapfile import free_swap_cache
 from mmlitmus.kernel.policy import Seam
 
 TASK_SIZE = 1 << 47
@@ -69,6 +70,7 @@ def tlb_finish_mmu(tlb: MmuGather) -> None:
     tlb_flush_mmu_tlbonly(tlb)
     for folio in tlb.pages:
         for part in folio.parts():
+            free_swap_cache(tlb.mm.machine, part)
             folio_put(part, page_tables(tlb.mm))
     tlb.mm.add("tlb_flush_pending", -1)
 

@@ -18,6 +18,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pmd_offset,
     pte_modify,
     pte_offset_map_lock,
+    pte_present,
     pte_unmap_unlock,
     ptep_get,
     ptep_modify_prot_commit,
@@ -27,6 +28,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     set_pte_at,
 )
 from mmlitmus.kernel.errno import EACCES, EINVAL, ENOMEM
+from mmlitmus.kernel.mm.device_exclusive import design
 from mmlitmus.kernel.mm.huge_memory import change_huge_pmd, change_huge_pud, split_huge_pmd, split_huge_pud
 from mmlitmus.kernel.mm.memory_pages import vm_normal_page
 from mmlitmus.kernel.mm.mm_types import (
@@ -42,10 +44,16 @@ from mmlitmus.kernel.mm.mm_types import (
 from mmlitmus.kernel.mm.mmap import vm_get_page_prot, vma_set_page_prot
 from mmlitmus.kernel.mm.mmap_lock import mmap_write_lock, mmap_write_unlock, vma_start_write
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_end_vma, tlb_finish_mmu, tlb_gather_mmu, tlb_remove_tlb_entries
+from mmlitmus.kernel.mm.mmu_notifier import (
+    MMU_NOTIFY_PROTECTION_VMA,
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+)
 from mmlitmus.kernel.mm.pgalloc import pmd_chunks, pud_chunks
 from mmlitmus.kernel.mm.swapops import (
     SWP_MIGRATION_READ_EXCLUSIVE,
     SWP_MIGRATION_WRITE,
+    is_device_exclusive_entry,
     is_migration_entry,
     make_migration_entry,
     migration_pfn,
@@ -129,6 +137,7 @@ def isolate_range(vma: VmArea, start: int, end: int) -> int:
 
 def change_protection(tlb: MmuGather, vma: VmArea, start: int, end: int) -> None:
     """Rewrite the present entries for the VMA's new protection; a huge leaf that is only partly covered goes."""
+    mmu_notifier_invalidate_range_start(vma.vm_mm, start, end, MMU_NOTIFY_PROTECTION_VMA)
     for first, last in pud_chunks(start, end):
         pud = pud_offset(vma.vm_mm, first)
         entry = TABLE if pud is None else pud.entry
@@ -138,6 +147,7 @@ def change_protection(tlb: MmuGather, vma: VmArea, start: int, end: int) -> None
             change_huge_pud(tlb, pud, vma.vm_page_prot)
         elif entry != NONE:
             change_pmd_range(tlb, vma, first, last)
+    mmu_notifier_invalidate_range_end(vma.vm_mm, start, end)
     tlb_end_vma(tlb, vma)
 
 
@@ -163,9 +173,11 @@ def change_pte_range(tlb: MmuGather, vma: VmArea, table: PteTable, addr: int, en
         seen = ptep_get(table, page)
         if seen == NONE:
             continue
-        if is_migration_entry(seen):
-            if migration_type(seen) == SWP_MIGRATION_WRITE:
+        if not pte_present(seen):
+            if is_migration_entry(seen) and migration_type(seen) == SWP_MIGRATION_WRITE:
                 set_pte_at(table, page, make_migration_entry(migration_pfn(seen), SWP_MIGRATION_READ_EXCLUSIVE, 0))
+            elif is_device_exclusive_entry(seen) and design().protected(seen) != seen:
+                set_pte_at(table, page, design().protected(seen))
             continue
         entry = ptep_modify_prot_start(table, page)
         new = pte_modify(entry, prot)

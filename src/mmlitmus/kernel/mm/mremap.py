@@ -35,6 +35,11 @@ from mmlitmus.kernel.mm.mm_types import (
 )
 from mmlitmus.kernel.mm.mmap import do_munmap
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_unlock, mmap_write_lock, mmap_write_unlock, vma_start_write
+from mmlitmus.kernel.mm.mmu_notifier import (
+    MMU_NOTIFY_UNMAP,
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+)
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pgalloc import pte_alloc
 from mmlitmus.kernel.mm.swapops import SWP_SOFT_DIRTY
@@ -263,6 +268,7 @@ def move_page_tables(vma: VmArea, old_addr: int, new_addr: int, length: int) -> 
     block's PTE table at once (move_normal_pmd), which leaves the entries' soft-dirty bits alone.
     """
     mm = vma.vm_mm
+    mmu_notifier_invalidate_range_start(mm, old_addr, old_addr + length, MMU_NOTIFY_UNMAP)
     done = 0
     while done < length:
         pud = pud_offset(mm, old_addr + done)
@@ -277,9 +283,10 @@ def move_page_tables(vma: VmArea, old_addr: int, new_addr: int, length: int) -> 
                 split_huge_pmd(mm, src)
         elif entry != NONE:
             if pte_alloc(mm, pmd_offset(mm, new_addr + done)) < 0:
-                return done
+                break
             move_ptes(mm, old_addr + done, new_addr + done, step)
         done += step
+    mmu_notifier_invalidate_range_end(mm, old_addr, old_addr + length)
     return done
 
 

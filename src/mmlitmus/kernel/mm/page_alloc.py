@@ -68,6 +68,7 @@ class Folio(Model):
     anon_exclusive = Once()  # under the page-table lock of whoever maps the page
     migratetype = Once()
     dirty = Once()  # of a driver's page; of others nobody asks
+    swap = Once()  # its slot, while it is in the swap cache; under the folio lock
     holders = Ghost()  # ((holder, references), ...), sorted
     pfn = Const()
     order = Const()
@@ -76,7 +77,9 @@ class Folio(Model):
     reserved = Const()
 
     def __init__(self, pfn: int, holder: str, count: int, **values: Any) -> None:
-        super().__init__(f"page[{pfn:#x}]", pfn=pfn, refcount=count, dirty=False, holders=((holder, count),), **values)
+        super().__init__(
+            f"page[{pfn:#x}]", pfn=pfn, refcount=count, dirty=False, swap=None, holders=((holder, count),), **values
+        )  # fmt: skip
         self.lock = FolioLock(f"page[{pfn:#x}]:lock", "folio_lock")
 
     def parts(self) -> tuple[Folio, ...]:
@@ -94,21 +97,26 @@ class Folio(Model):
         rt.point((ATOMIC_RMW, self.oid("refcount"), (self.oid("holders") << 1 | 1,), "add" if delta > 0 else "sub"))
         if self.freed:
             self._used_after_free("refcount")
-        return self._count(holder, delta)
+        return self.count(holder, delta)
 
     def ref_add_unless_zero(self, holder: str, delta: int) -> bool:
         """``ref_add``, unless nobody holds the folio any more; then it may be free, and nothing is wrong about it."""
         rt.point((ATOMIC_RMW, self.oid("refcount"), (self.oid("holders") << 1 | 1,), "add" if delta > 0 else "sub"))
         if self.freed or self.peek("refcount") <= 0:
             return False
-        self._count(holder, delta)
+        self.count(holder, delta)
         return True
 
     def held_by(self, holder: str) -> int:
         """Ghost: how many references the holder has; no event."""
         return int(dict(self.peek("holders")).get(holder, 0))
 
-    def _count(self, holder: str, delta: int) -> int:
+    def set_swap(self, slot: Any) -> None:
+        """Note the slot, or that there is none; the caller has announced the event."""
+        self._values[self.fields["swap"].at] = slot
+
+    def count(self, holder: str, delta: int) -> int:
+        """``ref_add``, the caller having announced the event."""
         ledger: dict[str, int] = dict(self.peek("holders"))
         ledger[holder] = ledger.get(holder, 0) + delta
         if ledger[holder] < 0:

@@ -29,6 +29,7 @@ from mmlitmus.kernel.errno import EFAULT, ENOMEM
 from mmlitmus.kernel.mm.memory import handle_mm_fault
 from mmlitmus.kernel.mm.mm_types import (
     FAULT_FLAG_ALLOW_RETRY,
+    FAULT_FLAG_TRIED,
     FAULT_FLAG_VMA_LOCK,
     FAULT_FLAG_WRITE,
     VM_EXEC,
@@ -182,6 +183,7 @@ def fault_under_mmap_lock(mm: MmStruct, address: int, flags: int, touched: Touch
         if not result & VM_FAULT_RETRY:
             mmap_read_unlock(mm)
             return result
+        flags |= FAULT_FLAG_TRIED
 
 
 @fault_lock.alternative("mmap_lock", source="arch/x86/mm/fault.c do_user_addr_fault, v6.1", releases="<= v6.3")
@@ -256,4 +258,5 @@ def fixup_user_fault(mm: MmStruct, address: int, write: bool) -> int:
             return -EFAULT
         if not result & VM_FAULT_RETRY:
             return 0
+        flags |= FAULT_FLAG_TRIED
         mmap_read_lock(mm)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, SOFT_DIRTY, pte_pfn, pte_present
+from mmlitmus.kernel.arch.x86.pgtable import NONE, PAGE_SHIFT, SOFT_DIRTY, pte_pfn, pte_present
 from mmlitmus.kernel.mm.memory_pages import vm_normal_page
 from mmlitmus.kernel.mm.mm_types import (
     VM_EXEC,
@@ -22,6 +22,7 @@ from mmlitmus.kernel.mm.mm_types import (
     MmStruct,
     VmArea,
 )
+from mmlitmus.kernel.mm.swapops import SWP_SOFT_DIRTY, TYPE_BITS, TYPE_SHIFT, swp_offset
 
 #: two-letter names by bit, include/linux/mm.h order
 MNEMONICS = {
@@ -86,8 +87,8 @@ def pagemap(mm: MmStruct, address: int) -> int:
     """The pagemap word, as a privileged reader has it. Of a PFNMAP only the VMA's soft-dirty bit, if any.
 
     Elsewhere an entry is shown: its frame, whether it is soft-dirty (as all of a soft-dirty VMA is), and for a counted
-    page, such as a private copy, whether nobody else maps it, and whether it is anonymous. No page of the model's is in
-    swap.
+    page, such as a private copy, whether nobody else maps it, and whether it is anonymous. Of an entry that is neither
+    none nor present: that it is in swap, be it so or not, its type and its slot or frame.
 
     Source: fs/proc/task_mmu.c pagemap_pte_hole, pte_to_pagemap_entry.
     """
@@ -97,8 +98,11 @@ def pagemap(mm: MmStruct, address: int) -> int:
     flags = vma.peek("vm_flags")
     word = PM_SOFT_DIRTY if flags & VM_SOFTDIRTY else 0
     entry = mm.machine.translation(mm, address)
-    if flags & VM_PFNMAP or not pte_present(entry):
+    if flags & VM_PFNMAP or entry == NONE:
         return word
+    if not pte_present(entry):
+        word |= PM_SOFT_DIRTY if entry & SWP_SOFT_DIRTY else 0
+        return word | PM_SWAP | entry >> TYPE_SHIFT | swp_offset(entry) << TYPE_BITS
     page = vm_normal_page(mm, entry)
     word |= PM_SOFT_DIRTY if entry & SOFT_DIRTY else 0
     word |= PM_FILE if page is not None and not page.anon else 0

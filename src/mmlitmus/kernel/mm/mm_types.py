@@ -80,13 +80,14 @@ class MmStruct(Model):
 
     ``mm_mt`` is the VMA tree as a tuple ordered by address: an event to whoever walks it under RCU only, and no event
     to holders of mmap_lock, whom its writers exclude. ``mm_lock_seq`` changes when mmap_lock W is given up: a VMA
-    whose ``vm_lock_seq`` equals it is write-locked. ``cpus`` is mm_cpumask: the CPUs whose tasks run on this mm.
+    whose ``vm_lock_seq`` equals it is write-locked; whoever finds it changed comes after what was done under the lock.
+    ``cpus`` is mm_cpumask: the CPUs whose tasks run on this mm.
     """
 
     __slots__ = ("cpus", "lock_limit", "machine", "mmap_lock", "notifier_subscriptions", "pgd", "puds")
     mm_users = Atomic()
     mm_mt = Once()
-    mm_lock_seq = Once()
+    mm_lock_seq = Atomic()
     tlb_flush_pending = Counter()
     has_pinned = Once()  # MMF_HAS_PINNED: somebody has pinned pages of this mm; never cleared
     write_protect_seq = Atomic()  # odd while fork write-protects; what it orders is fast GUP

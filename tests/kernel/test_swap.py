@@ -322,6 +322,5 @@ def test_beside_others(kernel: str, first: str, what: str) -> None:
     results = engine.run()
     if engine.last_exception is not None:
         raise engine.last_exception
-    # a fault under the VMA's lock races with mprotect, be there swap or not
     assert [f.message for f in results.found] == []
     assert results.counts.complete > 1

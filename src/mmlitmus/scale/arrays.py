@@ -36,6 +36,8 @@ from .objects import watch_slot
 
 #: PMD entries under one PUD entry
 PTRS_PER_PMD = 1 << PUD_SHIFT - PMD_SHIFT
+#: entries for so many PTEs are asked for at a time: for large arrays, numpy asks the system for huge pages
+SLAB = 1 << 22
 #: how many entries are compared at a time, so that what is put down meanwhile stays in the CPU's cache
 PIECE = 1 << 14
 
@@ -209,7 +211,7 @@ class TableRun(PteTable):
     Leaves in it map frames in a row, and ``entry`` is the first.
     """
 
-    __slots__ = ("counts", "first", "leaves", "ptes")
+    __slots__ = ("counts", "directory", "first", "leaves", "ptes")
 
     def __init__(self, mm: Any, first: int, leaves: int) -> None:
         LeafSlot.__init__(self, "pmd", mm.name, first << PMD_SHIFT, mm.machine.page_label(first << PMD_SHIFT))
@@ -218,6 +220,7 @@ class TableRun(PteTable):
         self.cells = {}
         self.first, self.leaves = first, leaves
         self.counts: Counts = mm.machine.counts
+        self.directory: Directory = mm.pgd
         self.ptes: Any = None
         watch_slot(self, "pmd", self.counts)
 
@@ -275,7 +278,7 @@ class TableRun(PteTable):
     def put_run(self, address: int, entry: int, nr: int) -> None:
         """Change ``nr`` entries."""
         if self.ptes is None:
-            self.ptes = np.zeros(self.leaves * PTRS_PER_PTE, dtype=np.uint64)
+            self.ptes = self.directory.zeros(self.leaves * PTRS_PER_PTE)
         at = self._at(address)
         here = self.ptes[at : at + nr]
         if entry == NONE:
@@ -304,6 +307,14 @@ class Directory:
         self.mm = mm
         self.firsts: list[int] = []
         self.tables: dict[int, TableRun] = {}
+        self.slab = np.zeros(0, dtype=np.uint64)  # what is left of it
+
+    def zeros(self, n: int) -> Any:
+        """An array for ``n`` PTEs, none of which is there."""
+        if n > self.slab.size:
+            self.slab = np.zeros(max(n, SLAB), dtype=np.uint64)
+        array, self.slab = self.slab[:n], self.slab[n:]
+        return array
 
     def find(self, n: int) -> TableRun | None:
         """The run that a PMD entry is in."""

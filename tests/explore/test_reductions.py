@@ -24,13 +24,13 @@ from mmlitmus.explore.stateful import Stateful
 from mmlitmus.explore.symmetry import same
 from mmlitmus.explore.verdict import mode
 
-from .oracle import Compare, compare_alike, compare_logged, compare_states, explain, state_differences, sweep_states
+from .oracle import compare_alike, compare_logged, compare_states, explain, state_differences, sweep_states
 from .pinned import PROGRAMS
 from .programs import FAMILIES, MIXED, Program
 from .semantics import code
 
 ALL = [*FAMILIES, MIXED]
-COMPARISONS: dict[str, Compare] = {"each": compare_states, "logged": compare_logged, "alike": compare_alike}
+COMPARISONS: dict[str, Any] = {"each": compare_states, "logged": compare_logged, "alike": compare_alike}
 #: random programs a family in the default suite
 PROGRAMS_A_FAMILY = {"each": 2, "logged": 4, "alike": 3}
 
@@ -462,11 +462,12 @@ def first_problem() -> str | None:
         return str(e) or "an assertion"
     for name, program in TRAPS.items():
         for compare in (compare_states, compare_logged):
-            if problems := compare(program).problems:
+            if problems := compare(program, checked=False).problems:
                 return f"{name}: {problems}"
     for how, compare in COMPARISONS.items():
         for family in ALL:
-            summary = sweep_states(family, range(700, 700 + PROGRAMS_A_FAMILY[how]), stop_after=1, compare=compare)
+            seeds = range(700, 700 + PROGRAMS_A_FAMILY[how])
+            summary = sweep_states(family, seeds, stop_after=1, compare=compare, checked_every=1_000)
             if summary.mismatches:
                 return str(summary.mismatches[0][1])
     return None

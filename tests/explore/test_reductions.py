@@ -381,7 +381,7 @@ def a_release_is_never_in_the_way(patch: Patch) -> None:
 
 @mutant
 def a_reduced_move_may_be_taken_for_ever(patch: Patch) -> None:
-    patch.setattr(Stateful, "_must_not_be_reduced", lambda self: False)
+    patch.setattr(Stateful, "_in_vain", lambda self: self.restart or self.movers.wrong)
 
 
 @mutant

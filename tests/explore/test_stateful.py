@@ -102,8 +102,6 @@ def _compare_case(job: Job, limit: int | None = None) -> bool:
 
 #: by kernel: the executions of E1 up to which the default suite compares a row, and how many rows that are at least
 ROWS = {"v5.10": (8, 100), "v6.12": (2_000, 190)}
-#: ... and `make slow`, which goes through the rows of all kernels
-MANY = 1_000
 
 
 @pytest.mark.parametrize("kernel", ROWS)
@@ -115,17 +113,6 @@ def test_every_case(kernel: str) -> None:
 def test_a_case_with_a_patch() -> None:
     (job,) = _jobs(["vfio/populate-in-mmap"], ["v6.12 +populate-in-mmap"])
     assert _compare_case(job)
-
-
-#: the rows are dealt out to so many tests
-HANDS = 16
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("hand", range(HANDS))
-def test_every_row(hand: int) -> None:
-    jobs = list(_jobs([], []))[hand::HANDS]
-    assert sum(_compare_case(job, MANY) for job in jobs) > len(jobs) // 2
 
 
 # -- the same on every Python -----------------------------------------------------------------------------------------

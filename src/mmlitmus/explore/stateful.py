@@ -127,7 +127,7 @@ class Stateful(Sights):
         self.restart = False
         self.steps = Steps()
         self.new = False  # has the last known step led to a state that is a new one?
-        self.primitives: list[tuple[int, Primitive]] = []  # of the set-up
+        self.primitives: list[tuple[int, Primitive]] = []  # with their places
         self.standing: dict[int, Standing] = {}  # by local state
         self.taken: tuple[int, int, int] | None = None  # the step under way: task, its local state, value of a choice
         self.shown_before = 0  # findings on this edge before the step
@@ -154,18 +154,12 @@ class Stateful(Sights):
         counts = self.results.counts
         while True:
             self.execute()
-            if self.restart or self.movers.wrong:
-                return False
-            if self._must_not_be_reduced():
-                self.reducing = self.symmetric = False
+            if self._in_vain():
                 return False
             if counts.truncated == TRUNCATED:
                 break
             why = self._follow()
-            if self.movers.wrong:
-                return False
-            if self._must_not_be_reduced():
-                self.reducing = self.symmetric = False
+            if self._in_vain():
                 return False
             frames = self.frames
             if not frames:
@@ -180,11 +174,15 @@ class Stateful(Sights):
             self.results.stopped = f"{self.max_events} events in one execution"
         return True
 
-    def _must_not_be_reduced(self) -> bool:
-        """Once a search comes back to where it was: a reduced move could be taken round and round, and others for ever
-        left for later; and what a livelock is depends on every state and on whoever could go on there.
+    def _in_vain(self) -> bool:
+        """Has the search to be made again? Without reductions, once it comes back to where it was: a reduced move could
+        be taken round and round, and others for ever left for later; and what a livelock is depends on every state and
+        on whoever could go on there.
         """
-        return self.cyclic and (self.reducing or bool(self.groups))
+        if self.cyclic and (self.reducing or self.groups):
+            self.reducing = self.symmetric = False
+            return True
+        return self.restart or self.movers.wrong
 
     def execute(self) -> None:
         """Build the machine, replay, and go on until a state that was seen before, or the end."""
@@ -506,23 +504,6 @@ class Stateful(Sights):
         if self.recording:
             self.newborn.append(t)
         return t
-
-    def called(self, t: int) -> str:
-        """What the task is called in the books: all that are alike by one name."""
-        return self.group_of.get(t) or self.tasks[t].name
-
-    def several(self, who: str) -> bool:
-        """Are there several tasks that are called so?"""
-        return who in self.group_of.values()
-
-    def identified(self, module: str) -> None:
-        if self.recording and self.cur in self.group_of and not module.startswith("mmlitmus.explore."):
-            self._told_apart()
-
-    def _told_apart(self) -> None:
-        """Tasks that are alike may have been told apart: search again without symmetry."""
-        self.symmetric = False
-        self.restart = True
 
     def found(self, finding: Finding) -> None:
         super().found(finding)

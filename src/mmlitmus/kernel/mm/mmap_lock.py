@@ -61,7 +61,7 @@ def mmap_write_downgrade(mm: MmStruct) -> None:
 
 def vma_end_write_all(mm: MmStruct) -> None:
     """Unlock all write-locked VMAs at once, by changing the sequence number they were stamped with: a release, which
-    the second look of ``vma_start_read`` acquires (from 6.5, and in 6.4's stable; not modelled without).
+    the second look of ``vma_start_read`` acquires.
 
     Source: include/linux/mmap_lock.h vma_end_write_all (from 6.12); none (to 6.1).
     """

@@ -10,7 +10,7 @@ from .case import Expectation, answers_text
 #: kinds of finding that are the case's or the model's own fault: never expected, never a mere note
 OWN_FAULT = ("raised",)
 #: kinds that are violations whatever the case asks about
-ALWAYS_ASKED = ("raised", "never-ends")
+ALWAYS_ASKED = ("raised", "never-ends", "not-modelled")
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Row:
     kernel: str
     patches: list[str]
     config: list[str]
-    result: str = "never"  # never, sometimes, always, seen, not-seen, n/a
+    result: str = "never"  # never, sometimes, always, seen, not-seen, not-modelled, n/a
     violations: list[Violation] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     search: str | None = None
@@ -99,7 +99,9 @@ class Row:
         self.expected = None if expectation is None else expectation.text
         if self.result != "n/a":
             modes = {v.mode for v in self.violations}
-            if not self.finished:
+            if any(v.kind == "not-modelled" for v in self.violations):
+                self.result = "not-modelled"
+            elif not self.finished:
                 self.result = "seen" if modes else "not-seen"
             else:
                 self.result = next((m for m in ("always", "sometimes") if m in modes), "never")

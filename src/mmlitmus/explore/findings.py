@@ -22,6 +22,7 @@ KINDS = (
     "race",
     "never-ends",
     "raised",
+    "not-modelled",
 )
 
 #: the kinds of loops that need not end; of those that only an unfair scheduler stays in, which are no defect
@@ -58,6 +59,16 @@ def bug(name: str, message: str) -> NoReturn:
     """A BUG(): record it and stop the task where it stands, with its locks held."""
     report("BUG", name, message)
     raise Oops(name)
+
+
+def not_modelled(what: str) -> NoReturn:
+    """The task asks for something the model has nothing for: record it and stop the task where it stands.
+
+    ``what`` names the call, flag, hook or memory in a kernel developer's words. Such a row says *not-modelled*, and
+    nothing else about its question: what the kernel would have done next is not known.
+    """
+    report("not-modelled", f"not modelled: {what}", f"the model has no {what}; what comes after it is not known")
+    raise Oops(what)
 
 
 def reached(what: str) -> None:

@@ -127,9 +127,11 @@ from mmlitmus.kernel.mm.gup_fast import (
     get_user_pages,
     get_user_pages_fast,
     get_user_pages_remote,
+    get_user_pages_unlocked,
     pin_user_pages,
     pin_user_pages_fast,
     pin_user_pages_remote,
+    pin_user_pages_unlocked,
 )
 
 # The kernel, mm/: filling and emptying mappings, VMAs, mmap_lock, the reverse map; the constants of its calls.
@@ -429,6 +431,7 @@ __all__ = [
     "get_user_pages",
     "get_user_pages_fast",
     "get_user_pages_remote",
+    "get_user_pages_unlocked",
     "give_back",
     "i_mmap_lock_read",
     "i_mmap_lock_write",
@@ -484,6 +487,7 @@ __all__ = [
     "pin_user_pages",
     "pin_user_pages_fast",
     "pin_user_pages_remote",
+    "pin_user_pages_unlocked",
     "pmd_cachemode",
     "pmd_offset",
     "pte_batches",

@@ -216,6 +216,9 @@ def _execute(name: str, spec: ModuleSpec, path: Path) -> None:
 def located(e: BaseException, path: str | Path, doing: str = "") -> CaseError:
     """A CaseError for an exception, placed at the innermost line of the case's own folder."""
     file, line = innermost(e, path)
+    at = getattr(e, "at", None)  # it may know better than its traceback
+    if at is not None and _beside(Path(at[0]).resolve(), Path(path).resolve()):
+        file, line = at
     text = str(e).strip().splitlines()
     what = f"{type(e).__name__}: {text[0]}" if text else type(e).__name__
     if isinstance(e, NeverEnds):

@@ -13,6 +13,7 @@ from typing import Any
 from mmlitmus.explore.primitives.rwsem import RwSem
 from mmlitmus.explore.state import Atomic, Const, Counter, Ghost, Guarded, GuardedList, Model, Once, Plain, touch
 from mmlitmus.kernel.arch.x86 import pgtable
+from mmlitmus.kernel.mm.hooks import check_hook, check_hooks, own_methods
 
 # vm_flags bits (include/linux/mm.h)
 VM_READ, VM_WRITE, VM_EXEC, VM_SHARED = 1 << 0, 1 << 1, 1 << 2, 1 << 3
@@ -61,7 +62,10 @@ class AddressSpace(Model):
 
 
 class File(Model):
-    """An open file: what mmap() of it calls, and its address_space. ``writable``: FMODE_WRITE; all can be read."""
+    """An open file: what mmap() of it calls, and its address_space. ``writable``: FMODE_WRITE; all can be read.
+
+    ``f_op`` may have no hook that nobody calls (``hooks``): HookError.
+    """
 
     __slots__ = ()
     f_op = Const()
@@ -72,6 +76,7 @@ class File(Model):
     def __init__(
         self, name: str, f_op: Any, f_mapping: AddressSpace, private_data: Any = None, writable: bool = True
     ) -> None:
+        check_hooks(type(f_op), object)
         super().__init__(name, f_op=f_op, f_mapping=f_mapping, private_data=private_data, writable=writable)
 
 
@@ -171,9 +176,11 @@ class VmOperations:
     ``fault(vmf)`` provides the page at ``vmf.address`` and returns VM_FAULT_* bits; ``huge_fault(vmf, order)``
     provides a leaf of that order. Either is None for a driver without it. ``pfn_mkwrite(vmf)`` is asked before a shared
     page is written for the first time. ``mapped`` is called once the VMA is linked everywhere (the hook that came with
-    ``.mmap_prepare``).
+    ``.mmap_prepare``). A hook that the model never calls is refused (``hooks``): HookError.
     """
 
+    #: of the model's own: methods with the name of a hook, or nearly so, that are a driver's own
+    not_hooks: tuple[str, ...] = ()
     fault: Any = None
     huge_fault: Any = None
     #: of the model's own: do ``fault`` and ``huge_fault`` heed ``vmf.nr``? Others are called page by page
@@ -184,6 +191,15 @@ class VmOperations:
     anonymous = False
     #: of the model's own: ->fault may answer with a page (``VmFault.page``), with a reference for the page tables
     answers_pages = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        check_hooks(cls, VmOperations)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if callable(value):
+            check_hook(type(self).__name__, name, value, own_methods(type(self)))
+        super().__setattr__(name, value)
 
     def open(self, vma: VmArea) -> None:
         """A VMA was copied: by a split, by mremap, by fork.

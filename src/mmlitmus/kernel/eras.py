@@ -54,6 +54,7 @@ _ROWS = (
             "mprotect_account": "kept",
             "madvise_behavior_valid": "to-pageout",
             "madvise_populate": "by-vma",
+            "move_vma": "locked",
             "do_mremap": "target-first",
             "mremap_dontunmap": "anonymous",
             "madvise_dofork": "not-io",

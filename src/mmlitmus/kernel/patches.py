@@ -130,6 +130,20 @@ _ALL = (
         "posted July 2024, dropped",
     ),
     Patch(
+        "mremap-back-unlocked",
+        "a move that fails is taken back without i_mmap_rwsem",
+        {"move_vma": "unlocked"},
+        {"move_vma": ("locked",)},
+        "negative control",
+    ),
+    Patch(
+        "mremap-back-tracked",
+        "the copy of a move that fails keeps VM_PAT",
+        {"move_vma": "still-tracked"},
+        {"move_vma": ("locked",), "pfnmap_track": ("vm_pat",)},
+        "negative control",
+    ),
+    Patch(
         "untrack-asserts",
         "untrack_pfn clears VM_PAT as every other writer of vm_flags",
         {"untrack_clear": "asserting"},

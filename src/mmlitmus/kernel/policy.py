@@ -71,6 +71,7 @@ HOMES = {
     "madvise_behavior_valid": "mmlitmus.kernel.mm.madvise",
     "madvise_populate": "mmlitmus.kernel.mm.madvise",
     "mmap_replace": "mmlitmus.kernel.mm.mmap",
+    "move_vma": "mmlitmus.kernel.mm.mremap",
     "do_mremap": "mmlitmus.kernel.mm.mremap",
     "mremap_dontunmap": "mmlitmus.kernel.mm.mremap",
     "madvise_dofork": "mmlitmus.kernel.mm.madvise",

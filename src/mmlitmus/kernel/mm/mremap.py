@@ -31,7 +31,6 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_SHARED,
     MmStruct,
     VmArea,
-    vma_pages,
 )
 from mmlitmus.kernel.mm.mmap import do_munmap
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_unlock, mmap_write_lock, mmap_write_unlock, vma_start_write
@@ -42,6 +41,7 @@ from mmlitmus.kernel.mm.mmu_notifier import (
 )
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pgalloc import pte_alloc
+from mmlitmus.kernel.mm.rmap import i_mmap_lock_write, i_mmap_unlock_write
 from mmlitmus.kernel.mm.swapops import SWP_SOFT_DIRTY
 from mmlitmus.kernel.mm.vma import store_in_tree, vm_area_dup, vma_link_file, vma_lookup, vmas_in_range
 from mmlitmus.kernel.mm.vma_flags import vm_flags_clear
@@ -51,6 +51,7 @@ from mmlitmus.kernel.sync.spinlock import SINGLE_DEPTH_NESTING, spin_lock, spin_
 MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
 
 mremap_dontunmap = Seam("mremap_dontunmap", "which mappings MREMAP_DONTUNMAP refuses")
+move_back = Seam("move_vma", "how a move that fails is taken back")
 do_mremap = Seam("do_mremap", "what mremap looks at before it takes away what is mapped at its target")
 
 
@@ -216,6 +217,9 @@ def vma_to_resize(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: in
 def move_vma(vma: VmArea, old_addr: int, length: int, new_len: int, new_addr: int, flags: int) -> int:
     """Move ``length`` bytes: copy the VMA, ``new_len`` bytes long (->open sees an empty one), move the translations,
     unmap the old range; with MREMAP_DONTUNMAP the old VMA stays, empty and unlocked.
+
+    Where page tables cannot be had for all of it, what was moved is moved back, and the copy is what is unmapped,
+    accounted for like the source until then.
     """
     mm = vma.vm_mm
     vma_start_write(vma)
@@ -223,21 +227,49 @@ def move_vma(vma: VmArea, old_addr: int, length: int, new_len: int, new_addr: in
     new = copy_vma(vma, new_addr, new_len, new_pgoff)
     if new is None:
         return -ENOMEM
-    moved = move_page_tables(vma, old_addr, new_addr, length)
-    if moved < length:
-        move_page_tables(new, new_addr, old_addr, moved)
-        do_munmap(mm, new_addr, new_len, downgrade=False)
-        return -ENOMEM
-    if vma.has(VM_PFNMAP):
-        tracking().moved(vma)
-    mm.total_vm = mm.total_vm + vma_pages(new)
-    if mm.locked_vm and new.vm_flags & VM_LOCKED:
-        mm.locked_vm = mm.locked_vm + vma_pages(new)
-    if flags & MREMAP_DONTUNMAP:
+    locked = vma.vm_flags & VM_LOCKED
+    moved = move_page_tables(vma, old_addr, new_addr, length, need_rmap_locks=False)
+    failed = moved < length
+    untracks = move_back(new, new_addr, old_addr, moved) if failed else True
+    gone, at, size = (new, new_addr, new_len) if failed else (vma, old_addr, length)
+    mm.total_vm = mm.total_vm + (new_len >> PAGE_SHIFT)
+    if gone.has(VM_PFNMAP) and untracks:
+        tracking().moved(gone)
+    if flags & MREMAP_DONTUNMAP and not failed:
         vm_flags_clear(vma, VM_LOCKED | VM_LOCKONFAULT)
-    else:
-        do_munmap(mm, old_addr, length, downgrade=False)
-    return new_addr
+        return new_addr
+    do_munmap(mm, at, size, downgrade=False)
+    if locked:
+        mm.locked_vm = mm.locked_vm + (new_len >> PAGE_SHIFT)
+    return -ENOMEM if failed else new_addr
+
+
+@move_back.alternative(
+    "locked",
+    source="mm/mremap.c move_vma (to 6.12), copy_vma_and_data (7.3); arch/x86/mm/pat/memtype.c untrack_pfn_moved "
+    "(5.10), untrack_pfn_clear (6.1 - 6.12); none (7.3)",
+    releases="all",
+)
+def move_back_locked(new: VmArea, new_addr: int, old_addr: int, moved: int) -> bool:
+    """With the reverse map locked: the copy is behind its source in it, so a walk would come from where the entries are
+    going to where they were. The copy is no longer the one that tracks frames (True).
+    """
+    move_page_tables(new, new_addr, old_addr, moved, need_rmap_locks=True)
+    return True
+
+
+@move_back.alternative("unlocked", source="negative control", releases="never")
+def move_back_unlocked(new: VmArea, new_addr: int, old_addr: int, moved: int) -> bool:
+    """As on the way there."""
+    move_page_tables(new, new_addr, old_addr, moved, need_rmap_locks=False)
+    return True
+
+
+@move_back.alternative("still-tracked", source="negative control", releases="never")
+def move_back_and_track(new: VmArea, new_addr: int, old_addr: int, moved: int) -> bool:
+    """The copy says on that it tracks the frames, which are back at its source."""
+    move_page_tables(new, new_addr, old_addr, moved, need_rmap_locks=True)
+    return False
 
 
 def copy_vma(vma: VmArea, addr: int, length: int, pgoff: int) -> VmArea | None:
@@ -260,14 +292,30 @@ def copy_vma(vma: VmArea, addr: int, length: int, pgoff: int) -> VmArea | None:
     return new
 
 
-def move_page_tables(vma: VmArea, old_addr: int, new_addr: int, length: int) -> int:
+def take_rmap_locks(vma: VmArea) -> None:
+    """Nobody walks the reverse map of the VMA's file. (Of a process's own pages there is none with a lock here.)"""
+    if not vma.vm_ops.anonymous:
+        i_mmap_lock_write(vma.vm_file.f_mapping)
+
+
+def drop_rmap_locks(vma: VmArea) -> None:
+    """Undo ``take_rmap_locks``."""
+    if not vma.vm_ops.anonymous:
+        i_mmap_unlock_write(vma.vm_file.f_mapping)
+
+
+def move_page_tables(vma: VmArea, old_addr: int, new_addr: int, length: int, *, need_rmap_locks: bool) -> int:
     """Move the translations page by page (or leaf by leaf); returns the bytes done (short when memory ran out).
+    ``need_rmap_locks``: does the reverse map come to the VMA at ``new_addr`` before ``vma``? Whoever walks it could
+    then miss an entry that is under way.
 
     A 2M leaf that cannot be moved whole is cleared, and faulted again where it is needed; so is a 1G leaf (the kernel
     moves one that is aligned at both ends). Not modelled: moving a whole 2M
     block's PTE table at once (move_normal_pmd), which leaves the entries' soft-dirty bits alone.
     """
     mm = vma.vm_mm
+    if not length:
+        return 0
     mmu_notifier_invalidate_range_start(mm, old_addr, old_addr + length, MMU_NOTIFY_UNMAP)
     done = 0
     while done < length:
@@ -279,37 +327,55 @@ def move_page_tables(vma: VmArea, old_addr: int, new_addr: int, length: int) -> 
         step = min(length - done, PMD_SIZE - (old_addr + done & PMD_SIZE - 1))
         step = min(step, PMD_SIZE - (new_addr + done & PMD_SIZE - 1))
         if pmd_leaf(entry):
-            if step < PMD_SIZE or not move_huge_pmd(mm, old_addr + done, new_addr + done):
+            if step < PMD_SIZE or not move_pgt_entry(vma, old_addr + done, new_addr + done, need_rmap_locks):
                 split_huge_pmd(mm, src)
         elif entry != NONE:
             if pte_alloc(mm, pmd_offset(mm, new_addr + done)) < 0:
                 break
-            move_ptes(mm, old_addr + done, new_addr + done, step)
+            move_ptes(vma, old_addr + done, new_addr + done, step, need_rmap_locks)
         done += step
     mmu_notifier_invalidate_range_end(mm, old_addr, old_addr + length)
     return done
 
 
-def move_ptes(mm: MmStruct, old_addr: int, new_addr: int, length: int) -> None:
-    """Move the PTEs of one table: the old one is flushed before either lock is dropped; moved entries are
-    soft-dirty.
+def move_pgt_entry(vma: VmArea, old_addr: int, new_addr: int, need_rmap_locks: bool) -> bool:
+    """``move_huge_pmd``, under the reverse map's lock if the caller needs it.
+
+    Source: mm/mremap.c move_page_tables (5.10), move_pgt_entry (from 6.1).
     """
+    if need_rmap_locks:
+        take_rmap_locks(vma)
+    moved = move_huge_pmd(vma.vm_mm, old_addr, new_addr)
+    if need_rmap_locks:
+        drop_rmap_locks(vma)
+    return moved
+
+
+def move_ptes(vma: VmArea, old_addr: int, new_addr: int, length: int, need_rmap_locks: bool) -> None:
+    """Move the PTEs of one table: the old one is flushed before either lock is dropped, if a CPU can have cached any of
+    it; moved entries are soft-dirty.
+    """
+    mm = vma.vm_mm
+    if need_rmap_locks:
+        take_rmap_locks(vma)
     src, dst = pmd_offset(mm, old_addr), pmd_offset(mm, new_addr)
     spin_lock(src.ptl)
     if dst is not src:
         spin_lock_nested(dst.ptl, SINGLE_DEPTH_NESTING)
-    moved = False
+    force_flush = False
     for offset in range(0, length, PAGE_SIZE):
         if ptep_get(src, old_addr + offset) == NONE:
             continue
         entry = ptep_get_and_clear(src, old_addr + offset)
         set_pte_at(dst, new_addr + offset, entry | (SOFT_DIRTY if pte_present(entry) else SWP_SOFT_DIRTY))
-        moved = True
-    if moved:
+        force_flush = force_flush or pte_present(entry)
+    if force_flush:
         flush_tlb_range(mm, old_addr, old_addr + length)
     if dst is not src:
         spin_unlock(dst.ptl)
     spin_unlock(src.ptl)
+    if need_rmap_locks:
+        drop_rmap_locks(vma)
 
 
 def move_huge_pmd(mm: MmStruct, old_addr: int, new_addr: int) -> bool:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from mmlitmus.conform.lab import LabError, MissingError, Place
-from mmlitmus.conform.lab.apt import Apt, Package, mirror, stanzas
+from mmlitmus.conform.lab.apt import Apt, Package, mirror, satisfies, stanzas
 from mmlitmus.conform.lab.catalogue import KERNELS, known
 from mmlitmus.conform.lab.fetch import bzimage_release, choose, fetched, own
 from mmlitmus.conform.lab.place import write_json
@@ -66,16 +66,14 @@ def test_a_system_without_debian_is_told_so():
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
 def test_the_build_that_was_tried_is_taken_where_it_is(kernel):
     names = [image.format(abi=kernel.tried) for image in kernel.images]
-    headers = [f"linux-headers-{kernel.tried}"] if kernel.headers else []
-    assert kernel.newest([*names, *headers]) == kernel.tried
-    assert kernel.newest(names[1:]) is None
-    assert kernel.newest([]) is None
+    other = [image.format(abi=kernel.tried.replace(".", ".9", 1)) for image in kernel.images]
+    assert kernel.builds([*other, *names])[0] == kernel.tried
+    assert kernel.builds(names[1:]) == []
 
 
-def test_a_newer_build_is_taken_by_number_and_with_its_headers():
-    images = [f"linux-image-6.12.{n}+deb12-amd64-unsigned" for n in (99, 118, 120, 121)]
-    headers = [f"linux-headers-6.12.{n}+deb12-amd64" for n in (99, 118, 120)]
-    assert known("6.12").newest(images + headers) == "6.12.120+deb12-amd64"
+def test_newer_builds_come_first_by_number():
+    images = [f"linux-image-6.12.{n}+deb12-amd64-unsigned" for n in (99, 118, 121, 120)]
+    assert known("6.12").builds(images) == [f"6.12.{n}+deb12-amd64" for n in (121, 120, 118, 99)]
 
 
 def test_an_unknown_kernel_is_answered_with_the_names():
@@ -84,42 +82,119 @@ def test_an_unknown_kernel_is_answered_with_the_names():
 
 
 class Index(Apt):
-    """An archive's index as a dict."""
+    """An archive's index: packages' names, each with its versions, the newest first, and what the newest depends on."""
 
-    def __init__(self, have: dict[str, tuple[str, str]]) -> None:
+    def __init__(self, have: dict[str, tuple[str, ...]], depends: dict[str, str]) -> None:
         self.suites = ("suite",)
         self.have = have
+        self.depends = depends
 
     def names(self, prefix):
         return [name for name in self.have if name.startswith(prefix)]
 
     def show(self, name, version=None):
-        if name not in self.have:
-            raise LabError(f"no {name}")
-        have, depends = self.have[name]
-        return Package(name, version or have, "amd64", "", depends, 0)
+        versions = self.have.get(name, ())
+        if not versions or version not in (None, *versions):
+            raise LabError(f"no {name} {version or ''}")
+        return Package(name, version or versions[0], "amd64", "", self.depends.get(name, ""), 0)
 
 
-def test_headers_come_with_what_they_depend_on_at_their_own_version():
-    abi = "6.1.0-56-amd64"
-    index = Index(
-        {
-            f"linux-image-{abi}-unsigned": ("6.1.192-2", ""),
-            f"linux-headers-{abi}": (
-                "6.1.192-2",
-                "linux-headers-6.1.0-56-common (= 6.1.192-2), linux-kbuild-6.1, gcc-12",
-            ),
-            "linux-headers-6.1.0-56-common": ("6.1.192-2", ""),
-            "linux-kbuild-6.1": ("6.1.999-1", ""),
-        }
-    )
-    got, packages = choose(index, known("6.1"))
-    assert got == abi
-    assert [(p.name, p.version) for p in packages[1:]] == [
-        (f"linux-headers-{abi}", "6.1.192-2"),
-        ("linux-headers-6.1.0-56-common", "6.1.192-2"),
-        ("linux-kbuild-6.1", "6.1.192-2"),
-    ]
+def archive(*builds: tuple[int, str], kbuild: tuple[str, ...], wants: str = ">=", **without: str) -> Index:
+    """Debian's 6.1 with these builds at these versions, and the one linux-kbuild of all of them."""
+    have: dict[str, tuple[str, ...]] = {"linux-kbuild-6.1": kbuild} if kbuild else {}
+    depends = {}
+    for number, version in builds:
+        abi = f"6.1.0-{number}-amd64"
+        for name in (f"linux-image-{abi}-unsigned", f"linux-headers-{abi}", f"linux-headers-6.1.0-{number}-common"):
+            have[name] = (version,)
+        own = f"linux-headers-6.1.0-{number}-common (= {version})"
+        shared = f"linux-kbuild-6.1 ({wants} {version})" if wants else "linux-kbuild-6.1"
+        depends[f"linux-headers-{abi}"] = f"{own}, {shared}, linux-compiler-gcc-12-x86"
+    return Index({name: versions for name, versions in have.items() if name not in without.values()}, depends)
+
+
+def got(index: Index) -> tuple[str, list[str]]:
+    abi, packages = choose(index, known("6.1"))
+    return abi, [f"{p.name.replace(abi, '*')}={p.version}" for p in packages]
+
+
+BUILD = "6.1.0-56-amd64"
+HEADERS = ["linux-image-*-unsigned=6.1.192-2", "linux-headers-*=6.1.192-2", "linux-headers-6.1.0-56-common=6.1.192-2"]
+
+
+@pytest.mark.parametrize("wants", [">=", ""])
+def test_headers_come_with_what_they_depend_on_at_their_own_version(wants):
+    index = archive((56, "6.1.192-2"), kbuild=("6.1.999-1", "6.1.192-2"), wants=wants)
+    assert got(index) == (BUILD, [*HEADERS, "linux-kbuild-6.1=6.1.192-2"])
+
+
+def test_what_builds_share_may_be_newer_where_the_dependency_allows_it():
+    index = archive((56, "6.1.192-2"), (57, "6.1.192-3"), kbuild=("6.1.192-3", "6.1.176-1"))
+    assert got(index) == (BUILD, [*HEADERS, "linux-kbuild-6.1=6.1.192-3"])
+
+
+@pytest.mark.parametrize("wants", ["=", "<="])
+def test_where_the_dependency_does_not_allow_it_the_next_build_is_taken(wants):
+    index = archive((57, "6.1.192-3"), (56, "6.1.192-2"), (55, "6.1.190-1"), kbuild=("6.1.192-3",), wants=wants)
+    abi, packages = got(index)
+    assert abi == "6.1.0-57-amd64"
+    assert packages[-1] == "linux-kbuild-6.1=6.1.192-3"
+
+
+def test_an_older_kbuild_is_not_taken():
+    index = archive((56, "6.1.192-2"), kbuild=("6.1.176-1",))
+    assert got(index) == (BUILD, HEADERS[:1])
+
+
+@pytest.mark.parametrize("gone", [f"linux-headers-{BUILD}", "linux-headers-6.1.0-56-common", "linux-kbuild-6.1"])
+def test_a_build_without_whole_headers_is_taken_if_no_other_has_them(gone):
+    assert got(archive((56, "6.1.192-2"), kbuild=("6.1.192-2",), gone=gone)) == (BUILD, HEADERS[:1])
+
+
+def test_a_build_without_whole_headers_yields_to_one_with_them():
+    index = archive((57, "6.1.192-3"), (56, "6.1.192-2"), kbuild=("6.1.192-3",), gone=f"linux-headers-{BUILD}")
+    assert got(index)[0] == "6.1.0-57-amd64"
+
+
+def test_a_kernel_and_its_modules_are_of_one_version():
+    one, other = "7.3.4+deb13-amd64", "7.3.6+deb13-amd64"
+    have = {f"linux-binary-unsigned-{one}": ("7.3.4-1",), f"linux-modules-{one}": ("7.3.4-2",)}
+    have |= {f"linux-binary-unsigned-{other}": ("7.3.6-1",), f"linux-modules-{other}": ("7.3.6-2", "7.3.6-1")}
+    abi, packages = choose(Index(have, {}), known("7.3"))
+    assert (abi, [p.version for p in packages]) == (other, ["7.3.6-1", "7.3.6-1"])
+
+
+def test_a_series_that_the_archive_has_dropped_is_told_so():
+    with pytest.raises(LabError, match=r"no longer has a kernel 6\.1 \(bookworm, bookworm-security\)"):
+        choose(Index({}, {}), known("6.1"))
+
+
+#: versions in the order of deb-version(7)
+VERSIONS = (
+    *(
+        "0",
+        "1.0~~",
+        "1.0~",
+        "1.0~rc1",
+        "1.0~rc1-1",
+        "1.0",
+        "1.0-1",
+        "1.0+deb12",
+        "1.0+deb12u1",
+        "1.2",
+        "1.10a",
+        "1.10.",
+    ),
+    *("6.1.176-1", "6.1.192-2", "6.1.192-3", "6.1.192-10", "7.3.4-1~bpo13+1", "7.3.4-1", "1:0.1"),
+)
+
+
+def test_versions_are_in_debians_order():
+    for i, one in enumerate(VERSIONS):
+        for j, other in enumerate(VERSIONS):
+            held = [r for r in ("<<", "<=", "=", ">=", ">>") if satisfies(one, r, other)]
+            assert held == (["<<", "<="] if i < j else ["<=", "=", ">="] if i == j else [">=", ">>"]), (one, other)
+    assert satisfies("1.0", "=", "1.0-0")
 
 
 # -- downloads: an apt-get that writes what it is told to ------------------------------------------------------------

@@ -8,6 +8,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import LabError
 from .host import program, run
@@ -95,6 +96,34 @@ class Package:
     def file(self) -> str:
         """The name that apt-get gives the downloaded file."""
         return f"{self.name}_{self.version.replace(':', '%3a')}_{self.architecture}.deb"
+
+
+def _order(version: str) -> tuple[Any, ...]:
+    """What sorts as a version of Debian's does (deb-version(7)): epoch, upstream's version, Debian's revision."""
+    epoch, _, rest = version.rpartition(":")
+    upstream, _, revision = rest.rpartition("-") if "-" in rest else (rest, "", "0")
+    return int(epoch or 0), _part(upstream), _part(revision)
+
+
+def _part(text: str) -> list[tuple[list[int], int]]:
+    """Words and numbers by turns: `~` before the end of a word, letters before other signs."""
+    found = re.findall(r"(\D*)(\d*)", text)
+    return [
+        ([-1 if c == "~" else ord(c) + (0 if c.isalpha() else 256) for c in word] + [0], int(n or 0))
+        for word, n in found
+    ]
+
+
+def satisfies(version: str, relation: str, bound: str) -> bool:
+    """Whether a version is as a dependency asks: ``<<``, ``<=``, ``=``, ``>=`` or ``>>`` the bound."""
+    one, other = _order(version), _order(bound)
+    if relation == "=":
+        return one == other
+    return (
+        (one < other or (relation == "<=" and one == other))
+        if "<" in relation
+        else (one > other or (relation == ">=" and one == other))
+    )
 
 
 class Apt:

@@ -28,18 +28,18 @@ class Known:
     compiler: str = ""
     toolchain: str = ""
 
-    def newest(self, names: list[str]) -> str | None:
-        """The build to take among an archive's package names: the one tried, or else the newest; None if none is."""
+    def builds(self, names: list[str]) -> list[str]:
+        """The builds among an archive's package names, the one to take first: the one tried, then from the newest on."""
         first = self.images[0].split("{abi}")
         pattern = re.compile(re.escape(first[0]) + f"({self.abi})" + re.escape(first[1]))
-        found = [m.group(1) for m in map(pattern.fullmatch, names) if m]
         have = set(names)
+        found = sorted({m.group(1) for m in map(pattern.fullmatch, names) if m}, key=_numbers, reverse=True)
         whole = [abi for abi in found if all(image.format(abi=abi) in have for image in self.images)]
-        if self.headers:
-            whole = [abi for abi in whole if f"linux-headers-{abi}" in have] or whole
-        if self.tried in whole:
-            return self.tried
-        return max(whole, key=lambda abi: [int(n) for n in re.findall(r"\d+", abi)], default=None)
+        return sorted(whole, key=lambda abi: abi != self.tried)
+
+
+def _numbers(abi: str) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", abi)]
 
 
 SIGNED = ("linux-image-{abi}",)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .apt import SAY, Apt, Package
+from .apt import SAY, Apt, Package, satisfies
 from .catalogue import Known
 from .errors import LabError
 from .host import program, run
@@ -83,31 +83,62 @@ def archive(place: Place, kernels: Sequence[Known], say: SAY) -> Apt:
 
 
 def choose(apt: Apt, known: Known) -> tuple[str, list[Package]]:
-    """The build to fetch, and its packages. LabError if the archive has none of the series."""
+    """The build to fetch, and its packages, which fit each other. LabError if the archive has none of the series.
+
+    An archive drops and renews packages one by one: of the builds that are there the first whose packages are whole
+    is taken, and if no build's headers are, the first without them.
+    """
     prefix = known.images[0].split("{abi}")[0] + known.name
-    abi = known.newest(apt.names(prefix) + apt.names("linux-"))
-    if abi is None:
-        raise LabError(f"the archive no longer has a kernel {known.name} ({', '.join(known.suites)})")
-    packages = [apt.show(image.format(abi=abi)) for image in known.images]
-    if known.headers:
-        packages += _headers(apt, abi)
-    return abi, packages
+    builds = known.builds(sorted({*apt.names(prefix), *apt.names("linux-")}))
+    bare: tuple[str, list[Package]] | None = None
+    wrong: LabError | None = None
+    for abi in builds:
+        try:
+            first = apt.show(known.images[0].format(abi=abi))
+            packages = [first, *(apt.show(image.format(abi=abi), first.version) for image in known.images[1:])]
+        except LabError as e:
+            wrong = wrong or e
+            continue
+        if not known.headers:
+            return abi, packages
+        bare = bare or (abi, packages)
+        try:
+            return abi, packages + _headers(apt, abi, first.version)
+        except LabError as e:
+            wrong = wrong or e
+    if bare is None:
+        raise wrong or LabError(f"the archive no longer has a kernel {known.name} ({', '.join(known.suites)})")
+    return bare
 
 
-def _headers(apt: Apt, abi: str) -> list[Package]:
-    try:
-        headers = apt.show(f"linux-headers-{abi}")
-    except LabError:
-        return []  # the archive drops headers before it drops images
-    wanted = re.findall(r"(linux-(?:headers|kbuild)-[^\s,|]+)", headers.depends)
-    return [headers, *(apt.show(name, headers.version) for name in dict.fromkeys(wanted))]
+def _headers(apt: Apt, abi: str, version: str) -> list[Package]:
+    """A build's headers, and what of the kernel's they depend on. LabError if the archive has not all of it.
+
+    What several builds share is in the archive at its newest version only; the dependency says whether that will do.
+    """
+    headers = apt.show(f"linux-headers-{abi}", version)
+    wanted = re.findall(r"(linux-(?:headers|kbuild)-[^\s,|(]+)(?:\s*\(\s*([<>=]+)\s*([^\s)]+)\s*\))?", headers.depends)
+    found = [headers]
+    for name, relation, bound in dict.fromkeys(wanted):
+        try:
+            one = apt.show(name, bound if relation == "=" else version)
+        except LabError:
+            if relation == "=":
+                raise
+            one = apt.show(name)
+        if relation and not satisfies(one.version, relation, bound):
+            raise LabError(f"linux-headers-{abi} wants {name} ({relation} {bound}), and the archive has {one.version}")
+        found.append(one)
+    return found
 
 
 def fetch(place: Place, apt: Apt, known: Known, say: SAY) -> Fetched:
     """Download and unpack a kernel. What is in the cache already stays until the new one is whole."""
     abi, packages = choose(apt, known)
     if abi != known.tried:
-        say(f"{known.name}: {known.tried} is no longer in the archive; taking {abi}")
+        say(f"{known.name}: {known.tried} is no longer in the archive, or not all of it; taking {abi}")
+    if known.headers and not any(one.name == f"linux-headers-{abi}" for one in packages):
+        say(f"{known.name}: the archive has not all of its headers: there will be no probe module")
     versions = [[one.name, one.version] for one in packages]
     have = fetched(place, known)
     if have is not None and [list(pair) for pair in have.packages] == versions:

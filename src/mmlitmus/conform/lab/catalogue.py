@@ -29,7 +29,7 @@ class Known:
     toolchain: str = ""
 
     def builds(self, names: list[str]) -> list[str]:
-        """The builds among an archive's package names, the one to take first: the one tried, then from the newest on."""
+        """The builds among an archive's package names, the one to take first: the one tried, then the newest."""
         first = self.images[0].split("{abi}")
         pattern = re.compile(re.escape(first[0]) + f"({self.abi})" + re.escape(first[1]))
         have = set(names)

@@ -41,7 +41,7 @@ from mmlitmus.invariants.memtype import memtypes_at_rest, memtypes_now
 from mmlitmus.invariants.revocation import revoked_now, stale_translations
 
 # The kernel, arch/x86: signals, protections, page-table entries.
-from mmlitmus.kernel.arch.x86.fault import GAVE_UP, SIGBUS, SIGSEGV, fixup_user_fault
+from mmlitmus.kernel.arch.x86.fault import GAVE_UP, SIGBUS, SIGSEGV, Unlocked, fixup_user_fault
 from mmlitmus.kernel.arch.x86.ioremap import (
     IoMapping,
     arch_io_free_memtype_wc,
@@ -373,6 +373,7 @@ __all__ = [
     "Seam",
     "Spinlock",
     "Thread",
+    "Unlocked",
     "VM_DONTCOPY",
     "VM_DONTDUMP",
     "VM_DONTEXPAND",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from mmlitmus.kernel.arch.x86.pgtable import DIRTY, SAVED_DIRTY, SOFT_DIRTY
+from mmlitmus.kernel.arch.x86.pgtable import DIRTY, SAVED_DIRTY, SOFT_DIRTY, pte_pfn
 from mmlitmus.kernel.drivers.misc.probe import open_probe
 from mmlitmus.kernel.errno import EACCES, EAGAIN, EINVAL, ENODEV, ENOMEM, EPERM
 from mmlitmus.kernel.mm import madvise
 from mmlitmus.kernel.mm.mm_types import VM_FAULT_SIGBUS, VM_LOCKED
 from mmlitmus.kernel.mm.mmap import PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE
+from mmlitmus.kernel.mm.page_alloc import is_zero_pfn
 
 from .world import ERAS, INVALID_FREE, NEW, OLD, PAGE, WALK_FAILED, World, only, run
 
@@ -327,6 +328,43 @@ def test_advice_without_memory_is_eagain() -> None:
         assert w.p.madvise(w(0), 1, madvise.MADV_DONTFORK) in (0, -EAGAIN)
 
     run(body, before=lambda w: w.bar(2), once=False, failures=1)
+
+
+@everywhere
+@pytest.mark.parametrize("locked", [False, True])
+def test_locked_memory_that_may_be_written_now(kernel: str, locked: bool) -> None:
+    """Seen on 6.18: of locked memory each page becomes the process's own when mprotect allows stores to it, touched
+    before or not. Other memory waits for the store.
+    """
+
+    def body(w: World) -> None:
+        at = w.p.mmap_anon(3, prot=PROT_READ)
+        w.p.read(at)
+        if locked:
+            assert w.p.mlock(at, 2) == 0
+            assert is_zero_pfn(pte_pfn(w.p.pte(w(1))))
+        assert w.p.mprotect(at, 3, RW) == 0
+        own = [bool(w.p.pte(w(n))) and not is_zero_pfn(pte_pfn(w.p.pte(w(n)))) for n in range(3)]
+        assert own == [locked, locked, False]
+        assert w.p.mprotect(at, 1, PROT_READ) == 0
+        before = w.p.pte(at)
+        assert w.p.mprotect(at, 1, RW) == 0
+        assert pte_pfn(w.p.pte(at)) == pte_pfn(before)
+
+    run(body, kernel)
+
+
+def test_locked_memory_and_no_page_for_it() -> None:
+    """Nobody asks whether it could be populated: mprotect has succeeded."""
+
+    def before(w: World) -> None:
+        w.p.mmap_anon(1, prot=PROT_READ)
+        w.p.mlock(w(0), 1)
+
+    def body(w: World) -> None:
+        assert w.p.mprotect(w(0), 1, RW) == 0
+
+    run(body, before=before, once=False, failures=1)
 
 
 # -- mlock ------------------------------------------------------------------------------------------------------------

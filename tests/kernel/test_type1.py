@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from mmlitmus.invariants.folios import folios_at_rest
+from mmlitmus.kernel import eras
+from mmlitmus.kernel.arch.x86.fault import Unlocked, fixup_user_fault
 from mmlitmus.kernel.arch.x86.pgtable import pte_pfn
 from mmlitmus.kernel.drivers.misc.probe import open_probe
 from mmlitmus.kernel.drivers.vfio.type1 import (
@@ -16,8 +18,9 @@ from mmlitmus.kernel.drivers.vfio.type1 import (
     vfio_dma_do_map,
     vfio_dma_do_unmap,
 )
-from mmlitmus.kernel.errno import EEXIST, EFAULT, EINVAL, ENOMEM, ENOSPC
-from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_NONE, PROT_READ
+from mmlitmus.kernel.errno import EEXIST, EFAULT, EINTR, EINVAL, ENOMEM, ENOSPC
+from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE
+from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 from mmlitmus.kernel.sync.mutex import mutex_lock, mutex_unlock
 
 from .world import ERAS, PAGE, World, run
@@ -163,3 +166,61 @@ def test_a_limit_in_the_middle(kernel: str, limit: int) -> None:
         assert at_rest(w, iommu)
 
     run(body, kernel)
+
+
+@everywhere
+@pytest.mark.parametrize("prot", [PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC])
+@pytest.mark.parametrize("touched", [False, True])
+def test_device_memory_that_may_not_be_read(kernel: str, prot: int, touched: bool) -> None:
+    """What nobody has touched is faulted in, which asks for VM_READ; an entry that is there is taken as it is."""
+    if prot == PROT_EXEC and eras_noexec(kernel):
+        return
+
+    def body(w: World) -> None:
+        bar = w.p.mmap(w.dev.file, 1, prot=prot or PROT_READ)
+        if touched:
+            w.p.read(bar)
+        w.p.mprotect(bar, 1, prot)
+        got = vfio_dma_do_map(VfioIommu(w.m), w.p, 0, bar, PAGE, IOMMU_READ)
+        assert got == (0 if touched or prot == PROT_READ else -EFAULT)
+
+    run(body, kernel)
+
+
+def eras_noexec(kernel: str) -> bool:
+    """Anonymous inodes, VFIO's among them, cannot be mapped executable."""
+    return eras.kernel(kernel).has("ANON_INODE_NOEXEC")
+
+
+def test_what_the_cpu_reads_and_nobody_for_it() -> None:
+    """A CPU reads what may only be run or written; a fault on the process's behalf does not."""
+
+    def body(w: World) -> None:
+        mm = w.p.mm
+        for slot, prot in (("a", PROT_WRITE), ("b", PROT_EXEC)):
+            at = w.p.mmap_anon(1, at=slot, prot=prot)
+            mmap_read_lock(mm)
+            assert fixup_user_fault(mm, at, False) == -EFAULT
+            assert fixup_user_fault(mm, at, True) == (0 if prot == PROT_WRITE else -EFAULT)
+            mmap_read_unlock(mm)
+            assert w.p.read(at) == 0
+
+    run(body)
+
+
+def test_who_is_killed_is_told_so() -> None:
+    """-EINTR, where mmap_lock may be given up; who holds on to it waits."""
+
+    def before(w: World) -> None:
+        kill = w.m.killable("task")
+        w.m.signals["task"].sigkill = True
+        assert kill
+
+    def body(w: World) -> None:
+        bar = w.bar(1)
+        mmap_read_lock(w.p.mm)
+        assert fixup_user_fault(w.p.mm, bar, False, Unlocked()) == -EINTR
+        assert fixup_user_fault(w.p.mm, bar, False) == 0
+        mmap_read_unlock(w.p.mm)
+
+    run(body, before=before)

@@ -66,7 +66,7 @@ HOMES = {
     "remap_error": "mmlitmus.kernel.mm.memory",
     "remap_flags": "mmlitmus.kernel.mm.memory",
     "vm_mixed_ok": "mmlitmus.kernel.mm.memory",
-    "can_change_pte_writable": "mmlitmus.kernel.mm.mprotect",
+    "can_change_pte_writable": "mmlitmus.kernel.mm.writable",
     "mprotect_account": "mmlitmus.kernel.mm.mprotect",
     "madvise_behavior_valid": "mmlitmus.kernel.mm.madvise",
     "madvise_populate": "mmlitmus.kernel.mm.madvise",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmlitmus.explore.runtime import current
-from mmlitmus.kernel.arch.x86.fault import fixup_user_fault, user_access
+from mmlitmus.kernel.arch.x86.fault import Unlocked, fixup_user_fault, user_access
 from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, PAGE_SIZE
 from mmlitmus.kernel.errno import EFAULT, ENOMEM
 from mmlitmus.kernel.fs.proc import task_mmu
@@ -152,9 +152,11 @@ class Process:
         return result if isinstance(result, str) else 0
 
     def pin_mmio(self, address: int) -> int:
-        """What VFIO type1 does to pin MMIO: fault the page in on the process's behalf. 0 or an errno."""
+        """What VFIO type1 does to pin MMIO that a device may write to: fault the page in on the process's behalf. 0 or
+        an errno.
+        """
         mmap_read_lock(self.mm)
-        result = fixup_user_fault(self.mm, address, write=True)
+        result = fixup_user_fault(self.mm, address, True, Unlocked())
         mmap_read_unlock(self.mm)
         return result
 

@@ -45,11 +45,10 @@ from mmlitmus.kernel.mm.mmap_lock import (
     mmap_write_unlock,
     vma_start_write,
 )
-from mmlitmus.kernel.mm.mprotect import isolate_range
 from mmlitmus.kernel.mm.page_alloc import LRU_ON, Folio
 from mmlitmus.kernel.mm.pgalloc import pmd_chunks
 from mmlitmus.kernel.mm.swap import folio_isolate_lru, lru_add_drain
-from mmlitmus.kernel.mm.vma import vma_lookup, vmas_in_range
+from mmlitmus.kernel.mm.vma import isolate_range, vma_lookup, vmas_in_range
 from mmlitmus.kernel.mm.vma_flags import vm_flags_reset
 from mmlitmus.kernel.mm.vmscan import reclaim_pages
 from mmlitmus.kernel.policy import Seam

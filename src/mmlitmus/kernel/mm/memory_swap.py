@@ -44,7 +44,6 @@ from mmlitmus.kernel.mm.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
 )
-from mmlitmus.kernel.mm.mprotect import can_change_pte_writable
 from mmlitmus.kernel.mm.page_alloc import Folio, folio_put, page_tables, try_get_folio
 from mmlitmus.kernel.mm.swap import lru_add_drain
 from mmlitmus.kernel.mm.swapfile import (
@@ -66,6 +65,7 @@ from mmlitmus.kernel.mm.swapops import (
     migration_pfn,
     swp_offset,
 )
+from mmlitmus.kernel.mm.writable import can_change_pte_writable
 from mmlitmus.kernel.policy import Seam
 from mmlitmus.kernel.sync.folio_lock import folio_lock, folio_trylock, folio_unlock
 

@@ -11,6 +11,7 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_EXEC,
     VM_IO,
     VM_LOCKED,
+    VM_LOCKONFAULT,
     VM_PFNMAP,
     VM_READ,
     VM_SHARED,
@@ -26,8 +27,7 @@ from mmlitmus.kernel.mm.mmap_lock import (
     mmap_write_unlock,
     vma_start_write,
 )
-from mmlitmus.kernel.mm.mprotect import isolate_range
-from mmlitmus.kernel.mm.vma import vmas_in_range
+from mmlitmus.kernel.mm.vma import isolate_range, vmas_in_range
 from mmlitmus.kernel.mm.vma_flags import vm_flags_reset
 
 
@@ -102,11 +102,14 @@ def mm_populate(mm: MmStruct, start: int, end: int, *, ignore_errors: bool = Tru
 
 
 def populate_vma_page_range(vma: VmArea, start: int, end: int) -> int:
-    """One VMA's part of it: stored to where it is private and writable, so that no store faults later.
+    """One VMA's part of it: stored to where it is private and writable, so that no store faults later. Nothing of one
+    that is locked as it is touched.
 
     Source: mm/gup.c populate_vma_page_range.
     """
     flags = vma.vm_flags
+    if flags & VM_LOCKONFAULT:
+        return 0
     foll = FOLL_TOUCH
     foll |= FOLL_WRITE if flags & (VM_WRITE | VM_SHARED) == VM_WRITE else 0
     foll |= FOLL_FORCE if flags & (VM_READ | VM_WRITE | VM_EXEC) else 0

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from mmlitmus.kernel.arch.x86.pgtable import (
     CACHE_MASK,
-    DIRTY_BITS,
     NONE,
     PAGE_SIZE,
     PMD_SIZE,
     PUD_SIZE,
     RW,
-    SOFT_DIRTY,
     TABLE,
     PteTable,
     may_write,
@@ -30,13 +28,13 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 from mmlitmus.kernel.errno import EACCES, EINVAL, ENOMEM
 from mmlitmus.kernel.mm.device_exclusive import design
 from mmlitmus.kernel.mm.huge_memory import change_huge_pmd, change_huge_pud, split_huge_pmd, split_huge_pud
-from mmlitmus.kernel.mm.memory_pages import vm_normal_page
+from mmlitmus.kernel.mm.mlock import populate_vma_page_range
 from mmlitmus.kernel.mm.mm_types import (
     VM_ACCOUNT,
     VM_EXEC,
+    VM_LOCKED,
     VM_READ,
     VM_SHARED,
-    VM_SOFTDIRTY,
     VM_WRITE,
     MmStruct,
     VmArea,
@@ -59,13 +57,10 @@ from mmlitmus.kernel.mm.swapops import (
     migration_pfn,
     migration_type,
 )
-from mmlitmus.kernel.mm.vma import split_vma, vmas_in_range
+from mmlitmus.kernel.mm.vma import isolate_range, vmas_in_range
 from mmlitmus.kernel.mm.vma_flags import vm_flags_reset
+from mmlitmus.kernel.mm.writable import can_change_pte_writable
 from mmlitmus.kernel.policy import Seam
-
-can_change_pte_writable = Seam(
-    "can_change_pte_writable", "may mprotect make an entry writable at once, where the VMA's protection does not"
-)
 
 mprotect_account = Seam("mprotect_account", "what an anonymous mapping counts for when it loses its write permission")
 
@@ -105,7 +100,11 @@ def sys_mprotect(mm: MmStruct, start: int, length: int, prot: int) -> int:
 
 
 def mprotect_fixup(tlb: MmuGather, vma: VmArea, start: int, end: int, newflags: int, seen: int) -> int:
-    """Give [start, end) bytes of ``vma`` new flags: split off what is outside (it gets ->open), then change."""
+    """Give [start, end) bytes of ``vma`` new flags: split off what is outside (it gets ->open), then change.
+
+    Locked memory of the process's own that may be written from now on is copied, or made, at once, so that no store
+    faults later; whether that succeeds nobody asks.
+    """
     if vma.vm_flags == newflags:
         return 0
     error = isolate_range(vma, start, end)
@@ -116,22 +115,8 @@ def mprotect_fixup(tlb: MmuGather, vma: VmArea, start: int, end: int, newflags: 
     vma.vm_page_prot = vma.vm_page_prot & CACHE_MASK | vm_get_page_prot(newflags)
     vma_set_page_prot(vma)
     change_protection(tlb, vma, start, end)
-    return 0
-
-
-def isolate_range(vma: VmArea, start: int, end: int) -> int:
-    """Split so that ``vma`` is exactly [start, end) bytes; the outer parts are the new VMAs. 0 or an errno.
-
-    Source: mm/mprotect.c mprotect_fixup (to 6.1), mm/vma.c vma_modify_flags (from 6.12).
-    """
-    if vma.vm_start < start:
-        error, _ = split_vma(vma, start, new_below=True)
-        if error:
-            return error
-    if vma.vm_end > end:
-        error, _ = split_vma(vma, end, new_below=False)
-        if error:
-            return error
+    if seen & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and newflags & VM_WRITE:
+        populate_vma_page_range(vma, start, end)
     return 0
 
 
@@ -188,14 +173,6 @@ def change_pte_range(tlb: MmuGather, vma: VmArea, table: PteTable, addr: int, en
     pte_unmap_unlock(ptl)
 
 
-def shared_and_dirty(vma: VmArea, entry: int) -> bool:
-    """Has the driver heard of a store to this page?
-
-    Source: mm/mprotect.c change_pte_range (5.10), can_change_pte_writable (from 6.1).
-    """
-    return bool(vma.has(VM_SHARED) and entry & DIRTY_BITS)
-
-
 @mprotect_account.alternative("kept", source="mm/mprotect.c mprotect_fixup, v6.1", releases="<= v6.1")
 def accounted_for_ever(vma: VmArea, flags: int) -> int:
     """What it was accounted for it stays accounted for: its pages may have been written."""
@@ -206,36 +183,3 @@ def accounted_for_ever(vma: VmArea, flags: int) -> int:
 def accounted_while_it_may_be_written(vma: VmArea, flags: int) -> int:
     """Nothing has been written to an anonymous mapping that has no anon_vma yet. (After 6.1, by 6.12.)"""
     return flags & ~VM_ACCOUNT if vma.vm_ops.anonymous and not vma.anon_vma else flags
-
-
-@can_change_pte_writable.alternative("shared", source="mm/mprotect.c change_pte_range, v5.10", releases="<= v5.18")
-def if_the_driver_knows(vma: VmArea, entry: int) -> bool:
-    """A shared page whose driver has heard of its first store: the entry is dirty, and soft-dirty where the VMA is."""
-    return shared_and_dirty(vma, entry) and bool(entry & SOFT_DIRTY or not vma.vm_flags & VM_SOFTDIRTY)
-
-
-@can_change_pte_writable.alternative(
-    "or-exclusive-and-dirty",
-    source="mm/mprotect.c can_change_pte_writable, 6.1.192; recorded: 6.1.192",
-    releases="v5.19 - v6.1",
-)
-def if_the_driver_knows_or_nobody_shares_what_is_dirty(vma: VmArea, entry: int) -> bool:
-    """Such a page, or a private anonymous one that no other process maps, if it is dirty: one that somebody has forced
-    a store to need not be.
-    """
-    return bool(entry & DIRTY_BITS) and if_the_driver_knows_or_nobody_shares(vma, entry)
-
-
-@can_change_pte_writable.alternative(
-    "or-exclusive", source="mm/mprotect.c can_change_pte_writable, 6.12.117", releases=">= v6.2"
-)
-def if_the_driver_knows_or_nobody_shares(vma: VmArea, entry: int) -> bool:
-    """Such a page, or a private anonymous one that no other process maps; where soft-dirty is tracked, only one that is
-    soft-dirty.
-    """
-    if not vma.vm_flags & VM_SOFTDIRTY and not entry & SOFT_DIRTY:
-        return False
-    if vma.has(VM_SHARED):
-        return shared_and_dirty(vma, entry)
-    page = vm_normal_page(vma.vm_mm, entry)
-    return page is not None and page.anon and bool(page.anon_exclusive)

@@ -244,6 +244,22 @@ def split_vma(vma: VmArea, addr: int, new_below: bool) -> tuple[int, VmArea | No
     return 0, new
 
 
+def isolate_range(vma: VmArea, start: int, end: int) -> int:
+    """Split so that ``vma`` is exactly [start, end) bytes; the outer parts are the new VMAs. 0 or an errno.
+
+    Source: mm/mprotect.c mprotect_fixup (to 6.1), mm/vma.c vma_modify_flags (from 6.12).
+    """
+    if vma.vm_start < start:
+        error, _ = split_vma(vma, start, new_below=True)
+        if error:
+            return error
+    if vma.vm_end > end:
+        error, _ = split_vma(vma, end, new_below=False)
+        if error:
+            return error
+    return 0
+
+
 def split_huge_leaf_if_needed(vma: VmArea, addr: int) -> None:
     """A huge leaf may not lie across two VMAs: clear the one that lies across ``addr``.
 

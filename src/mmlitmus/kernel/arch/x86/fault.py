@@ -1,7 +1,7 @@
 """What a CPU does with an address, and what the kernel does with the fault.
 
-Source: arch/x86/mm/fault.c, mm/gup.c, functions of the same name. Of the model's own: user_access, walk, walk_leaf
-and may_take_huge_leaf.
+Source: arch/x86/mm/fault.c, mm/gup.c, functions of the same name. Of the model's own: Unlocked, user_access, walk,
+walk_leaf and may_take_huge_leaf.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pud_offset,
     small_page,
 )
-from mmlitmus.kernel.errno import EFAULT, ENOMEM
+from mmlitmus.kernel.errno import EFAULT, EINTR, ENOMEM
 from mmlitmus.kernel.mm.memory import handle_mm_fault
 from mmlitmus.kernel.mm.mm_types import (
     FAULT_FLAG_ALLOW_RETRY,
+    FAULT_FLAG_REMOTE,
     FAULT_FLAG_TRIED,
     FAULT_FLAG_VMA_LOCK,
     FAULT_FLAG_WRITE,
@@ -244,19 +245,42 @@ def may_take_huge_leaf(mm: MmStruct, address: int) -> bool:
     return inside  # so it is wherever a 1G leaf can be
 
 
-def fixup_user_fault(mm: MmStruct, address: int, write: bool) -> int:
-    """Fault on a user's behalf (VFIO type1 pinning MMIO): 0 or an errno. Holds mmap_lock R."""
-    flags = (FAULT_FLAG_WRITE if write else 0) | FAULT_FLAG_ALLOW_RETRY
+def vma_permits_fault(vma: VmArea, flags: int) -> bool:
+    """May the kernel fault on a process's behalf? For a load the VMA has to say that it may be read: what can only be
+    written or run is read by the CPU (``access_error``), and not for somebody else.
+    """
+    return bool(vma.vm_flags & (VM_WRITE if flags & FAULT_FLAG_WRITE else VM_READ))
+
+
+class Unlocked:
+    """``bool *unlocked``: has mmap_lock been given up meanwhile?"""
+
+    __slots__ = ("happened",)
+
+    def __init__(self) -> None:
+        self.happened = False
+
+
+def fixup_user_fault(mm: MmStruct, address: int, write: bool, unlocked: Unlocked | None = None) -> int:
+    """Fault on a user's behalf (VFIO type1 pinning MMIO): 0 or an errno. Holds mmap_lock R; who gives ``unlocked`` can
+    do without it for a while, and without an answer when he is killed.
+    """
+    flags = FAULT_FLAG_REMOTE | (FAULT_FLAG_WRITE if write else 0)
+    flags |= FAULT_FLAG_ALLOW_RETRY if unlocked is not None else 0
     while True:
+        rt.loop_point(mm, address, write, unlocked, flags)
         vma = vma_lookup(mm, address)
-        if vma is None or access_error(vma, flags):
+        if vma is None or not vma_permits_fault(vma, flags):
             return -EFAULT
+        if unlocked is not None and mm.machine.fatal_signal_pending():
+            return -EINTR
         result = handle_mm_fault(vma, address, flags)
         if result & VM_FAULT_OOM:
             return -ENOMEM
         if result & (VM_FAULT_SIGBUS | VM_FAULT_SIGSEGV):
             return -EFAULT
-        if not result & VM_FAULT_RETRY:
+        if not result & VM_FAULT_RETRY or unlocked is None:
             return 0
+        unlocked.happened = True
         flags |= FAULT_FLAG_TRIED
         mmap_read_lock(mm)

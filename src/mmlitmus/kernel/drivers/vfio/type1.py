@@ -11,6 +11,7 @@ the model's own: VfioIommu, VfioDma, limit_of, charge, whole_rounds, continues, 
 from __future__ import annotations
 
 from mmlitmus.api import (
+    EAGAIN,
     EEXIST,
     EFAULT,
     EINVAL,
@@ -31,10 +32,13 @@ from mmlitmus.api import (
     Pages,
     Process,
     Seam,
+    Unlocked,
+    VmArea,
     batch_at,
     fixup_user_fault,
     follow_pte,
     is_zero_pfn,
+    loop_point,
     mmap_read_lock,
     mmap_read_unlock,
     mmap_write_lock,
@@ -184,20 +188,20 @@ def put_pfn(iommu: VfioIommu, pfn: int, nr: int = 1) -> int:
 
 
 # -- pinning ----------------------------------------------------------------------------------------------------------
-def follow_fault_pfn(mm: MmStruct, vaddr: int, prot: int) -> tuple[int, int]:
+def follow_fault_pfn(vma: VmArea, mm: MmStruct, vaddr: int, prot: int) -> tuple[int, int]:
     """The frame that device memory is mapped to at ``vaddr``, faulted in if it has to be: (0 or an errno, frame).
+    -EAGAIN: mmap_lock was given up meanwhile, and the VMA may be another.
 
     Nothing is held: the frame is what was there when somebody looked.
     """
-    vma = vma_lookup(mm, vaddr)
-    if vma is None or not vma.has(VM_PFNMAP):
-        return -EFAULT, 0
     error, pfn, writable = follow_pte(vma, vaddr)
     if error:
-        error = fixup_user_fault(mm, vaddr, bool(prot & IOMMU_WRITE))
-        vma = vma_lookup(mm, vaddr)
-        if error or vma is None or not vma.has(VM_PFNMAP):
-            return error or -EFAULT, 0
+        unlocked = Unlocked()
+        error = fixup_user_fault(mm, vaddr, bool(prot & IOMMU_WRITE), unlocked)
+        if unlocked.happened:
+            return -EAGAIN, 0
+        if error:
+            return error, 0
         error, pfn, writable = follow_pte(vma, vaddr)
         if error:
             return error, 0
@@ -239,11 +243,14 @@ def vaddr_get_pfns(iommu: VfioIommu, dma: VfioDma, vaddr: int, npages: int) -> t
         zero_pins(iommu, pfns)
         mmap_read_unlock(mm)
         return got, pfns
-    vma = vma_lookup(mm, vaddr)
-    if vma is None or not vma.has(VM_PFNMAP):
-        mmap_read_unlock(mm)
-        return got or -EFAULT, []
-    error, pfn = follow_fault_pfn(mm, vaddr, dma.prot)
+    error = -EAGAIN
+    while error == -EAGAIN:
+        loop_point(iommu, dma, vaddr, npages, mm, pages, flags, got, error)
+        vma = vma_lookup(mm, vaddr)
+        if vma is None or not vma.has(VM_PFNMAP):
+            mmap_read_unlock(mm)
+            return got or -EFAULT, []
+        error, pfn = follow_fault_pfn(vma, mm, vaddr, dma.prot)
     mmap_read_unlock(mm)
     if error:
         return error, []

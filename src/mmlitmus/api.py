@@ -10,7 +10,7 @@ from __future__ import annotations
 from mmlitmus.checker.case import Case, Expectation, always, case, na, never, sometimes
 
 # Declared state, primitives, findings: what a driver's own state and its BUG_ONs are made of.
-from mmlitmus.explore.findings import Finding, bug, reached, report
+from mmlitmus.explore.findings import Finding, bug, not_modelled, reached, report
 from mmlitmus.explore.primitives.choice import choose, may_fail
 from mmlitmus.explore.primitives.folio_lock import FolioLock
 from mmlitmus.explore.primitives.mutex import Mutex, Spinlock
@@ -476,6 +476,7 @@ __all__ = [
     "na",
     "never",
     "new_folio",
+    "not_modelled",
     "page_tables",
     "pat_log",
     "pat_memtype_list",

@@ -17,8 +17,12 @@ from mmlitmus.kernel.drivers.vfio.type1 import (
     VfioIommu,
     vfio_dma_do_map,
     vfio_dma_do_unmap,
+    vfio_iommu_type1_unmap_dma,
 )
-from mmlitmus.kernel.errno import EEXIST, EFAULT, EINTR, EINVAL, ENOMEM, ENOSPC
+from mmlitmus.kernel.drivers.vfio.type1 import VFIO_DMA_UNMAP_FLAG_ALL as ALL
+from mmlitmus.kernel.drivers.vfio.type1 import VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP as DIRTY
+from mmlitmus.kernel.drivers.vfio.type1 import VFIO_DMA_UNMAP_FLAG_VADDR as VADDR
+from mmlitmus.kernel.errno import EEXIST, EFAULT, EINTR, EINVAL, ENOMEM, ENOSPC, EOVERFLOW
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 from mmlitmus.kernel.sync.mutex import mutex_lock, mutex_unlock
@@ -123,6 +127,92 @@ def test_what_the_iova_points_at(kernel: str) -> None:
     run(body, kernel)
 
 
+def wraps(kernel: str) -> int:
+    """What a range says that is more than there is: drivers/vfio/vfio_iommu_type1.c, 6.12.117 and 7.3.4."""
+    return -EOVERFLOW if kernel in ("v6.18", "v7.3", "deb-7.3.4") else -EINVAL
+
+
+@everywhere
+def test_unmap_of_everything(kernel: str) -> None:
+    """drivers/vfio/vfio_iommu_type1.c vfio_iommu_type1_unmap_dma of 5.10.262, 6.1.192, 6.12.117, 7.3.4."""
+    has_all = kernel not in ("v5.10", "deb-5.10.262")
+
+    def body(w: World) -> None:
+        iommu = VfioIommu(w.m)
+        a = w.p.mmap_anon(3)
+        for n, iova in enumerate((0, 5 << 20, 1 << 62)):
+            assert vfio_dma_do_map(iommu, w.p, iova, a + n * PAGE, PAGE, RW) == 0
+        unmap = vfio_iommu_type1_unmap_dma
+        for flags in (ALL | DIRTY, 8, 8 | ALL):
+            assert unmap(iommu, 0, 0, flags) == -EINVAL
+        assert unmap(iommu, 0, PAGE, DIRTY) == -EINVAL, "nobody has started dirty tracking"
+        for iova, size in ((0, PAGE), (PAGE, 0), (1, 0), (0, 1)):
+            assert unmap(iommu, iova, size, ALL) == -EINVAL
+        assert unmap(iommu, 0, 0) == -EINVAL
+        assert unmap(iommu, 1 << 63, (1 << 63) + PAGE) == wraps(kernel)
+        assert unmap(iommu, 1, 2 * PAGE) == -EINVAL
+        assert w.p.locked() == 3
+        assert unmap(iommu, 0, 0, ALL) == (3 * PAGE if has_all else -EINVAL)
+        assert w.p.locked() == (0 if has_all else 3)
+        assert unmap(iommu, 0, 0, ALL) == (0 if has_all else -EINVAL)
+        assert at_rest(w, iommu)
+
+    run(body, kernel)
+
+
+@pytest.mark.parametrize("kernel", ["deb-6.1.192", "deb-7.3.4"])
+def test_vaddr_is_not_modelled(kernel: str) -> None:
+    run(
+        lambda w: vfio_iommu_type1_unmap_dma(VfioIommu(w.m), 0, PAGE, VADDR),
+        kernel,
+        finds=("not modelled: VFIO_DMA_UNMAP_FLAG_VADDR",),
+    )
+
+
+@everywhere
+def test_a_range_that_ends_with_the_address_space(kernel: str) -> None:
+    """Up to 6.17 a mapping there is in nobody's way, and a request for what is before it is as before."""
+    top = 1 << 64
+    found = wraps(kernel) == -EOVERFLOW
+
+    def body(w: World) -> None:
+        iommu = VfioIommu(w.m)
+        a = w.p.mmap_anon(4)
+        assert vfio_dma_do_map(iommu, w.p, top - 2 * PAGE, a, 2 * PAGE, RW) == 0
+        assert vfio_dma_do_map(iommu, w.p, 0x10000, a + 2 * PAGE, 2 * PAGE, RW) == 0
+        assert iommu.iova_to_phys(top - PAGE) == pte_pfn(w.p.pte(a + PAGE))
+        assert vfio_dma_do_unmap(iommu, top - PAGE, PAGE) == (-EINVAL if found else 0)
+        assert vfio_dma_do_unmap(iommu, 0x10000 + PAGE, top - 0x10000 - PAGE) == -EINVAL, "it would cut one in two"
+        if found:
+            assert vfio_dma_do_map(iommu, w.p, top - PAGE, a, PAGE, RW) == -EEXIST
+        assert vfio_dma_do_unmap(iommu, PAGE, top - PAGE) == (4 * PAGE if found else 0)
+        if not found:
+            assert vfio_dma_do_unmap(iommu, 0, 0x20000) == 2 * PAGE
+        assert at_rest(w, iommu)
+
+    run(body, kernel)
+
+
+@everywhere
+def test_another_process_unmaps(kernel: str) -> None:
+    own_only = kernel in ("v5.10", "deb-5.10.262")
+
+    def body(w: World) -> None:
+        iommu = VfioIommu(w.m)
+        other = w.m.process("other")
+        assert vfio_dma_do_map(iommu, w.p, 0, w.p.mmap_anon(1), PAGE, RW) == 0
+        assert vfio_dma_do_map(iommu, other, PAGE, other.mmap_anon(1), PAGE, RW) == 0
+        assert vfio_dma_do_map(iommu, w.p, 2 * PAGE, w.p.mmap_anon(1, at="b"), PAGE, RW) == 0
+        unmap = vfio_iommu_type1_unmap_dma
+        assert unmap(iommu, 0, 3 * PAGE, process=other) == (0 if own_only else 3 * PAGE)
+        if own_only:
+            assert unmap(iommu, 0, 3 * PAGE, process=w.p) == PAGE, "up to the first that is another's"
+            assert unmap(iommu, PAGE, 2 * PAGE, process=other) == PAGE
+        assert w.p.locked() == (1 if own_only else 0)
+
+    run(body, kernel)
+
+
 @everywhere
 def test_bad_input(kernel: str) -> None:
     def body(w: World) -> None:
@@ -133,7 +223,10 @@ def test_bad_input(kernel: str) -> None:
             return vfio_dma_do_map(iommu, w.p, iova, vaddr, size, prot)
 
         assert ask(0, a, 0) == ask(0, a, PAGE, 0) == ask(1, a, PAGE) == ask(0, a + 1, PAGE) == ask(0, a, 5) == -EINVAL
-        assert ask((1 << 64) - PAGE, a, 2 * PAGE) == -EINVAL
+        assert ask((1 << 64) - PAGE, a, 2 * PAGE) == wraps(kernel)
+        assert ask(0, (1 << 64) - PAGE, 2 * PAGE) == wraps(kernel)
+        assert ask(1, (1 << 64) - PAGE, 2 * PAGE) == wraps(kernel), "before anything else is looked at"
+        assert ask(0, (1 << 64) - PAGE, 2 * PAGE, 0) == wraps(kernel)
         assert ask(0, a, 2 * PAGE) == 0
         assert ask(PAGE, a, PAGE) == -EEXIST
         assert vfio_dma_do_unmap(iommu, 0, PAGE) == -EINVAL, "it would cut the mapping in two"

@@ -95,6 +95,9 @@ _ROWS = (
             "iov_iter_extract_pages": "get",
             "set_pte_range": "clean",
             "proc_mem_foll_force": "always",
+            "vfio_find_dma": "exclusive-end",
+            "vfio_iommu_type1_unmap_dma": "dirty-bitmap",
+            "vfio_dma_do_unmap": "who-mapped",
         },
         "dossier",
         "abafbc551fdd (5.8) VFIO memory_lock and vma_list; fork opens after the copy; no PFNMAP flush at VMA end yet; "
@@ -135,6 +138,7 @@ _ROWS = (
             "is_longterm_pinnable": "or-zero",
             "vfio_pin_pages_remote": "batches",
             "follow_fault_pfn": "writable",
+            "vfio_iommu_type1_unmap_dma": "all-and-vaddr",
         },
         "dossier",
         "5.14 to 5.18 as far as pins go: nothing movable is pinned for long, but the zero page is (5.13)",
@@ -177,7 +181,11 @@ _ROWS = (
     Release(
         "v6.0",
         "v6.0-rc1",
-        {"is_longterm_pinnable": "in-steps", "vaddr_get_pfns": "given-back"},
+        {
+            "is_longterm_pinnable": "in-steps",
+            "vaddr_get_pfns": "given-back",
+            "vfio_dma_do_unmap": "anybody",
+        },
         "dossier",
         "fcab34b433e2: 'mm: re-allow pinning of zero pfns (again)'",
         apart=True,
@@ -209,6 +217,8 @@ _ROWS = (
             "vaddr_get_pfns": "given-back",
             "vfio_pin_pages_remote": "batches",
             "follow_fault_pfn": "writable",
+            "vfio_iommu_type1_unmap_dma": "all-and-vaddr",
+            "vfio_dma_do_unmap": "anybody",
         },
         "source",
         "6a45ece4c9af (5.14), forced PFNMAP flush (5.19); mprotect spares exclusive pages a fault; upstream fork still "
@@ -335,7 +345,11 @@ _ROWS = (
     Release(
         "v6.18",
         "v6.16",
-        {"pud_insert_prot": "lookup", "do_mremap": "all-first"},
+        {
+            "pud_insert_prot": "lookup",
+            "do_mremap": "all-first",
+            "vfio_find_dma": "last-byte",
+        },
         "dossier",
         "ce147c7e9508 (6.17): a 1G leaf's type is looked up; mremap checks first, and moves several VMAs (6.17)",
     ),

@@ -111,6 +111,9 @@ HOMES = {
     "vaddr_get_pfns": "mmlitmus.kernel.drivers.vfio.type1",
     "vfio_pin_pages_remote": "mmlitmus.kernel.drivers.vfio.type1",
     "follow_fault_pfn": "mmlitmus.kernel.drivers.vfio.type1",
+    "vfio_find_dma": "mmlitmus.kernel.drivers.vfio.type1",
+    "vfio_iommu_type1_unmap_dma": "mmlitmus.kernel.drivers.vfio.type1",
+    "vfio_dma_do_unmap": "mmlitmus.kernel.drivers.vfio.type1",
     "vfio_pci": "mmlitmus.kernel.drivers.vfio.proposals",
 }
 

@@ -17,6 +17,7 @@ from mmlitmus.api import (
     EINVAL,
     ENOMEM,
     ENOSPC,
+    EOVERFLOW,
     FOLL_LONGTERM,
     FOLL_WRITE,
     PAGE_SHIFT,
@@ -45,6 +46,7 @@ from mmlitmus.api import (
     mmap_write_unlock,
     mutex_lock,
     mutex_unlock,
+    not_modelled,
     pin_user_pages_remote,
     reached,
     unpin_user_pages,
@@ -53,6 +55,9 @@ from mmlitmus.api import (
 from mmlitmus.kernel.mm.gates import Gate, at_gate, stopped
 
 IOMMU_READ, IOMMU_WRITE = 1, 2
+VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP, VFIO_DMA_UNMAP_FLAG_ALL, VFIO_DMA_UNMAP_FLAG_VADDR = 1, 2, 4
+
+U64_MAX = (1 << 64) - 1
 
 #: frames: (first, how many) each time. In a search what has been pinned is in runs of one
 Runs = list[tuple[int, int]]
@@ -65,6 +70,9 @@ BATCH = PAGE_SIZE // 8
 
 zero_pins = Seam("vaddr_get_pfns", "what becomes of pins of the zero page, which are not given back later")
 pin_pages = Seam("vfio_pin_pages_remote", "how many pages are pinned at a time")
+dma_ranges = Seam("vfio_find_dma", "what a range of IOVAs ends with, and what is said of one that wraps round")
+unmap_flags = Seam("vfio_iommu_type1_unmap_dma", "which flags UNMAP_DMA has")
+may_unmap = Seam("vfio_dma_do_unmap", "whose mappings UNMAP_DMA unmaps")
 follow_fault_writable = Seam("follow_fault_pfn", "may a read-only entry of device memory be mapped for writing")
 
 
@@ -415,18 +423,64 @@ def vfio_lock_acct(iommu: VfioIommu, dma: VfioDma, npage: int) -> int:
 
 
 # -- MAP_DMA, UNMAP_DMA -----------------------------------------------------------------------------------------------
+@dma_ranges.alternative(
+    "exclusive-end",
+    source="drivers/vfio/vfio_iommu_type1.c vfio_find_dma, vfio_dma_do_map, vfio_dma_do_unmap (5.10), "
+    "vfio_find_dma_first_node (6.1 - 6.12)",
+    releases="<= v6.16",
+)
+class ExclusiveEnd:
+    """The end is the first byte behind, which is 0 for a range that ends where the address space does: such a mapping
+    is never found, neither to be unmapped nor to be in the way, and such a request finds none.
+    """
+
+    wrapped = EINVAL
+
+    def overlap(self, dma: VfioDma, iova: int, size: int) -> bool:
+        """Does the search come to the mapping, for [iova, iova + size)?"""
+        return iova < dma.iova + dma.size & U64_MAX and dma.iova < (iova + size & U64_MAX)
+
+    def may_be_mapped_twice(self, dma: VfioDma, iova: int, size: int) -> bool:
+        """Does it pass over a mapping that lies there?"""
+        return bool(dma.iova < iova + size and iova < dma.iova + dma.size and not self.overlap(dma, iova, size))
+
+
+@dma_ranges.alternative(
+    "last-byte",
+    source="'vfio/type1: handle DMA map/unmap up to the addressable limit'; drivers/vfio/vfio_iommu_type1.c "
+    "vfio_find_dma_first_node, vfio_dma_do_map, vfio_dma_do_unmap (7.3)",
+    releases=">= v6.18",
+)
+class LastByte:
+    """The end is the last byte; what wraps round is told from what is no range at all."""
+
+    wrapped = EOVERFLOW
+
+    def overlap(self, dma: VfioDma, iova: int, size: int) -> bool:
+        """Do they overlap?"""
+        return bool(iova < dma.iova + dma.size and dma.iova < iova + size)
+
+    def may_be_mapped_twice(self, dma: VfioDma, iova: int, size: int) -> bool:
+        """Nothing is passed over."""
+        return False
+
+
 def vfio_dma_do_map(iommu: VfioIommu, process: Process, iova: int, vaddr: int, size: int, prot: int) -> int:
-    """VFIO_IOMMU_MAP_DMA: 0 or an errno; then nothing of it is left. (Wrapping round: 7.3 says -EOVERFLOW.)"""
-    if not size or not prot or (size | iova | vaddr) & PAGE_SIZE - 1:
-        return -EINVAL
-    if max(iova, vaddr) + size - 1 >= 1 << 64:
+    """VFIO_IOMMU_MAP_DMA: 0 or an errno; then nothing of it is left."""
+    ranges = dma_ranges()
+    wraps = size and max(iova, vaddr) + size - 1 > U64_MAX
+    if wraps and ranges.wrapped != EINVAL:
+        return -int(ranges.wrapped)
+    if wraps or not size or not prot or (size | iova | vaddr) & PAGE_SIZE - 1:
         return -EINVAL
     mutex_lock(iommu.lock)
     error = 0
-    if any(one.iova < iova + size and iova < one.iova + one.size for one in iommu.dma_list):
+    if any(ranges.overlap(one, iova, size) for one in iommu.dma_list):
         error = -EEXIST
     elif not iommu.dma_avail:
         error = -ENOSPC
+    elif any(ranges.may_be_mapped_twice(one, iova, size) for one in iommu.dma_list):
+        not_modelled("an IOMMU that is told to map what it maps already")
     else:
         iommu.dma_avail = iommu.dma_avail - 1
         dma = VfioDma(iommu, iova, vaddr, prot, process.mm)
@@ -461,18 +515,83 @@ def vfio_remove_dma(iommu: VfioIommu, dma: VfioDma) -> None:
     iommu.dma_avail = iommu.dma_avail + 1
 
 
-def vfio_dma_do_unmap(iommu: VfioIommu, iova: int, size: int) -> int:
-    """VFIO_IOMMU_UNMAP_DMA: the bytes that were unmapped; -EINVAL if the range cuts a mapping in two."""
-    if not size or (size | iova) & PAGE_SIZE - 1 or iova + size > 1 << 64:
+@unmap_flags.alternative(
+    "dirty-bitmap", source="drivers/vfio/vfio_iommu_type1.c vfio_iommu_type1_unmap_dma, v5.10", releases="<= v5.11"
+)
+def knows_the_dirty_bitmap() -> int:
+    """Only to be told what was written to."""
+    return VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP
+
+
+@unmap_flags.alternative(
+    "all-and-vaddr",
+    source="drivers/vfio/vfio_iommu_type1.c vfio_iommu_type1_unmap_dma (from 6.1)",
+    releases=">= v5.12",
+)
+def knows_all_and_vaddr() -> int:
+    """To unmap all there is, or to keep it with addresses that are no longer good."""
+    return VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP | VFIO_DMA_UNMAP_FLAG_ALL | VFIO_DMA_UNMAP_FLAG_VADDR
+
+
+def vfio_iommu_type1_unmap_dma(
+    iommu: VfioIommu, iova: int, size: int, flags: int = 0, process: Process | None = None
+) -> int:
+    """VFIO_IOMMU_UNMAP_DMA by ``process`` (default: by who has mapped): the bytes that were unmapped, or an errno.
+
+    With VFIO_DMA_UNMAP_FLAG_ALL all there is goes, and ``iova`` and ``size`` are 0. Dirty tracking is never on here, so
+    who asks for the bitmap is refused.
+    """
+    if flags & ~unmap_flags():
         return -EINVAL
+    others = VFIO_DMA_UNMAP_FLAG_ALL | VFIO_DMA_UNMAP_FLAG_VADDR
+    if flags & VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP and flags & others:
+        return -EINVAL
+    if flags & VFIO_DMA_UNMAP_FLAG_VADDR:
+        not_modelled("VFIO_DMA_UNMAP_FLAG_VADDR")
+    return vfio_dma_do_unmap(iommu, iova, size, flags, process)
+
+
+def vfio_dma_do_unmap(iommu: VfioIommu, iova: int, size: int, flags: int = 0, process: Process | None = None) -> int:
+    """What is inside of a range goes: the bytes that were unmapped; -EINVAL if the range cuts a mapping in two."""
+    ranges = dma_ranges()
+    everything = flags & VFIO_DMA_UNMAP_FLAG_ALL
+    if iova & PAGE_SIZE - 1 or (everything and (iova or size)):
+        return -EINVAL
+    if not everything and (not size or size & PAGE_SIZE - 1):
+        return -EINVAL
+    if iova + size - 1 > U64_MAX:
+        return -int(ranges.wrapped)
+    if flags & VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP:
+        return -EINVAL
+    size = U64_MAX if everything else size
     mutex_lock(iommu.lock)
-    inside = [one for one in iommu.dma_list if one.iova < iova + size and iova < one.iova + one.size]
-    if any(one.iova < iova or one.iova + one.size > iova + size for one in inside):
+    edges = () if everything else (iova, iova + size - 1)
+    at_edges = [one for one in iommu.dma_list if any(ranges.overlap(one, edge, 1) for edge in edges)]
+    if any(one.iova < iova or one.iova + one.size > iova + size for one in at_edges):
         mutex_unlock(iommu.lock)
         return -EINVAL
+    inside = [one for one in iommu.dma_list if ranges.overlap(one, iova, size)]
     unmapped = 0
-    for dma in inside:
+    for dma in sorted(inside, key=lambda one: one.iova):
+        if process is not None and not may_unmap(dma.mm is process.mm):
+            break
         unmapped += dma.size
         vfio_remove_dma(iommu, dma)
     mutex_unlock(iommu.lock)
     return unmapped
+
+
+@may_unmap.alternative(
+    "who-mapped", source="drivers/vfio/vfio_iommu_type1.c vfio_dma_do_unmap, v5.10, 5.10.262", releases="<= v5.19"
+)
+def only_who_has_mapped(own: bool) -> bool:
+    """Only who has mapped it. At the first mapping of another's it ends, without an error."""
+    return own
+
+
+@may_unmap.alternative(
+    "anybody", source="drivers/vfio/vfio_iommu_type1.c vfio_dma_do_unmap (from 6.1)", releases=">= v6.0"
+)
+def anybody_with_the_container(own: bool) -> bool:
+    """Whoever has the container."""
+    return True

@@ -515,9 +515,35 @@ def test_what_is_not_modelled(recording_of, header):
     (execution,) = execute_all(recording_of(step("map", slot="a", pages=1, bar=2))).values()
     assert "has no BAR 2 to map" in execution.unmodelled
     assert execution.steps == ()
-    header["devices"][0]["bars"].append({"bar": 2, "pages": 16})
-    with pytest.raises(NotModelledError, match="the model's devices have one BAR"):
+    header["devices"][0]["bars"] = []
+    with pytest.raises(NotModelledError, match=r"device 0 \(edu\) has no BAR"):
         execute_all(recording_of(step("observe")))
+
+
+@pytest.mark.parametrize("numbers", [(0, 2), (1, 4)])
+def test_a_device_with_two_bars(recording_of, header, numbers):
+    """Each is mapped from its own frames, and both go when memory decode does; a third there is not."""
+    first, second = numbers
+    header["devices"][0]["bars"] = [
+        {"bar": first, "pages": 256, "pfn": "0xfea00"},
+        {"bar": second, "pages": 16, "pfn": "0xfeb40"},
+    ]
+    recording = recording_of(
+        step("map", slot="a", pages=2, bar=first),
+        step("map", slot="b", pages=2, bar=second, offset=3),
+        step("map", slot="c", pages=2, bar=second, offset=15, result={"ok": False, "errno": "EINVAL"}),
+        step("touch", slot="a"),
+        step("touch", slot="b", page=1, entries={"0:b1": "pte:0x80000000feb44237"}),
+        step("dev", action="memory_off", entries={"0:a0": "pte:0x0", "0:b1": "pte:0x0"}),
+        step("touch", slot="b", result={"signal": "SIGBUS"}),
+        step("dev", action="memory_on"),
+        step("touch", slot="b", entries={"0:b0": "pte:0x80000000feb43237"}),
+    )
+    comparison = compare(recording)
+    assert comparison.disagreements == []
+    assert sum(f.verdict == AGREED for f in comparison.fields) == 6
+    (execution,) = execute_all(recording_of(step("map", slot="a", pages=1, bar=3))).values()
+    assert "has no BAR 3 to map" in execution.unmodelled
 
 
 def test_which_kernel_of_the_model():

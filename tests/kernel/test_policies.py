@@ -783,6 +783,7 @@ WITNESS: dict[tuple[str, str], Witness] = {
         "v6.12 +copy-user-under-memory-lock", "v6.12", "vfio/copy-under-memory-lock",
     ),
     ("vfio_pci", "blocking-hot-reset"): ("v6.12 +blocking-hot-reset", "v6.12", "vfio/hot-reset/blocking"),
+    ("vfio_pci", "zap-first-bar"): ("v6.12 +zap-first-bar", "v6.12", "vfio/second-bar"),
     ("vfio_pci", "blocking-hot-reset-vma-list"): (
         "v6.1 +blocking-hot-reset-vma-list", "v5.14", "vfio/hot-reset/busy/blocking",
     ),
@@ -1070,9 +1071,9 @@ def map_the_bar_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
     real = VfioPciCoreDevice.setup_barmap
 
-    def setup_barmap(self: Any) -> int:
-        pci_iomap(self.machine, self.pdev)
-        return real(self)
+    def setup_barmap(self: Any, index: int = 0) -> int:
+        pci_iomap(self.machine, self.pdev, index)
+        return real(self, index)
 
     monkeypatch.setattr(VfioPciCoreDevice, "setup_barmap", setup_barmap)
 

@@ -21,7 +21,7 @@ from mmlitmus.kernel.arch.x86.pat import cattr_name
 from mmlitmus.kernel.arch.x86.pgtable import NONE, PAGE_SIZE, PRESENT, invert_frame, pmd_leaf, pte_pfn, pte_present
 from mmlitmus.kernel.drivers.misc.probe import Probe as ProbeModule
 from mmlitmus.kernel.drivers.misc.probe import open_probe
-from mmlitmus.kernel.drivers.vfio.pci import D0, D3HOT, VfioPciCoreDevice, open_device
+from mmlitmus.kernel.drivers.vfio.pci import D0, D3HOT, VfioPciCoreDevice, open_device, vfio_pci_index_to_offset
 from mmlitmus.kernel.fs.proc import page
 from mmlitmus.kernel.fs.proc.task_mmu import PM_FRAME, PM_PRESENT
 from mmlitmus.kernel.machine import Machine
@@ -186,9 +186,10 @@ class Run:
         return machine.setup()
 
     def _device(self, n: int, key: DeviceKey) -> VfioPciCoreDevice:
-        if len(key.bars) != 1:
-            raise NotModelledError(f"device {n} ({key.name}): the model's devices have one BAR")
-        return open_device(self.machine, key.bars[0].pages, f"dev{n}")
+        if not key.bars:
+            raise NotModelledError(f"device {n} ({key.name}) has no BAR: the model's devices have one at least")
+        first, *others = key.bars  # the first is the model's BAR 0, whatever its number
+        return open_device(self.machine, first.pages, f"dev{n}", {bar.bar: bar.pages for bar in others})
 
     def _load_probe(self) -> ProbeModule:
         bar = self.header.region("bar")
@@ -229,14 +230,18 @@ class Run:
 
     def map(self, step: Map, process: Process) -> Seen:
         """mmap."""
-        if step.backing == "bar" and step.bar != self.header.devices[step.device].bars[0].bar:
-            raise NotModelledError(f"program {self.program.id}: the device has no BAR {step.bar} to map ({step})")
+        offset = step.offset
+        if step.backing == "bar":
+            numbers = [bar.bar for bar in self.header.devices[step.device].bars]
+            if step.bar not in numbers:
+                raise NotModelledError(f"program {self.program.id}: the device has no BAR {step.bar} to map ({step})")
+            offset = vfio_pci_index_to_offset(0 if step.bar == numbers[0] else step.bar, step.offset)
         flags = SHARING[step.sharing] | sum(MAP_FLAGS[f] for f in step.flags)
         at = self.address(step.slot, step.page)
         if step.backing == "anonymous":
             return result(process.mmap_anon(step.pages, at=at, prot=prot_of(step.prot), flags=flags))
         file = self._file(step)
-        return result(process.mmap(file, step.pages, at=at, offset=step.offset, prot=prot_of(step.prot), flags=flags))
+        return result(process.mmap(file, step.pages, at=at, offset=offset, prot=prot_of(step.prot), flags=flags))
 
     def _file(self, step: Map) -> File:
         if step.backing == "bar":
@@ -451,8 +456,9 @@ class Run:
 
     def _places(self) -> list[tuple[int, int, int]]:
         """(the model's first frame, pages, the recorded machine's first frame) of what is known of both."""
-        bars = zip(self.devices, self.header.devices, strict=True)
-        places = [(d.pdev.bars[0].pfn, k.bars[0].pages, k.bars[0].pfn) for d, k in bars if k.bars[0].pfn is not None]
+        devices = zip(self.devices, self.header.devices, strict=True)
+        bars = [pair for d, k in devices for pair in zip(d.pdev.bars, k.bars, strict=True)]
+        places = [(bar.pfn, key.pages, key.pfn) for bar, key in bars if key.pfn is not None]
         regions = self.probe.regions if self.probe is not None else {}
         if self.header.zero_pfn is not None:
             places.append((ZERO_PFN, 1, self.header.zero_pfn))

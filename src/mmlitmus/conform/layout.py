@@ -130,7 +130,11 @@ class Layout:
         self.ranges += [(region.pfn, region.pages) for region in header.regions]
         self.places = [(region.name, region.pfn, region.pages) for region in header.regions]
         devices = enumerate(header.devices)
-        self.places += [(f"dev{n}", b.pfn, b.pages) for n, d in devices for b in d.bars if b.pfn is not None]
+        for n, device in devices:
+            several = len(device.bars) > 1
+            for bar in device.bars:
+                if bar.pfn is not None:
+                    self.places.append((f"dev{n}.{bar.bar}" if several else f"dev{n}", bar.pfn, bar.pages))
         self.zero_pfn = header.zero_pfn
 
     def is_ram(self, entry: Entry) -> bool:

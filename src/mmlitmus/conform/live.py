@@ -134,7 +134,7 @@ def header_of(ready: Mapping[str, Any], identity: Mapping[str, str], machine: st
 
 
 def _device(said: dict[str, Any]) -> DeviceKey | None:
-    """A device that the model is held to: one with one BAR to map."""
+    """A device of the generated programs: one with one BAR to map."""
     bars = many(nested(BarKey)).read_at(said.get("bars") or [], "ready.devices.bars")
     return DeviceKey(name=said["name"], pci=said.get("pci"), bars=bars) if len(bars) == 1 else None
 

@@ -5,7 +5,7 @@ Addresses come in slots far apart, one letter each: page 3 of slot b prints as `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mmlitmus.explore import runtime as rt
@@ -202,15 +202,18 @@ class Machine:
             self.mtrr.add_device(bar.pfn, bar.pages)
         self.device_reads = tuple(d.oid("off") << 1 for d in self.devices)
 
-    def pci_device(self, name: str, pages: int) -> PciDevice:
-        """A device with one BAR of ``pages`` pages, on the bus and answering."""
-        device = PciDevice(name, self.free_pfn(), pages)
+    def pci_device(self, name: str, pages: int, more: Mapping[int, int] | None = None) -> PciDevice:
+        """A device with a BAR 0 of ``pages`` pages, on the bus and answering. ``more``: the pages of other BARs, by
+        number.
+        """
+        device = PciDevice(name, self.free_pfn(), pages, more)
         self.add_device(device)
         return device
 
     def free_pfn(self) -> int:
-        """Where the next device's BAR goes: 8M behind the one before."""
-        return FIRST_PFN + len(self.devices) * 0x800
+        """Where the next device's BARs go: 8M behind those of the one before, or more if they are larger."""
+        end = max((bar.pfn + bar.pages for device in self.devices for bar in device.bars[1:]), default=0)
+        return max(FIRST_PFN + len(self.devices) * 0x800, end + 0x7FF & ~0x7FF)
 
     def zero_page(self) -> Folio:
         """The zero page, made when it is asked for first: while the machine is set up, or anonymous memory mapped."""

@@ -59,6 +59,7 @@ _ALL = (
     _vfio("copy-user-under-memory-lock", "copy_to_user under memory_lock", BY_MAPPING, "negative control"),
     _vfio("blocking-hot-reset", "hot reset waits for each device", BY_MAPPING, "negative control"),
     _vfio("blocking-hot-reset-vma-list", "hot reset waits, on the list of VMAs", LISTED, "negative control"),
+    _vfio("zap-first-bar", "the zap of the BARs ends with BAR 0", BY_MAPPING, "negative control"),
     Patch(
         "unmap-mapping-range",
         "vfio/pci: Use unmap_mapping_range(); Insert full vma on mmap'd MMIO fault (aac6db75a9fc, d71a989cf5d9)",

@@ -6,6 +6,8 @@ unmap_mapping_range), 6.12 (huge faults). The proposals are in ``proposals``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mmlitmus.api import (
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -49,7 +51,11 @@ from mmlitmus.api import (
     vmf_insert_pfn_pud,
     zap_vma_ptes,
 )
-from mmlitmus.kernel.drivers.vfio.pci import VfioPciCoreDevice
+from mmlitmus.kernel.drivers.vfio.pci import (
+    VFIO_PCI_ROM_REGION_INDEX,
+    VfioPciCoreDevice,
+    vfio_pci_index_to_offset,
+)
 
 vfio_pci = Seam("vfio_pci", "how vfio-pci fills a BAR mapping and how it takes it away")
 
@@ -66,8 +72,8 @@ class VfioPci58(VfioPciCoreDevice):
     pgoff_is_pfn = True
     bar_vm_flags = VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP
 
-    def __init__(self, machine: Machine, pages: int, name: str) -> None:
-        super().__init__(machine, pages, name)
+    def __init__(self, machine: Machine, pages: int, name: str, more: Mapping[int, int] | None = None) -> None:
+        super().__init__(machine, pages, name, more)
         self.vma_lock = Mutex(f"{name}:vma_lock", "vma_lock")
         self.vma_list = GuardedList(f"{name}:vma_list", self.vma_lock)
 
@@ -269,7 +275,7 @@ class VfioPci610(VfioPciCoreDevice):
 
         Source: drivers/vfio/pci/vfio_pci_core.c vfio_pci_zap_bars (from 6.12); none (to 6.1).
         """
-        unmap_mapping_range(self.mapping, 0, self.pdev.bars[0].pages << PAGE_SHIFT)
+        unmap_mapping_range(self.mapping, 0, vfio_pci_index_to_offset(VFIO_PCI_ROM_REGION_INDEX) << PAGE_SHIFT)
 
     def down_write_memory_lock(self, *, zap: bool) -> None:
         down_write(self.memory_lock)

@@ -12,6 +12,8 @@ it for writing. It nests inside mmap_lock, so nothing that can fault may run und
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mmlitmus.api import (
     EBUSY,
     EINVAL,
@@ -59,6 +61,10 @@ from mmlitmus.api import (
 
 D0, D3HOT = 0, 3
 
+#: how far regions of the device's file are apart, in pages (VFIO_PCI_OFFSET_SHIFT); the first that is no BAR
+REGION_PAGES = 1 << 40 - PAGE_SHIFT
+VFIO_PCI_ROM_REGION_INDEX = 6
+
 #: set for BAR mappings from 6.9 on; has no letters in smaps (prints as ??)
 VM_ALLOW_ANY_UNCACHED = 1 << 39
 
@@ -70,15 +76,31 @@ class VdevState(Model):
     vconfig_memory = Guarded("memory_lock")  # the virtual COMMAND.MEMORY bit, which decides
     current_state = Guarded("memory_lock")  # D0 or D3HOT
     pm_runtime_engaged = Guarded("memory_lock")
-    region_requested = Atomic()  # pci_request_selected_regions
-    barmap = Once()  # the kernel's own mapping of the BAR
     design = Const()
 
     def __init__(self, name: str, memory_lock: RwSem) -> None:
-        super().__init__(
-            name, vconfig_memory=True, current_state=D0, pm_runtime_engaged=False, region_requested=False, barmap=None
-        )
+        super().__init__(name, vconfig_memory=True, current_state=D0, pm_runtime_engaged=False)
         self.memory_lock = memory_lock
+
+
+class BarState(Model):
+    """What the kernel itself has of a BAR."""
+
+    __slots__ = ()
+    region_requested = Atomic()  # pci_request_selected_regions
+    barmap = Once()  # the kernel's own mapping of the BAR
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, region_requested=False, barmap=None)
+
+
+def vfio_pci_index_to_offset(index: int, page: int = 0) -> int:
+    """Where a BAR's page is in the device's file, in pages, as mmap's ``offset``.
+
+    Source: drivers/vfio/pci/vfio_pci_private.h VFIO_PCI_INDEX_TO_OFFSET (5.10); include/linux/vfio_pci_core.h
+    VFIO_PCI_INDEX_TO_OFFSET (from 6.1).
+    """
+    return index * REGION_PAGES + page
 
 
 class VfioPciCoreDevice(VmOperations):
@@ -89,12 +111,13 @@ class VfioPciCoreDevice(VmOperations):
     batches = True
     bar_vm_flags = VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP | VM_ALLOW_ANY_UNCACHED
 
-    def __init__(self, machine: Machine, pages: int, name: str) -> None:
+    def __init__(self, machine: Machine, pages: int, name: str, more: Mapping[int, int] | None = None) -> None:
         self.machine = machine
         self.name = name
-        self.pdev = machine.pci_device(name, pages)
+        self.pdev = machine.pci_device(name, pages, more)
         self.memory_lock = RwSem(f"{name}:memory_lock", "memory_lock")
         self.state = VdevState(f"{name}:vdev", self.memory_lock)
+        self.bars = {bar.index: BarState(f"{name}:vdev:BAR{bar.index}") for bar in self.pdev.bars}
         self.mapping = AddressSpace(f"{name}:mapping")
         self.file = File(f"anon_inode:[vfio-device {name}]", self, self.mapping, self)
         self.dev_set = DevSet([self])
@@ -162,16 +185,17 @@ class VfioPciCoreDevice(VmOperations):
         Source: drivers/vfio/pci/vfio_pci.c vfio_pci_mmap (5.10), drivers/vfio/pci/vfio_pci_core.c vfio_pci_core_mmap
         (from 6.1).
         """
-        bar = self.pdev.bars[0]
+        index, page = divmod(vma.vm_pgoff, REGION_PAGES)
         if not vma.vm_flags & VM_SHARED:
             return -EINVAL
-        if vma.vm_pgoff + vma_pages(vma) > bar.pages:
+        bar = self.pdev.bar(index) if index < VFIO_PCI_ROM_REGION_INDEX else None
+        if bar is None or page + vma_pages(vma) > bar.pages:
             return -EINVAL
-        error = self.setup_barmap()
+        error = self.setup_barmap(index)
         if error:
             return error
         if self.pgoff_is_pfn:
-            vma.vm_pgoff = bar.pfn + vma.vm_pgoff
+            vma.vm_pgoff = bar.pfn + page
         vma.vm_private_data = self
         vma.vm_page_prot = self.bar_page_prot(vma.vm_page_prot)
         vm_flags_set(vma, self.bar_vm_flags)
@@ -186,24 +210,25 @@ class VfioPciCoreDevice(VmOperations):
         """
         return pgprot_noncached(prot)
 
-    def setup_barmap(self) -> int:
-        """The kernel maps the BAR itself, once, and reserves it UC-. 0 or an errno.
+    def setup_barmap(self, index: int = 0) -> int:
+        """The kernel maps a BAR itself, once, and reserves it UC-. 0 or an errno.
 
         It stays so until the device is closed. Two first mmaps at once: the second finds the region requested. 7.3 does
-        it when the device is opened, which is not modelled. Source: drivers/vfio/pci/vfio_pci.c
+        it for every BAR when the device is opened, which is not modelled. Source: drivers/vfio/pci/vfio_pci.c
         vfio_pci_mmap (5.10), drivers/vfio/pci/vfio_pci_core.c vfio_pci_core_mmap (6.1),
         drivers/vfio/pci/vfio_pci_rdwr.c vfio_pci_core_setup_barmap (6.12),
         drivers/vfio/pci/vfio_pci_core.c vfio_pci_core_map_bars (7.3).
         """
-        if self.state.barmap is not None:
+        state = self.bars[index]
+        if state.barmap is not None:
             return 0
-        if self.state.cmpxchg("region_requested", False, True):
+        if state.cmpxchg("region_requested", False, True):
             return -EBUSY
-        mapping = pci_iomap(self.machine, self.pdev)
+        mapping = pci_iomap(self.machine, self.pdev, index)
         if mapping is None:
-            self.state.region_requested = False
+            state.region_requested = False
             return -ENOMEM
-        self.state.barmap = mapping
+        state.barmap = mapping
         return 0
 
     def close_device(self) -> None:
@@ -212,11 +237,12 @@ class VfioPciCoreDevice(VmOperations):
         Source: drivers/vfio/pci/vfio_pci.c vfio_pci_disable (5.10), drivers/vfio/pci/vfio_pci_core.c
         vfio_pci_core_disable (from 6.1).
         """
-        barmap = self.state.barmap
-        if barmap is not None:
-            iounmap(self.machine, barmap)
-            self.state.barmap = None
-            self.state.region_requested = False
+        for state in self.bars.values():
+            barmap = state.barmap
+            if barmap is not None:
+                iounmap(self.machine, barmap)
+                state.barmap = None
+                state.region_requested = False
 
     def vga_read(self, process: Process) -> int:
         """vfio_pci_vga_rw(): of legacy memory, mapped for each access, in the range that PAT does not track. 0."""
@@ -233,8 +259,12 @@ class VfioPciCoreDevice(VmOperations):
         Source: drivers/vfio/pci/vfio_pci.c vfio_pci_mmap (5.10), drivers/vfio/pci/vfio_pci_core.c vfio_pci_core_mmap
         (6.1), vma_to_pfn (from 6.12).
         """
-        pfn: int = vma.vm_pgoff if self.pgoff_is_pfn else self.pdev.bars[0].pfn + vma.vm_pgoff
-        return pfn
+        if self.pgoff_is_pfn:
+            return int(vma.vm_pgoff)
+        index, page = divmod(vma.vm_pgoff, REGION_PAGES)
+        bar = self.pdev.bar(index)
+        assert bar is not None, "checked when it was mapped"
+        return int(bar.pfn + page)
 
     def fault(self, vmf: VmFault) -> int:
         raise NotImplementedError
@@ -325,7 +355,7 @@ class VfioPciCoreDevice(VmOperations):
 
     # -- register access through read() and write() -------------------------------------------------------------
     def read_register(self, process: Process, page: int) -> int:
-        """One register of a BAR by read(2): its value, or -EIO while memory is disabled. Nothing faults under the
+        """One register of BAR 0 by read(2): its value, or -EIO while memory is disabled. Nothing faults under the
         lock.
 
         Source: drivers/vfio/pci/vfio_pci_rdwr.c vfio_pci_bar_rw.
@@ -381,15 +411,19 @@ def vfio_pci_dev_set_hot_reset(dev_set: DevSet) -> int:
     return 0 if taken else -EBUSY
 
 
-def open_device(machine: Machine, pages: int = 2, name: str = "dev") -> VfioPciCoreDevice:
-    """Bind a device with one BAR of ``pages`` pages to vfio-pci, in the design that the running kernel has.
+def open_device(
+    machine: Machine, pages: int = 2, name: str = "dev", more: Mapping[int, int] | None = None
+) -> VfioPciCoreDevice:
+    """Bind a device with a BAR 0 of ``pages`` pages to vfio-pci, in the design that the running kernel has.
+
+    ``more``: the pages of its other BARs, by number; ``vfio_pci_index_to_offset`` says where in the file they are.
 
     Memory decode is on. The machine is asked about revocation when it comes to rest.
     """
     design: type[VfioPciCoreDevice] = running().driver("vfio_pci")
     if not machine.devices:
         machine.check(lambda: stale_translations(machine))
-    return design(machine, pages, name)
+    return design(machine, pages, name, more)
 
 
 def share_dev_set(devices: list[VfioPciCoreDevice]) -> DevSet:

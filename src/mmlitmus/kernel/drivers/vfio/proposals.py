@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mmlitmus.api import (
     NONE,
+    PAGE_SHIFT,
     VM_FAULT_NOPAGE,
     VM_FAULT_SIGBUS,
     File,
@@ -34,12 +35,14 @@ from mmlitmus.api import (
     ptep_get,
     reached,
     track_pfn_remap,
+    unmap_mapping_range,
     up_read,
     up_write,
     vma_lookup,
     vma_tree,
 )
 from mmlitmus.kernel.drivers.vfio.designs import VfioPci514, VfioPci610, VfioPci612, vfio_pci
+from mmlitmus.kernel.drivers.vfio.pci import vfio_pci_index_to_offset
 
 
 # -- take the write lock in the fault handler ---------------------------------------------------------------------
@@ -391,3 +394,12 @@ class BlockingHotResetVmaList(VfioPci514):
         down_write(self.memory_lock)
         mutex_unlock(self.vma_lock)
         return True
+
+
+# -- several BARs -------------------------------------------------------------------------------------------------
+@vfio_pci.alternative("zap-first-bar", source="negative control", releases="never")
+class ZapFirstBar(VfioPci612):
+    """The zap ends where BAR 0 does."""
+
+    def zap_bars(self) -> None:
+        unmap_mapping_range(self.mapping, 0, vfio_pci_index_to_offset(1) << PAGE_SHIFT)

@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 from transcripts import ROOT
 
-from mmlitmus.kernel import policy
+from mmlitmus.kernel import absent, policy
 
 MODEL = (ROOT / "docs" / "model.md").read_text()
 
@@ -26,3 +26,8 @@ def test_modules_that_it_names_exist():
     for path in re.findall(r"`([^`]+)`", " ".join(cells)):
         places = [ROOT / "src" / "mmlitmus" / "kernel" / path, ROOT / "src" / "mmlitmus" / path]
         assert any(place.exists() for place in places), path
+
+
+def test_the_list_of_what_is_absent():
+    """``python -c "from mmlitmus.kernel import absent; print(*absent.table(), sep=chr(10))"`` writes it anew."""
+    assert MODEL.partition("<!-- absent -->\n")[2].partition("<!-- end -->")[0].splitlines() == absent.table()

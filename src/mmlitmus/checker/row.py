@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mmlitmus.explore.findings import NOT_MODELLED
+
 from .case import Expectation, answers_text
 
 #: kinds of finding that are the case's or the model's own fault: never expected, never a mere note
 OWN_FAULT = ("raised",)
 #: kinds that are violations whatever the case asks about
 ALWAYS_ASKED = ("raised", "never-ends", "not-modelled")
+#: the kind that is no answer, but says that there is none
+NO_ANSWER = "not-modelled"
 
 
 @dataclass
@@ -82,13 +86,19 @@ class Row:
         """The result in words."""
         if self.result == "n/a":
             return f"n/a ({self.reason})"
+        if self.result == NO_ANSWER:
+            return f"{NOT_MODELLED}{', '.join(name.removeprefix(NOT_MODELLED) for _, name in self.answers)}"
         return answers_text(self.answers) if self.violations else self.result
 
     @property
     def status(self) -> str:
-        """``ok``, ``ok (expected)``, ``found`` (nothing was expected), ``unfinished`` or ``SURPRISE``."""
+        """``ok``, ``ok (expected)``, ``no answer`` (of what is not modelled), ``found`` (nothing was expected),
+        ``unfinished`` or ``SURPRISE``.
+        """
         if self.ok:
             return "ok (expected)" if self.violations else "ok"
+        if self.result == NO_ANSWER:
+            return "no answer"
         faulty = self.unreached or any(v.kind in OWN_FAULT for v in self.violations)
         if self.expected is None and not faulty:
             return "found"
@@ -99,8 +109,8 @@ class Row:
         self.expected = None if expectation is None else expectation.text
         if self.result != "n/a":
             modes = {v.mode for v in self.violations}
-            if any(v.kind == "not-modelled" for v in self.violations):
-                self.result = "not-modelled"
+            if any(v.kind == NO_ANSWER for v in self.violations):
+                self.result = NO_ANSWER
             elif not self.finished:
                 self.result = "seen" if modes else "not-seen"
             else:

@@ -16,7 +16,7 @@ from .case import Case, CaseError, Expectation, canonical
 from .guard import Guard, NeverEnds
 from .kernels import provider
 from .load import innermost, located, shown
-from .row import ALWAYS_ASKED, Note, Row, Violation
+from .row import ALWAYS_ASKED, NO_ANSWER, OWN_FAULT, Note, Row, Violation
 
 if TYPE_CHECKING:
     from mmlitmus.explore.limits import Limits
@@ -290,9 +290,10 @@ def _judge(row: Row, case: Case, builder: Builder, how: How, expectation: Expect
     if bounds is not None:  # the machine knows better than the case what it was
         row.bounds.update(bounds())
     asked = []
+    answered = all(finding.kind != NO_ANSWER for finding in results.found)
     for found in results.found.values():
         f = found.finding
-        if is_asked(case, f, tolerated):
+        if is_asked(case, f, tolerated) and (answered or f.kind in (NO_ANSWER, *OWN_FAULT)):
             row.violations.append(Violation(f.kind, f.name, f.message, mode(found, results)))
             asked.append(found)
         else:
@@ -301,7 +302,7 @@ def _judge(row: Row, case: Case, builder: Builder, how: How, expectation: Expect
     row.violations = [row.violations[n] for n in order]
     asked = [asked[n] for n in order]
     row.notes.sort(key=lambda note: (note.name, note.kind))
-    if results.exhausted and (expectation is not None or not case.expect):
+    if answered and results.exhausted and (expectation is not None or not case.expect):
         row.unreached = [what for what in case.reach if what not in results.reached]
     row.judge(expectation)
     if how.schedules == "always" or (how.schedules == "failing" and not row.ok):

@@ -140,9 +140,12 @@ def _searched(case: Case, builder: Builder, how: How, finding: str | None, view:
 
 def _rank(case: Case, finding: Finding) -> tuple[bool, int, str]:
     """What to show first: what was asked about, then the graver."""
+    from mmlitmus.checker.row import NO_ANSWER
     from mmlitmus.checker.run import is_asked
     from mmlitmus.explore.findings import KINDS
 
+    if finding.kind == NO_ANSWER:
+        return False, -1, finding.name
     grave = KINDS.index(finding.kind) if finding.kind in KINDS else len(KINDS)
     return not is_asked(case, finding), grave, finding.name
 

@@ -15,8 +15,9 @@ from typing import Any
 
 from mmlitmus.explore.findings import Finding
 from mmlitmus.explore.once import Once
-from mmlitmus.explore.scheduler import Setup, SetupError
+from mmlitmus.explore.scheduler import Results, Setup, SetupError
 from mmlitmus.kernel import eras
+from mmlitmus.kernel.absent import not_modelled
 from mmlitmus.kernel.arch.x86.pat import cattr_name
 from mmlitmus.kernel.arch.x86.pgtable import NONE, PAGE_SIZE, PRESENT, invert_frame, pmd_leaf, pte_pfn, pte_present
 from mmlitmus.kernel.drivers.misc.probe import Probe as ProbeModule
@@ -134,10 +135,12 @@ def execute(program: Program, header: Header, spec: str) -> Execution:
         results = engine.run()
     except SetupError as e:
         raise NotModelledError(f"program {program.id}: {e}") from e
-    if isinstance(engine.last_exception, NotModelledError):
+    raised = engine.last_exception
+    lacking = str(raised) if isinstance(raised, NotModelledError) else run.lacking(results)
+    if lacking:
         if not run.began:
-            raise engine.last_exception
-        return Execution(tuple(run.seen), tuple(results.found), unmodelled=str(engine.last_exception))
+            raise NotModelledError(lacking)
+        return Execution(tuple(run.seen), tuple(results.found), unmodelled=lacking)
     stopped = ""
     if len(run.seen) < len(program.steps):
         why = [f.message or f.name for f in results.found if f.kind in ("BUG", "deadlock", "never-ends", "raised")]
@@ -184,6 +187,13 @@ class Run:
         self.current = 0
         machine.task(self.run, process=self.processes[0], name="program")
         return machine.setup()
+
+    def lacking(self, results: Results) -> str:
+        """What the surface says that it has not, at the step that has asked for it; empty if it has all."""
+        said = next((f.name for f in results.found if f.kind == "not-modelled"), "")
+        at = len(self.seen)
+        where = f" ({self.program.steps[at]})" if said and at < len(self.program.steps) else ""
+        return f"program {self.program.id}: {said}{where}" if said else ""
 
     def _device(self, n: int, key: DeviceKey) -> VfioPciCoreDevice:
         if not key.bars:
@@ -247,9 +257,7 @@ class Run:
         if step.backing == "bar":
             return self.devices[step.device].file
         if step.backing != "pfnmap":
-            raise NotModelledError(
-                f"program {self.program.id}: {step.backing}: memory of a file is not modelled ({step})"
-            )
+            not_modelled("memory of a file")
         assert self.probe is not None, "checked when the recording was read"
         frame = step.frame - step.offset  # that of the file's page 0
         try:

@@ -29,6 +29,10 @@ KINDS = (
 LIVELOCK, NO_DEFECT = "livelock", "unfair-loop"
 
 
+#: what the names of findings of the kind *not-modelled* begin with
+NOT_MODELLED = "not modelled: "
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something wrong that one execution showed.
@@ -67,7 +71,7 @@ def not_modelled(what: str) -> NoReturn:
     ``what`` names the call, flag, hook or memory in a kernel developer's words. Such a row says *not-modelled*, and
     nothing else about its question: what the kernel would have done next is not known.
     """
-    report("not-modelled", f"not modelled: {what}", f"the model has no {what}; what comes after it is not known")
+    report("not-modelled", f"{NOT_MODELLED}{what}", f"the model has no {what}; what comes after it is not known")
     raise Oops(what)
 
 

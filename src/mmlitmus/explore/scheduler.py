@@ -41,6 +41,8 @@ MAX_EVENTS = 5_000
 STUCK_SECONDS: float = 4
 #: the collector's thresholds while searching
 RARELY = (1_000_000, 50, 100)
+#: the one task of a machine that could not be made
+NOT_MADE = "the machine"
 
 #: what the code called whose event of waiting has a name of its own
 ASKED_BY = {DOWN_WRITE_ACQUIRE: "down_write"}
@@ -302,7 +304,11 @@ class Scheduler:
         rt.engine = self
         rt.point = rt.quiet
         self._forget()
-        setup = self.setup = self.build()
+        try:
+            setup = self.build()
+        except Oops:  # what it is has been reported; nothing runs on a machine that was not made
+            setup = Setup(tasks={NOT_MADE: _nothing})
+        self.setup = setup
         self.nlive = len(setup.tasks)
         self.n = n = self.nlive + setup.spawn_slots
         self.fns = [*setup.tasks.values(), *[_never] * setup.spawn_slots]
@@ -507,6 +513,10 @@ def canonical(engine: Scheduler, clocks: Sequence[Sequence[int]]) -> Hashable:
         (names[p], v, frozenset((names[t], n) for t, n in enumerate(clock) if n))
         for p, v, clock in zip(engine.choice, engine.value, clocks, strict=True)
     )
+
+
+def _nothing() -> None:
+    """The only task of a machine that was not made."""
 
 
 def _never() -> None:

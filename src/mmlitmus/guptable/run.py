@@ -98,6 +98,9 @@ class Question:
         listen(None)
         if not self.made:
             return NOT_MADE, (("mmap", "its driver refuses"),)
+        lacking = [one.name for one in results.found if one.kind == "not-modelled"]
+        if lacking:
+            return NOT_MODELLED, (*self.gates(), ("not-modelled", ", ".join(lacking)))
         if any(one.kind == "BUG" for one in results.found):
             return OOPS, (*self.gates(), *((one.kind, one.name) for one in results.found if one.kind == "BUG"))
         if not self.answer:

@@ -7,9 +7,10 @@ pages; a process's regions live in fixed slots (``kernel.machine``).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from mmlitmus.explore.runtime import current
+from mmlitmus.kernel.absent import ABSENT, not_modelled
 from mmlitmus.kernel.arch.x86.fault import Unlocked, fixup_user_fault, user_access
 from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, PAGE_SIZE
 from mmlitmus.kernel.errno import EFAULT, ENOMEM
@@ -34,6 +35,8 @@ from mmlitmus.kernel.mm.mlock import mm_populate, sys_mlock
 from mmlitmus.kernel.mm.mm_types import File, MmStruct
 from mmlitmus.kernel.mm.mmap import (
     MAP_LOCKED,
+    MAP_NONBLOCK,
+    MAP_POPULATE,
     MAP_PRIVATE,
     MAP_SHARED,
     PROT_READ,
@@ -70,6 +73,18 @@ class Process:
         self.mm = mm
         self.name = mm.name
 
+    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
+        """A system call that is declared to be absent may be asked for; the task ends there. AttributeError for what
+        no kernel has either.
+        """
+        if name not in ABSENT:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+
+        def absent(*args: Any, **kwargs: Any) -> NoReturn:
+            not_modelled(name)
+
+        return absent
+
     # -- mappings ------------------------------------------------------------------------------------------------
     def mmap(
         self,
@@ -86,7 +101,7 @@ class Process:
         mmap_write_lock(self.mm)
         result = do_mmap(self.mm, file, address, pages << PAGE_SHIFT, prot, flags, offset)
         mmap_write_unlock(self.mm)
-        if flags & MAP_LOCKED and result >= 0:
+        if result >= 0 and (flags & MAP_LOCKED or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE):
             mm_populate(self.mm, address, address + (pages << PAGE_SHIFT))
         return result
 

@@ -10,7 +10,7 @@ from mmlitmus.checker.row import Row
 #: so many alike stay rows of their own
 FEW = 2
 #: what needs a row of its own
-ALONE = ("SURPRISE", "found", "unfinished")
+ALONE = ("SURPRISE", "found", "unfinished", "no answer")
 
 
 @dataclass(frozen=True)

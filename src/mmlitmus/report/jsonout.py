@@ -26,7 +26,7 @@ _VIOLATION: dict[str, Any] = {
     "properties": {
         "kind": _told(
             "`BUG`, `WARN`, `printk`, `invariant`, `use-after-free`, `precondition`, `deadlock`, `livelock`, "
-            "`unfair-loop`, `inversion`, `race`, `never-ends` or `raised`",
+            "`unfair-loop`, `inversion`, `race`, `never-ends`, `raised` or `not-modelled`",
             type="string",
         ),
         "name": _told("the slug that expectations speak of, such as `stale-translation`", type="string"),
@@ -92,11 +92,12 @@ _ROW: dict[str, dict[str, Any]] = {
     "config": _told("the config options switched on, by name", type="array", items=_TEXT),
     "result": _told(
         "`never`, `sometimes`, `always`: the search was exhaustive; `seen`, `not-seen`: it was not; "
-        "`n/a`: see `reason`",
-        enum=["never", "sometimes", "always", "seen", "not-seen", "n/a"],
+        "`not-modelled`: the model has not got what `violations` names, and says nothing else; `n/a`: see `reason`",
+        enum=["never", "sometimes", "always", "seen", "not-seen", "not-modelled", "n/a"],
     ),
     "violations": _told("the findings that answer the question, by name", type="array", items=_VIOLATION),
-    "notes": _told("findings that the case does not ask about, by name", type="array", items=_NOTE),
+    "notes": _told("findings that the case does not ask about, by name, and all others where something is "
+                   "not modelled", type="array", items=_NOTE),
     "search": _told(
         "`exhaustive`, or `exhaustive(states)` if the stateful engine had the last word; `bounded(...)` with what "
         "stopped it; `sampled(...)` with how many random walks there were, and their seed; null for `n/a`",

@@ -105,12 +105,12 @@ def _lead(cell: str) -> int:
 def _below(row: Row, width: int, details: bool) -> list[str]:
     """What stands under a row that is not as expected, or under every row when asked for."""
     lines: list[str] = []
-    bad = row.status in ("SURPRISE", "found")
+    bad = row.status in ("SURPRISE", "found", "no answer")
 
     def say(text: str) -> None:
         lines.extend(wrap("    " + text, width, "      "))
 
-    if row.status in ("SURPRISE", "unfinished") and row.expected is not None:
+    if row.status in ("SURPRISE", "unfinished", "no answer") and row.expected is not None:
         say(f"expected: {row.expected}")
     for what in row.unreached:
         say(f"never reached: {what}")
@@ -188,6 +188,8 @@ def totals(rows: Sequence[Row], errors: int = 0, not_run: int = 0, seconds: floa
         parts.append(many(status["SURPRISE"], "surprise"))
     if status["unfinished"]:
         parts.append(f"{status['unfinished']} unfinished")
+    if status["no answer"]:
+        parts.append(f"{status['no answer']} not modelled")
     free = len(rows) - with_expectation
     if free:
         clean = sum(row.ok and row.expected is None for row in rows)

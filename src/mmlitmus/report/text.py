@@ -23,7 +23,7 @@ def many(n: int, what: str) -> str:
 
 def titled(kind: str, name: str) -> str:
     """A finding's kind and name, without saying the same twice."""
-    return name if name.startswith(kind) else f"{kind} {name}"
+    return name if name.replace(" ", "-").startswith(kind) else f"{kind} {name}"
 
 
 def wrap(text: str, width: int, hang: str = "  ") -> list[str]:

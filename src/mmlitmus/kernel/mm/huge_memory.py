@@ -1,6 +1,6 @@
 """2M and 1G leaves for device memory.
 
-Source: mm/huge_memory.c, include/linux/huge_mm.h, 6.12, functions of the same name. Of the model's own: not_modelled.
+Source: mm/huge_memory.c, include/linux/huge_mm.h, 6.12, functions of the same name.
 
 The protection of a leaf is put together in the layout of a 4K entry, where bit 7 is PAT; in a leaf bit 7 says "leaf",
 and PAT is bit 12. Whether anybody moves the bit is ``huge_pgprot``.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from mmlitmus.explore.findings import bug, report
 from mmlitmus.explore.runtime import current
-from mmlitmus.explore.scheduler import SetupError
+from mmlitmus.kernel.absent import not_modelled
 from mmlitmus.kernel.arch.x86.pat import pgprot_4k_2_large
 from mmlitmus.kernel.arch.x86.pgtable import (
     ACCESSED,
@@ -151,11 +151,6 @@ def do_huge_pmd_anonymous_page(vmf: VmFault, table: PteTable) -> int:
     slots.entry = entry
     spin_unlock(slots.pmd_lock)
     return 0
-
-
-def not_modelled(what: str) -> None:
-    """Somebody comes where huge pages of a process's own are not modelled."""
-    raise SetupError(f"not modelled: {what}")
 
 
 @huge_pgprot.alternative(

@@ -1,15 +1,17 @@
 """madvise on mappings of device memory, and MADV_PAGEOUT of a process's own. The
 refusals are also what the kernel's own tests check (selftests/mm/pfnmap.c).
 
-Source: mm/madvise.c, functions of the same name. Of the model's own: populate_vma.
+Source: mm/madvise.c, functions of the same name. Of the model's own: populate_vma, has_huge_block.
 """
 
 from __future__ import annotations
 
+from mmlitmus.kernel.absent import not_modelled
 from mmlitmus.kernel.arch.x86.pgtable import (
     NONE,
     PAGE_SHIFT,
     PAGE_SIZE,
+    PMD_SIZE,
     PteTable,
     pmd_leaf,
     pmd_offset,
@@ -178,6 +180,15 @@ def populate_vma(vma: VmArea, start: int, end: int, advice: int) -> int:
     return 0
 
 
+def has_huge_block(vma: VmArea) -> bool:
+    """Is there room in the VMA for a 2M page? Where there is none, MADV_COLLAPSE is -EINVAL.
+
+    Source: include/linux/huge_mm.h transhuge_vma_suitable (to 6.1), thp_vma_suitable_order (from 6.12).
+    """
+    first: int = vma.vm_start + PMD_SIZE - 1 & -PMD_SIZE
+    return first + PMD_SIZE <= vma.vm_end
+
+
 def madvise_pageout(vma: VmArea, start: int, end: int) -> None:
     """Page out what is the process's own and mapped by nobody else; where there is no swap, and in mappings of files,
     nothing happens. Entries stay young.
@@ -237,6 +248,8 @@ def madvise_vma_behavior(vma: VmArea, start: int, end: int, advice: int) -> int:
     if advice in REFUSED:
         if flags & (VM_PFNMAP | VM_IO if advice in POPULATES else VM_PFNMAP):
             return -EINVAL
+        if advice == MADV_COLLAPSE and vma.vm_ops.anonymous and has_huge_block(vma):
+            not_modelled("MADV_COLLAPSE")
         if advice in NEVER or (advice in NOT_LOCKED and flags & VM_LOCKED):
             return -EINVAL
         if advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mmlitmus.explore.findings import bug, reached, report
+from mmlitmus.kernel.absent import not_modelled
 from mmlitmus.kernel.arch.x86.pgtable import (
     NONE,
     PAGE_SHIFT,
@@ -40,7 +41,6 @@ from mmlitmus.kernel.errno import EBUSY, EINVAL, ENOMEM
 from mmlitmus.kernel.mm.huge_memory import (
     check_insert,
     do_huge_pmd_anonymous_page,
-    not_modelled,
     split_huge_pmd,
     split_huge_pud,
 )

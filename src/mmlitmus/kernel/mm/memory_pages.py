@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmlitmus.explore.findings import bug, reached
+from mmlitmus.kernel.absent import not_modelled
 from mmlitmus.kernel.arch.x86.pgtable import (
     ACCESSED,
     DIRTY,
@@ -44,7 +45,6 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_FAULT_NOPAGE,
     VM_FAULT_OOM,
     VM_FAULT_RETRY,
-    VM_FAULT_SIGBUS,
     VM_FAULT_WRITE,
     VM_MIXEDMAP,
     VM_PFNMAP,
@@ -127,7 +127,7 @@ def do_anonymous_page(vmf: VmFault, table: PteTable) -> int:
     """
     vma, mm = vmf.vma, vmf.vma.vm_mm
     if vma.has(VM_SHARED):
-        return VM_FAULT_SIGBUS
+        not_modelled("shared anonymous memory")
     if pte_alloc(mm, table) < 0:
         return VM_FAULT_OOM
     if not vmf.flags & FAULT_FLAG_WRITE:

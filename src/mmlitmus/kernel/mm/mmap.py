@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmlitmus.kernel.absent import not_modelled
 from mmlitmus.kernel.arch.x86.pgtable import (
     ACCESSED,
     NX,
@@ -19,7 +20,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     USER,
     pud_populate,
 )
-from mmlitmus.kernel.errno import EACCES, EAGAIN, EEXIST, EINVAL, ENODEV, ENOMEM, EOVERFLOW, EPERM
+from mmlitmus.kernel.errno import EACCES, EAGAIN, EEXIST, EINVAL, ENODEV, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
 from mmlitmus.kernel.mm.memory_zap import unmap_vmas
 from mmlitmus.kernel.mm.mm_types import (
     VM_ACCOUNT,
@@ -29,6 +30,7 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_MAYREAD,
     VM_MAYSHARE,
     VM_MAYWRITE,
+    VM_NORESERVE,
     VM_READ,
     VM_SHARED,
     VM_SOFTDIRTY,
@@ -73,7 +75,12 @@ from mmlitmus.kernel.mm.vma_flags import vm_flags_clear, vm_flags_set
 from mmlitmus.kernel.policy import Seam
 
 PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC = 0, 1, 2, 4
-MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_LOCKED, MAP_FIXED_NOREPLACE = 0x1, 0x2, 0x10, 0x2000, 0x100000
+MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE, MAP_DROPPABLE, MAP_TYPE = 0x1, 0x2, 0x3, 0x8, 0xF
+MAP_FIXED, MAP_ANONYMOUS, MAP_32BIT, MAP_GROWSDOWN, MAP_LOCKED = 0x10, 0x20, 0x40, 0x100, 0x2000
+MAP_NORESERVE, MAP_POPULATE, MAP_NONBLOCK, MAP_STACK, MAP_HUGETLB = 0x4000, 0x8000, 0x10000, 0x20000, 0x40000
+MAP_SYNC, MAP_FIXED_NOREPLACE = 0x80000, 0x100000
+#: what MAP_SHARED_VALIDATE lets pass (include/linux/mman.h LEGACY_MAP_MASK); others may be given, and do nothing
+LEGACY_MAP_MASK = 0x7C07_F9F3
 
 ULONG_MAX = (1 << 64) - 1
 
@@ -146,14 +153,30 @@ def do_mmap(mm: MmStruct, file: File, addr: int, length: int, prot: int, flags: 
     if flags & MAP_FIXED_NOREPLACE and vmas_in_range(mm, addr, addr + length):
         return -EEXIST
     vm_flags = prot & 7 | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
-    if flags & MAP_SHARED:
+    map_type = flags & MAP_TYPE
+    own = file.f_op is ANONYMOUS
+    if flags & MAP_STACK:
+        not_modelled("MAP_STACK")
+    if own and flags & MAP_HUGETLB:
+        not_modelled("MAP_HUGETLB")
+    if own and map_type == MAP_DROPPABLE:
+        not_modelled("MAP_DROPPABLE")
+    if flags & MAP_HUGETLB or (flags & MAP_GROWSDOWN and not (own and map_type == MAP_PRIVATE)):
+        return -EINVAL
+    if map_type == MAP_SHARED or (map_type == MAP_SHARED_VALIDATE and not own):
+        if map_type == MAP_SHARED_VALIDATE and flags & ~LEGACY_MAP_MASK:
+            return -EOPNOTSUPP
         if prot & PROT_WRITE and not file.writable:
             return -EACCES
         vm_flags |= VM_SHARED | VM_MAYSHARE
         if not file.writable:
             vm_flags &= ~(VM_SHARED | VM_MAYWRITE)
-    elif not flags & MAP_PRIVATE:
+    elif map_type != MAP_PRIVATE:
         return -EINVAL
+    elif flags & MAP_GROWSDOWN:
+        not_modelled("MAP_GROWSDOWN")
+    if flags & MAP_NORESERVE:
+        vm_flags |= VM_NORESERVE
     if flags & MAP_LOCKED:
         if mm.lock_limit == 0:
             return -EPERM
@@ -193,7 +216,7 @@ def map_new(mm: MmStruct, file: File, addr: int, length: int, vm_flags: int, pgo
     Source: mm/mmap.c mmap_region (5.10), __mmap_region (6.1 - 6.12), mm/vma.c __mmap_region (7.3).
     """
     end = addr + length
-    if vm_flags & (VM_SHARED | VM_WRITE) == VM_WRITE:
+    if vm_flags & (VM_SHARED | VM_WRITE | VM_NORESERVE) == VM_WRITE:
         vm_flags |= VM_ACCOUNT
     prot = vm_get_page_prot(vm_flags)
     pud_populate(mm, addr, end)

@@ -62,13 +62,16 @@ from mmlitmus.kernel.mm.vma_flags import vm_flags_reset
 from mmlitmus.kernel.mm.writable import can_change_pte_writable
 from mmlitmus.kernel.policy import Seam
 
+PROT_SEM = 8  # accepted, and means nothing here
+
 mprotect_account = Seam("mprotect_account", "what an anonymous mapping counts for when it loses its write permission")
 
 
 def sys_mprotect(mm: MmStruct, start: int, length: int, prot: int) -> int:
     """mprotect(2), bytes: 0 or an errno. What came before a hole stays changed."""
-    if start & PAGE_SIZE - 1 or prot & ~7:
+    if start & PAGE_SIZE - 1 or prot & ~(7 | PROT_SEM):
         return -EINVAL
+    prot &= 7
     if not length:
         return 0
     end = start + (length + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1))

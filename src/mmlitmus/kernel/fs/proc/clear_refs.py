@@ -25,6 +25,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     stop_writing,
 )
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
+from mmlitmus.kernel.errno import EINVAL
 from mmlitmus.kernel.mm.memory_pages import vm_normal_page
 from mmlitmus.kernel.mm.mm_types import (
     VM_MAYWRITE,
@@ -44,12 +45,19 @@ from mmlitmus.kernel.mm.swapops import SWP_SOFT_DIRTY
 from mmlitmus.kernel.mm.vma import vma_tree
 from mmlitmus.kernel.mm.vma_flags import vm_flags_clear
 
-CLEAR_REFS_ALL, CLEAR_REFS_ANON, CLEAR_REFS_MAPPED, CLEAR_REFS_SOFT_DIRTY = 1, 2, 3, 4
+CLEAR_REFS_ALL, CLEAR_REFS_ANON, CLEAR_REFS_MAPPED, CLEAR_REFS_SOFT_DIRTY, CLEAR_REFS_MM_HIWATER_RSS = 1, 2, 3, 4, 5
 
 
 def clear_refs_write(mm: MmStruct, kind: int) -> int:
-    """What is written is one of CLEAR_REFS_*: 0. mmap_lock W is taken."""
+    """What is written is one of CLEAR_REFS_*: 0, else -EINVAL. mmap_lock W is taken; the high-water mark of a process's
+    memory is not kept, so that forgetting it is no more than that.
+    """
+    if not CLEAR_REFS_ALL <= kind <= CLEAR_REFS_MM_HIWATER_RSS:
+        return -EINVAL
     mmap_write_lock(mm)
+    if kind == CLEAR_REFS_MM_HIWATER_RSS:
+        mmap_write_unlock(mm)
+        return 0
     if kind == CLEAR_REFS_SOFT_DIRTY:
         for vma in vma_tree(mm):
             if vma.vm_flags & VM_SOFTDIRTY:

@@ -206,7 +206,16 @@ from mmlitmus.kernel.mm.mmap_lock import (
     mmap_write_lock,
     mmap_write_unlock,
 )
-from mmlitmus.kernel.mm.mmu_notifier import MMU_NOTIFY_CLEAR, MMU_NOTIFY_EXCLUSIVE, mmu_notifier_register
+from mmlitmus.kernel.mm.mmu_notifier import (
+    MMU_NOTIFY_CLEAR,
+    MMU_NOTIFY_EXCLUSIVE,
+    MMU_NOTIFY_PROTECTION_PAGE,
+    MMU_NOTIFY_PROTECTION_VMA,
+    MMU_NOTIFY_SOFT_DIRTY,
+    MMU_NOTIFY_UNMAP,
+    MmuNotifierRange,
+    mmu_notifier_register,
+)
 from mmlitmus.kernel.mm.mremap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
 from mmlitmus.kernel.mm.page_alloc import (
     DRIVER,
@@ -339,12 +348,17 @@ __all__ = [
     "MIGRATE_MOVABLE",
     "MMU_NOTIFY_CLEAR",
     "MMU_NOTIFY_EXCLUSIVE",
+    "MMU_NOTIFY_PROTECTION_PAGE",
+    "MMU_NOTIFY_PROTECTION_VMA",
+    "MMU_NOTIFY_SOFT_DIRTY",
+    "MMU_NOTIFY_UNMAP",
     "MREMAP_DONTUNMAP",
     "MREMAP_FIXED",
     "MREMAP_MAYMOVE",
     "Machine",
     "MemtypeOwner",
     "MmStruct",
+    "MmuNotifierRange",
     "Model",
     "Mutex",
     "NONE",

@@ -26,6 +26,7 @@ from mmlitmus.kernel.mm.mmu_notifier import (
     MMU_NOTIFY_PROTECTION_PAGE,
     MMU_NOTIFY_PROTECTION_VMA,
     MMU_NOTIFY_UNMAP,
+    MmuNotifierRange,
     mmu_notifier_register,
 )
 from mmlitmus.kernel.mm.page_alloc import Folio
@@ -49,16 +50,19 @@ class Listener:
     """Whoever subscribes to a process's notifier, and writes down what he hears."""
 
     def __init__(self, w: World) -> None:
-        self.heard: list[tuple[int, bool]] = []
+        self.heard: list[tuple[int | str, bool]] = []
         self.open = 0
         mmu_notifier_register(self, w.p.mm)
 
-    def invalidate_range_start(self, mm: Any, start: int, end: int, event: int, owner: Any) -> None:
-        self.heard.append((event, owner is not None))
+    def invalidate_range_start(self, range: MmuNotifierRange) -> None:
+        self.heard.append((range.event, range.owner is not None))
         self.open += 1
 
-    def invalidate_range_end(self, mm: Any, start: int, end: int, event: int, owner: Any) -> None:
+    def invalidate_range_end(self, range: MmuNotifierRange) -> None:
         self.open -= 1
+
+    def release(self, mm: Any) -> None:
+        self.heard.append(("release", False))
 
 
 def make(p: Any, a: int, pages: int = 1) -> tuple[int, Pages]:
@@ -262,7 +266,8 @@ def test_gone(kernel: str, how: str) -> None:
         a, folio = given(w)
         listener = Listener(w)
         {"unmap": lambda: w.p.munmap(a, 1), "zap": lambda: w.p.madvise(a, 1, MADV_DONTNEED), "exit": w.p.exit}[how]()
-        assert listener.heard
+        heard = {"unmap": (MMU_NOTIFY_UNMAP, False), "zap": (MMU_NOTIFY_CLEAR, False), "exit": ("release", False)}
+        assert listener.heard == [heard[how]]  # exit tells that the mm goes, and of no unmapping
         assert folio.freed
         settled(w)
 

@@ -52,7 +52,7 @@ from mmlitmus.kernel.mm.memory_pages import vm_insert_page
 from mmlitmus.kernel.mm.mm_types import VM_ACCOUNT, VM_MIXEDMAP, AddressSpace, File, VmFault, VmOperations
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_READ, PROT_WRITE
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
-from mmlitmus.kernel.mm.mmu_notifier import mmu_notifier_register
+from mmlitmus.kernel.mm.mmu_notifier import MmuNotifierRange, mmu_notifier_register
 from mmlitmus.kernel.mm.mremap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
 from mmlitmus.kernel.mm.page_alloc import (
     ANON,
@@ -563,10 +563,10 @@ def heard_by_a_device(w: World) -> Any:
     heard: list[tuple[int, bool]] = []
 
     class Listener:
-        def invalidate_range_start(self, mm: Any, start: int, end: int, event: int, owner: Any) -> None:
-            heard.append((event, owner is w))
+        def invalidate_range_start(self, range: MmuNotifierRange) -> None:
+            heard.append((range.event, range.owner is w))
 
-        def invalidate_range_end(self, mm: Any, start: int, end: int, event: int, owner: Any) -> None:
+        def invalidate_range_end(self, range: MmuNotifierRange) -> None:
             pass
 
     a = devices_page(w)
@@ -575,11 +575,30 @@ def heard_by_a_device(w: World) -> Any:
     return heard
 
 
+def heard_of_mprotect(w: World) -> Any:
+    """What is told of mprotect of memory that nobody has touched, beside memory that has been."""
+    heard: list[tuple[str, int, int, int]] = []
+
+    class Listener:
+        def invalidate_range_start(self, range: MmuNotifierRange) -> None:
+            heard.append(("start", range.event, range.start, range.end))
+
+        def invalidate_range_end(self, range: MmuNotifierRange) -> None:
+            heard.append(("end", range.event, range.start, range.end))
+
+    mmu_notifier_register(Listener(), w.p.mm)
+    w.p.write(w.p.mmap_anon(1))
+    w.p.mprotect(w.p.mmap_anon(2, at="b"), 1, PROT_READ)
+    return heard
+
+
 # -- witnesses --------------------------------------------------------------------------------------------------------
 #: a kernel that it is shown on, the alternative to flip to, a case's id or an observation
 Witness = tuple[str, str, Any]
 
 WITNESS: dict[tuple[str, str], Witness] = {
+    ("change_notify", "by-pmd"): ("v6.1", "by-pud", heard_of_mprotect),
+    ("change_notify", "by-pud"): ("v6.12", "by-pmd", heard_of_mprotect),
     ("saved_dirty", "dirty-stays"): ("v6.1", "saved", dirty_and_read_only),
     ("saved_dirty", "saved"): ("v6.12", "dirty-stays", dirty_and_read_only),
     ("vma_flags_write", "unchecked"): ("v6.1 lockdep", "lockdep", "vfio/remap-in-fault"),

@@ -88,11 +88,6 @@ RULES = (
         lambda f: bool(f.seen.unmodelled),
     ),
     Rule(
-        "notifiers-not-modelled",
-        "what an MMU notifier hears is recorded; the model has no notifiers yet",
-        lambda f: f.name == "events",
-    ),
-    Rule(
         "unknown-field",
         "recorded by a newer lab; this version has nothing to compare it with",
         lambda f: (
@@ -217,7 +212,8 @@ def fields_of(
         said = layout.translation(at, names.recorded)
         yield "iova", iova, said, layout.translation((seen.iovas or {}).get(iova), names.model)
     for process, events in (observed.events or {}).items():
-        yield "events", process, ", ".join(events) or "none", None
+        heard = (seen.events or {}).get(process)
+        yield "events", process, ", ".join(events) or "none", None if heard is None else ", ".join(heard) or "none"
     yield from ((name, "", repr(value), None) for name, value in observed.extra.items())
 
 

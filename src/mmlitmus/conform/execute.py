@@ -27,12 +27,15 @@ from mmlitmus.kernel.fs.proc import page
 from mmlitmus.kernel.fs.proc.task_mmu import PM_FRAME, PM_PRESENT
 from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.mm import madvise, mmap, mremap
-from mmlitmus.kernel.mm.mm_types import File
+from mmlitmus.kernel.mm.mm_types import File, MmStruct
+from mmlitmus.kernel.mm.mmu_notifier import EVENTS as NOTIFIED
+from mmlitmus.kernel.mm.mmu_notifier import MmuNotifierRange, mmu_notifier_register
 from mmlitmus.kernel.mm.page_alloc import THE_DRIVER, ZERO_PFN
+from mmlitmus.kernel.mm.swap import lru_add_drain
 from mmlitmus.kernel.uapi import Process
 
 from .execute_gup import Held, clear, limit, transfer
-from .layout import FRAME, MODEL_RAM, Layout, message_of
+from .layout import FRAME, MODEL_RAM, Layout, message_of, slot_address
 from .schema import (
     Advise,
     Clear,
@@ -161,6 +164,32 @@ def _parsed(place: str) -> tuple[int, str, int]:
     return int(number), slot, int(page)
 
 
+class Ears:
+    """Whoever hears of a process's MMU notifiers: what there was since the last step, in the words of ``EVENT``."""
+
+    def __init__(self, mm: MmStruct) -> None:
+        self.heard: list[str] = []
+        mmu_notifier_register(self, mm)
+
+    def invalidate_range_start(self, range: MmuNotifierRange) -> None:
+        """It is about to change."""
+        self._note("start", range)
+
+    def invalidate_range_end(self, range: MmuNotifierRange) -> None:
+        """It has changed."""
+        self._note("end", range)
+
+    def _note(self, when: str, range: MmuNotifierRange) -> None:
+        first, last = slot_address(range.start), slot_address(range.end)
+        self.heard.append(f"{when} {NOTIFIED[range.event]} {first}-{last}")
+
+    def since(self) -> tuple[str, ...]:
+        """What has been heard since this was last asked."""
+        heard = tuple(self.heard)
+        self.heard.clear()
+        return heard
+
+
 class Run:
     """One program on one machine: symbolic places and numbers become addresses, processes and devices."""
 
@@ -179,11 +208,13 @@ class Run:
         self.machine = machine
         frees = FREES_A_STEP * len(self.program.steps) + (0 if self.program.held is None else FREES_AT_THE_END)
         machine.spawn_slots = frees if machine.spawn_slots else 0
+        machine.lru_batches = True
         self.devices = [self._device(n, key) for n, key in enumerate(self.header.devices)]
         self.probe = self._load_probe() if self.header.regions else None
         self.places = self._places()
         self.kept = Held(self.machine, self.address)
         self.processes = {0: machine.process("process0")}
+        self.ears = {0: Ears(self.processes[0].mm)}
         self.current = 0
         machine.task(self.run, process=self.processes[0], name="program")
         return machine.setup()
@@ -296,6 +327,7 @@ class Run:
         seen, pages = self.kept.pin(step, whose)
         if step.observed.pins is None:
             return seen
+        lru_add_drain(self.machine)
         pfns = [] if pages is None else pages.pfns
         return replace(seen, pins=tuple(None if pfn is None else self.frame(pfn) for pfn in pfns))
 
@@ -342,6 +374,7 @@ class Run:
         if isinstance(child, int):
             return result(child)
         self.processes[step.child] = child
+        self.ears[step.child] = Ears(child.mm)
         return Seen("ok")
 
     def switch(self, step: Switch, process: Process) -> Seen:
@@ -374,6 +407,7 @@ class Run:
 
     # -- looking afterwards --------------------------------------------------------------------------------------
     def _look(self, step: Step, seen: Seen) -> Seen:
+        lru_add_drain(self.machine)  # as the agent does before it looks
         for place in step.observed.entries:
             where = self._place(place)
             if where is not None:
@@ -388,6 +422,9 @@ class Run:
                 seen.pagemap[place] = self.pagemap(*where)
         if step.observed.locked is not None:
             seen = replace(seen, locked={str(n): p.locked() for n, p in self.processes.items()})
+        heard = {str(n): ears.since() for n, ears in self.ears.items()}
+        if step.observed.events is not None:
+            seen = replace(seen, events=heard)
         if step.observed.frames is not None:
             seen = replace(seen, frames=self.frames([*step.observed.entries, *step.observed.frames]))
         if step.observed.iovas is not None:
@@ -455,6 +492,7 @@ class Run:
 
     def _held(self) -> tuple[Frame, ...]:
         """The frames of regions that somebody counts, each with how often."""
+        lru_add_drain(self.machine)
         found = []
         for pfn in sorted(self.machine.pages):
             frame = self.frame(pfn)

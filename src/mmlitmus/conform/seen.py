@@ -36,6 +36,7 @@ class Seen:
     memtypes: tuple[Memtype, ...] | None = None
     pagemap: dict[str, int] = field(default_factory=dict)
     locked: dict[str, int] | None = None
+    events: dict[str, tuple[str, ...]] | None = None
     frames: dict[str, Frame] | None = None
     pins: tuple[Frame | None, ...] | None = None
     iovas: dict[str, Translation | None] | None = None

@@ -68,6 +68,7 @@ HOMES = {
     "vm_mixed_ok": "mmlitmus.kernel.mm.memory",
     "can_change_pte_writable": "mmlitmus.kernel.mm.writable",
     "mprotect_account": "mmlitmus.kernel.mm.mprotect",
+    "change_notify": "mmlitmus.kernel.mm.mprotect",
     "madvise_behavior_valid": "mmlitmus.kernel.mm.madvise",
     "madvise_populate": "mmlitmus.kernel.mm.madvise",
     "mmap_replace": "mmlitmus.kernel.mm.mmap",

@@ -20,6 +20,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.mm.huge_memory import PMD_ORDER
 from mmlitmus.kernel.mm.mm_types import MmStruct
+from mmlitmus.kernel.mm.mmu_notifier import MmuNotifierRange
 from mmlitmus.kernel.mm.page_alloc import FIRST_FRAME
 from mmlitmus.kernel.policy import Kernel
 
@@ -36,11 +37,11 @@ class Subscriber:
     def __init__(self, counts: Counts) -> None:
         self.counts = counts
 
-    def invalidate_range_start(self, mm: MmStruct, start: int, end: int, event: int, owner: Any) -> None:
+    def invalidate_range_start(self, range: MmuNotifierRange) -> None:
         """One call."""
         self.counts["notifier_calls"] += 1
 
-    def invalidate_range_end(self, mm: MmStruct, start: int, end: int, event: int, owner: Any) -> None:
+    def invalidate_range_end(self, range: MmuNotifierRange) -> None:
         """Not counted: there is one for each start."""
 
 

@@ -16,6 +16,7 @@ from mmlitmus.api import (
     MADV_DONTNEED,
     FolioLock,
     Machine,
+    MmuNotifierRange,
     Model,
     Once,
     Pages,
@@ -60,26 +61,32 @@ class Device(Model):
         self.watchful = watchful
         mmu_notifier_register(self, app.mm)
 
-    def invalidate_range_start(self, mm: Any, start: int, end: int, event: int, owner: Any) -> None:
+    def invalidate_range_start(self, range: MmuNotifierRange) -> None:
         """Do without these pages; unless the device is being given them."""
-        if owner is self:
+        if range.owner is self:
             return
         self.mutex.lock()
         if self.watchful:
             self.seq = self.seq + 1
             self.active = self.active + 1
         has = self.has
-        if any(start <= address < end for address, _ in has):
-            self.has = tuple((address, pfn) for address, pfn in has if not start <= address < end)
+        if any(range.start <= address < range.end for address, _ in has):
+            self.has = tuple((address, pfn) for address, pfn in has if not range.start <= address < range.end)
         self.mutex.unlock()
 
-    def invalidate_range_end(self, mm: Any, start: int, end: int, event: int, owner: Any) -> None:
+    def invalidate_range_end(self, range: MmuNotifierRange) -> None:
         """Over. Who began meanwhile has seen what was about to change."""
-        if owner is not self and self.watchful:
+        if range.owner is not self and self.watchful:
             self.mutex.lock()
             self.seq = self.seq + 1
             self.active = self.active - 1
             self.mutex.unlock()
+
+    def release(self, mm: Any) -> None:
+        """The process goes, and with it whatever the device has of it."""
+        self.mutex.lock()
+        self.has = ()
+        self.mutex.unlock()
 
     def take(self, app: Process, address: int) -> bool:
         """Have a page for itself: False if it could not be had, or might be another's by now. As nouveau does, without

@@ -52,10 +52,11 @@ from mmlitmus.kernel.mm.mmu_notifier import (
     MMU_NOTIFY_PROTECTION_PAGE,
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
+    mmu_notifier_range_init,
 )
 from mmlitmus.kernel.mm.page_alloc import Folio, alloc_folio, folio_get, folio_maybe_dma_pinned, folio_put, page_tables
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
-from mmlitmus.kernel.mm.pgalloc import pmd_chunks, pte_alloc, pte_batches, pud_chunks
+from mmlitmus.kernel.mm.pgalloc import pmd_chunks, pmd_page, pte_alloc, pte_batches, pud_chunks
 from mmlitmus.kernel.mm.swapfile import slot_of, swap_duplicate
 from mmlitmus.kernel.mm.swapops import (
     SWP_EXCLUSIVE,
@@ -180,14 +181,15 @@ def copy_page_range(dst_vma: VmArea, src_vma: VmArea) -> int:
         if error:
             return int(error)
     cow = is_cow_mapping(src_vma.has(VM_SHARED | VM_MAYWRITE))
-    mm, start, end = src_vma.vm_mm, src_vma.vm_start, src_vma.vm_end
+    mm = src_vma.vm_mm
+    range = mmu_notifier_range_init(mm, MMU_NOTIFY_PROTECTION_PAGE, src_vma.vm_start, src_vma.vm_end)
     if cow:
-        mmu_notifier_invalidate_range_start(mm, start, end, MMU_NOTIFY_PROTECTION_PAGE)
+        mmu_notifier_invalidate_range_start(range)
         running().chosen(write_protect).begin(mm)
     error = copy_pud_range(dst_vma, src_vma)
     if cow:
         running().chosen(write_protect).end(mm)
-        mmu_notifier_invalidate_range_end(mm, start, end)
+        mmu_notifier_invalidate_range_end(range)
     if error and src_vma.has(VM_PFNMAP):
         tracking().copy_failed(dst_vma, pfn)
     return error
@@ -204,6 +206,8 @@ def copy_pud_range(dst_vma: VmArea, src_vma: VmArea) -> int:
                 copy_huge_pud(dst_pud, pud)
             if pud_leaf(upper) or upper == NONE:
                 continue
+        if src_vma.vm_mm.notifier_subscriptions and pmd_page(src_vma.vm_mm, first).there:
+            pmd_page(dst_vma.vm_mm, first).there = True
         error = copy_pmd_range(dst_vma, src_vma, first, last)
         if error:
             return error

@@ -54,6 +54,12 @@ from mmlitmus.kernel.mm.mm_types import (
     is_cow_mapping,
 )
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_remove_tlb_entries
+from mmlitmus.kernel.mm.mmu_notifier import (
+    MMU_NOTIFY_CLEAR,
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+    mmu_notifier_range_init,
+)
 from mmlitmus.kernel.mm.page_alloc import alloc_folio, folio_put, page_tables
 from mmlitmus.kernel.mm.pfnmap_track import track_pfn_insert, track_pfn_inserts
 from mmlitmus.kernel.mm.swap import folio_add_lru
@@ -244,13 +250,18 @@ def _zap_leaf(tlb: MmuGather, slot: LeafSlot) -> None:
 
 
 def _split_leaf(mm: MmStruct, slot: LeafSlot) -> None:
+    range = mmu_notifier_range_init(
+        mm, MMU_NOTIFY_CLEAR, slot.address, slot.address + (slot.leaves << slot.leaf_shift)
+    )
+    mmu_notifier_invalidate_range_start(range)
     spin_lock(slot.leaf_lock)
     if pmd_leaf(slot.entry):
         if not slot.peek("entry") & SPECIAL:
             not_modelled("a huge page of a process's own that is split")
         pmdp_huge_get_and_clear(slot)
-        flush_tlb_range(mm, slot.address, slot.address + (slot.leaves << slot.leaf_shift))
+        flush_tlb_range(mm, range.start, range.end)
     spin_unlock(slot.leaf_lock)
+    mmu_notifier_invalidate_range_end(range)
 
 
 def _change_leaf(tlb: MmuGather, slot: LeafSlot, prot: int) -> None:

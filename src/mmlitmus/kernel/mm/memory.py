@@ -84,6 +84,7 @@ from mmlitmus.kernel.mm.pgalloc import (
     fault_batch,
     pmd_alloc,
     pmd_batches,
+    pmd_page_alloc,
     pte_alloc,
     pte_batches,
     pte_prealloc,
@@ -128,6 +129,7 @@ def __handle_mm_fault(vmf: VmFault) -> int:
             if not result & VM_FAULT_FALLBACK:
                 return result
         pmd_alloc(pud)
+    pmd_page_alloc(mm, address)
     table = pmd_offset(mm, address, vmf.nr)
     if vmf.nr > 1:
         vmf.nr = min(vmf.nr, table.pages_from(address))

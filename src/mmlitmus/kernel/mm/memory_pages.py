@@ -31,6 +31,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pte_unmap_unlock,
     ptep_get,
     ptep_get_and_clear,
+    ptep_walked,
     set_pte_at,
     set_ptes,
     stop_writing,
@@ -55,7 +56,12 @@ from mmlitmus.kernel.mm.mm_types import (
     VmFault,
 )
 from mmlitmus.kernel.mm.mmap_lock import vma_end_read
-from mmlitmus.kernel.mm.mmu_notifier import mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
+from mmlitmus.kernel.mm.mmu_notifier import (
+    MMU_NOTIFY_CLEAR,
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+    mmu_notifier_range_init,
+)
 from mmlitmus.kernel.mm.page_alloc import (
     ZERO_PFN,
     Folio,
@@ -283,6 +289,22 @@ def wp_pfn_shared(vmf: VmFault, table: PteTable, orig: int) -> int:
     return 0
 
 
+def copy_user_page(mm: MmStruct, table: PteTable, address: int, orig: int) -> None:
+    """What is copied has no struct page, so it is read where the user has it mapped; and the CPU, which walks there,
+    marks the entry accessed. One that was not is then no longer ``orig``: the page is copied by the next fault.
+
+    A process that the CPU does not run is not walked (the kernel copies what the one that it runs has at that address).
+    Not modelled: the translation that stays in the CPU's TLB.
+
+    Source: mm/memory.c cow_user_page (5.10), __wp_page_copy_user (from 6.1); recorded: 5.10.262, 6.1.192, 6.12.117,
+    7.3.4.
+    """
+    if orig & ACCESSED or not pte_present(orig) or mm.machine.this_cpu() not in mm.cpus:
+        return
+    ptep_walked(table, address)
+    reached("a frame was read before it was copied")
+
+
 def wp_page_copy(vmf: VmFault, table: PteTable, orig: int, old: Folio | None, write: bool) -> int:
     """A page of the process's own takes the place of ``orig``: mapped as the VMA is, and not special. ``old``: the
     counted page that ``orig`` maps, which is held for this.
@@ -297,8 +319,11 @@ def wp_page_copy(vmf: VmFault, table: PteTable, orig: int, old: Folio | None, wr
         if old is not None:
             folio_put(old, "a fault")
         return retry or VM_FAULT_OOM
+    if old is None and orig != NONE:
+        copy_user_page(mm, table, vmf.address, orig)
     copied = VM_FAULT_WRITE if not write and not vmf.flags & FAULT_FLAG_UNSHARE else 0
-    mmu_notifier_invalidate_range_start(mm, vmf.address, vmf.address + PAGE_SIZE)
+    range = mmu_notifier_range_init(mm, MMU_NOTIFY_CLEAR, vmf.address, vmf.address + PAGE_SIZE)
+    mmu_notifier_invalidate_range_start(range)
     ptl = pte_offset_map_lock(table)
     if locked_entry(table, vmf.address) == orig:
         entry = mk_pte(new.pfn, vma.vm_page_prot | ACCESSED)
@@ -322,7 +347,7 @@ def wp_page_copy(vmf: VmFault, table: PteTable, orig: int, old: Folio | None, wr
         copied = 0
         pte_unmap_unlock(ptl)
         folio_put(new, page_tables(mm))
-    mmu_notifier_invalidate_range_end(mm, vmf.address, vmf.address + PAGE_SIZE)
+    mmu_notifier_invalidate_range_end(range)
     if old is not None:
         folio_put(old, "a fault")
     return copied

@@ -41,8 +41,10 @@ from mmlitmus.kernel.mm.mmap_lock import vma_end_read
 from mmlitmus.kernel.mm.mmu_notifier import (
     MMU_NOTIFY_CLEAR,
     MMU_NOTIFY_EXCLUSIVE,
+    MmuNotifierRange,
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
+    mmu_notifier_range_init_owner,
 )
 from mmlitmus.kernel.mm.page_alloc import Folio, folio_put, page_tables, try_get_folio
 from mmlitmus.kernel.mm.swap import lru_add_drain
@@ -238,14 +240,17 @@ def try_restore_exclusive_pte(vma: VmArea, table: PteTable, address: int, orig: 
     return True
 
 
-def restored_in_fault(vmf: VmFault, table: PteTable, orig: int, folio: Folio, event: int) -> None:
-    """Whoever has the page is told to do without; then it is mapped, if the entry is still there. It is locked."""
-    mm = vmf.vma.vm_mm
-    mmu_notifier_invalidate_range_start(mm, vmf.address, vmf.address + PAGE_SIZE, event)
+def restored_in_fault(vmf: VmFault, table: PteTable, orig: int, folio: Folio, event: int) -> MmuNotifierRange:
+    """Whoever has the page is told to do without; then it is mapped, if the entry is still there. It is locked. The
+    range comes back, of which the caller says that it is over.
+    """
+    range = mmu_notifier_range_init_owner(vmf.vma.vm_mm, event, vmf.address, vmf.address + PAGE_SIZE, None)
+    mmu_notifier_invalidate_range_start(range)
     ptl = pte_offset_map_lock(table)
     if locked_entry(table, vmf.address) == orig:
         restore(vmf.vma, table, vmf.address, orig, folio)
     pte_unmap_unlock(ptl)
+    return range
 
 
 @remove_device_exclusive.alternative("unreferenced", source="dossier D.5; before 7c7b962938dd", releases="v5.14 - v6.2")
@@ -253,12 +258,12 @@ def lock_without_a_reference(vmf: VmFault, table: PteTable, orig: int, folio: Fo
     """The page is locked as it is found, and may be another's by then."""
     if not folio_lock_or_retry(vmf, folio):
         return VM_FAULT_RETRY
-    restored_in_fault(vmf, table, orig, folio, MMU_NOTIFY_EXCLUSIVE)
+    range = restored_in_fault(vmf, table, orig, folio, MMU_NOTIFY_EXCLUSIVE)
     look((folio.id,))
     if folio.freed:
         report("use-after-free", "free-page-locked", f"{current().name} has locked {folio.name}, which is free")
     folio_unlock(folio.lock)
-    mmu_notifier_invalidate_range_end(vmf.vma.vm_mm, vmf.address, vmf.address + PAGE_SIZE)
+    mmu_notifier_invalidate_range_end(range)
     return 0
 
 
@@ -290,10 +295,10 @@ def lock_referenced(vmf: VmFault, table: PteTable, orig: int, folio: Folio, even
     if not folio_lock_or_retry(vmf, folio):
         folio_put(folio, A_FAULT)
         return VM_FAULT_RETRY
-    restored_in_fault(vmf, table, orig, folio, event)
+    range = restored_in_fault(vmf, table, orig, folio, event)
     folio_unlock(folio.lock)
     folio_put(folio, A_FAULT)
-    mmu_notifier_invalidate_range_end(vmf.vma.vm_mm, vmf.address, vmf.address + PAGE_SIZE)
+    mmu_notifier_invalidate_range_end(range)
     return 0
 
 

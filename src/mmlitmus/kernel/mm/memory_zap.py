@@ -32,9 +32,11 @@ from mmlitmus.kernel.mm.memory_pages import vm_normal_pages
 from mmlitmus.kernel.mm.mm_types import VM_PFNMAP, AddressSpace, MmStruct, VmArea, vma_pages
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_end_vma, tlb_finish_mmu, tlb_gather_mmu, tlb_remove_tlb_entries
 from mmlitmus.kernel.mm.mmu_notifier import (
+    MMU_NOTIFY_CLEAR,
     MMU_NOTIFY_UNMAP,
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
+    mmu_notifier_range_init,
 )
 from mmlitmus.kernel.mm.page_alloc import folio_mark_dirty
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
@@ -129,12 +131,13 @@ def unmap_single_vma(tlb: MmuGather, vma: VmArea, start_addr: int, end_addr: int
 
 def unmap_vmas(tlb: MmuGather, vmas: list[VmArea], start_addr: int, end_addr: int, mm_wr_locked: bool) -> None:
     """Unmap every VMA of a teardown. mmap_lock W, or R after a downgrade and in exit (``mm_wr_locked`` False)."""
-    mmu_notifier_invalidate_range_start(tlb.mm, start_addr, end_addr, MMU_NOTIFY_UNMAP)
+    range = mmu_notifier_range_init(tlb.mm, MMU_NOTIFY_UNMAP, start_addr, end_addr)
+    mmu_notifier_invalidate_range_start(range)
     for vma in vmas:
         if vma.has(VM_PFNMAP):
             tracking().unmapping(vma, "unmap_vmas", mm_wr_locked)
         unmap_single_vma(tlb, vma, start_addr, end_addr, mm_wr_locked)
-    mmu_notifier_invalidate_range_end(tlb.mm, start_addr, end_addr)
+    mmu_notifier_invalidate_range_end(range)
 
 
 def zap_page_range_single(vma: VmArea, address: int, size: int) -> None:
@@ -144,9 +147,10 @@ def zap_page_range_single(vma: VmArea, address: int, size: int) -> None:
     Source: mm/memory.c zap_page_range_single (to 6.12), zap_vma_range (7.3).
     """
     tlb = tlb_gather_mmu(vma.vm_mm)
-    mmu_notifier_invalidate_range_start(vma.vm_mm, address, address + size)
+    range = mmu_notifier_range_init(vma.vm_mm, MMU_NOTIFY_CLEAR, address, address + size)
+    mmu_notifier_invalidate_range_start(range)
     unmap_single_vma(tlb, vma, address, address + size, False)
-    mmu_notifier_invalidate_range_end(vma.vm_mm, address, address + size)
+    mmu_notifier_invalidate_range_end(range)
     tlb_finish_mmu(tlb)
 
 

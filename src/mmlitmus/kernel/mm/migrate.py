@@ -32,7 +32,12 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
 from mmlitmus.kernel.mm.device_exclusive import counts_as_mapping
 from mmlitmus.kernel.mm.mm_types import MmStruct
-from mmlitmus.kernel.mm.mmu_notifier import mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
+from mmlitmus.kernel.mm.mmu_notifier import (
+    MMU_NOTIFY_CLEAR,
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+    mmu_notifier_range_init,
+)
 from mmlitmus.kernel.mm.page_alloc import Folio, alloc_folio, folio_maybe_dma_pinned, folio_put, page_tables
 from mmlitmus.kernel.mm.rmap import mappings_of
 from mmlitmus.kernel.mm.swap import folio_add_lru, folio_putback_lru
@@ -80,9 +85,10 @@ def unmap_and_move(machine: Any, folio: Folio) -> bool:
         return False
     folio_lock(folio.lock)
     for mm, table, address in mappings:
-        mmu_notifier_invalidate_range_start(mm, address, address + PAGE_SIZE)
+        range = mmu_notifier_range_init(mm, MMU_NOTIFY_CLEAR, address, address + PAGE_SIZE)
+        mmu_notifier_invalidate_range_start(range)
         try_to_migrate(mm, table, address, folio)
-        mmu_notifier_invalidate_range_end(mm, address, address + PAGE_SIZE)
+        mmu_notifier_invalidate_range_end(range)
     cached = in_swap_cache(machine, folio)
     moved = folio.mapcount == 0 and folio.refcount == 1 + cached
     if moved:

@@ -90,7 +90,9 @@ class MmStruct(Model):
     ``cpus`` is mm_cpumask: the CPUs whose tasks run on this mm.
     """
 
-    __slots__ = ("cpus", "lock_limit", "machine", "mmap_lock", "notifier_subscriptions", "pgd", "puds")
+    __slots__ = (
+        "cpus", "lock_limit", "machine", "mmap_lock", "notifier_subscriptions", "pgd", "pmd_pages", "puds",
+    )  # fmt: skip
     mm_users = Atomic()
     mm_mt = Once()
     mm_lock_seq = Atomic()
@@ -109,6 +111,7 @@ class MmStruct(Model):
         self.mmap_lock = RwSem(f"{name}:mmap_lock", "mmap_lock")
         self.pgd: dict[int, pgtable.PteTable] = {}  # PMD number -> the slot of that PMD entry
         self.puds: dict[int, pgtable.PudEntry] = {}  # PUD number -> entry, for blocks that a VMA covers whole
+        self.pmd_pages: dict[int, pgtable.PmdPage] = {}  # PUD number -> PMD table, where notifiers are listened to
         self.cpus: list[Any] = []
         self.notifier_subscriptions: tuple[Any, ...] = ()
         self.lock_limit: int | None = None  # RLIMIT_MEMLOCK, pages; None: CAP_IPC_LOCK

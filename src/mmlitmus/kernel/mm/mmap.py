@@ -57,6 +57,7 @@ from mmlitmus.kernel.mm.mmu_gather import (
     tlb_gather_mmu,
     tlb_gather_mmu_fullmm,
 )
+from mmlitmus.kernel.mm.mmu_notifier import mmu_notifier_release
 from mmlitmus.kernel.mm.vma import (
     erase_from_tree,
     free_pgd_range,
@@ -230,7 +231,7 @@ def map_new(mm: MmStruct, file: File, addr: int, length: int, vm_flags: int, pgo
     if error:
         mm.machine.fput(file)
         tlb = tlb_gather_mmu(mm)
-        unmap_vmas(tlb, [vma], 0, TASK_SIZE, True)
+        unmap_vmas(tlb, [vma], addr, end, True)
         free_pgd_range(tlb, vma, list(vma_tree(mm)))
         tlb_finish_mmu(tlb)
         vm_area_free_at_once(vma)
@@ -392,6 +393,7 @@ def exit_mmap(mm: MmStruct) -> None:
     In between nobody may populate: there are no users left, and mmget_not_zero fails. The reverse map still finds the
     VMAs until they are unlinked.
     """
+    mmu_notifier_release(mm)
     mmap_read_lock(mm)
     vmas = list(vma_tree(mm))
     tlb = tlb_gather_mmu_fullmm(mm)

@@ -44,10 +44,12 @@ from mmlitmus.kernel.mm.mmap_lock import mmap_write_lock, mmap_write_unlock, vma
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_end_vma, tlb_finish_mmu, tlb_gather_mmu, tlb_remove_tlb_entries
 from mmlitmus.kernel.mm.mmu_notifier import (
     MMU_NOTIFY_PROTECTION_VMA,
+    MmuNotifierRange,
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
+    mmu_notifier_range_init,
 )
-from mmlitmus.kernel.mm.pgalloc import pmd_chunks, pud_chunks
+from mmlitmus.kernel.mm.pgalloc import pmd_chunks, pmd_page, pud_chunks
 from mmlitmus.kernel.mm.swapops import (
     SWP_MIGRATION_READ_EXCLUSIVE,
     SWP_MIGRATION_WRITE,
@@ -60,7 +62,9 @@ from mmlitmus.kernel.mm.swapops import (
 from mmlitmus.kernel.mm.vma import isolate_range, vmas_in_range
 from mmlitmus.kernel.mm.vma_flags import vm_flags_reset
 from mmlitmus.kernel.mm.writable import can_change_pte_writable
-from mmlitmus.kernel.policy import Seam
+from mmlitmus.kernel.policy import Seam, running
+
+change_notify = Seam("change_notify", "of which range mprotect tells MMU notifiers")
 
 PROT_SEM = 8  # accepted, and means nothing here
 
@@ -125,31 +129,78 @@ def mprotect_fixup(tlb: MmuGather, vma: VmArea, start: int, end: int, newflags: 
 
 def change_protection(tlb: MmuGather, vma: VmArea, start: int, end: int) -> None:
     """Rewrite the present entries for the VMA's new protection; a huge leaf that is only partly covered goes."""
-    mmu_notifier_invalidate_range_start(vma.vm_mm, start, end, MMU_NOTIFY_PROTECTION_VMA)
+    told = None
     for first, last in pud_chunks(start, end):
         pud = pud_offset(vma.vm_mm, first)
         entry = TABLE if pud is None else pud.entry
+        told = told or running().chosen(change_notify).at_pud(vma.vm_mm, first, end, entry)
         if pud is not None and pud_leaf(entry) and last - first < PUD_SIZE:
             split_huge_pud(vma.vm_mm, pud)
         elif pud is not None and pud_leaf(entry):
             change_huge_pud(tlb, pud, vma.vm_page_prot)
         elif entry != NONE:
             change_pmd_range(tlb, vma, first, last)
-    mmu_notifier_invalidate_range_end(vma.vm_mm, start, end)
+    if told is not None:
+        mmu_notifier_invalidate_range_end(told)
     tlb_end_vma(tlb, vma)
 
 
 def change_pmd_range(tlb: MmuGather, vma: VmArea, start: int, end: int) -> None:
     """``change_protection`` below the 1G leaves."""
+    told = None
     for addr, stop in pmd_chunks(start, end):
         table = pmd_offset(vma.vm_mm, addr)
         entry = table.entry
+        told = told or running().chosen(change_notify).at_pmd(vma.vm_mm, addr, end, entry)
         if pmd_leaf(entry) and stop - addr < PMD_SIZE:
             split_huge_pmd(vma.vm_mm, table)
         elif pmd_leaf(entry):
             change_huge_pmd(tlb, table, vma.vm_page_prot)
         elif entry != NONE:
             change_pte_range(tlb, vma, table, addr, stop)
+    if told is not None:
+        mmu_notifier_invalidate_range_end(told)
+
+
+@change_notify.alternative("by-pmd", source="mm/mprotect.c change_pmd_range, 5.10.262, 6.1.192", releases="<= v6.11")
+class NotifyByPmd:
+    """Once a block of 1G, from the first 2M of it that have a table or a leaf on."""
+
+    @staticmethod
+    def at_pud(mm: MmStruct, addr: int, end: int, entry: int) -> None:
+        """Nobody is told here."""
+
+    @staticmethod
+    def at_pmd(mm: MmStruct, addr: int, end: int, entry: int) -> MmuNotifierRange | None:
+        """The range that is told of, from ``addr`` to ``end`` of the block, if there is something at ``addr``."""
+        return begin(mm, addr, end) if entry != NONE else None
+
+
+@change_notify.alternative(
+    "by-pud",
+    source="mm/mprotect.c change_pud_range, 6.12.117, 7.3.4; 'mm/mprotect: Push mmu notifier to PUDs' (2024)",
+    releases=">= v6.12",
+)
+class NotifyByPud:
+    """Once, from the first block of 1G that has a table or a leaf on, whether or not it has anything in the range."""
+
+    @staticmethod
+    def at_pud(mm: MmStruct, addr: int, end: int, entry: int) -> MmuNotifierRange | None:
+        """The range that is told of, from ``addr`` to ``end`` of it all, if there is something in the block."""
+        if not mm.notifier_subscriptions:
+            return None
+        return begin(mm, addr, end) if entry != NONE and pmd_page(mm, addr).there else None
+
+    @staticmethod
+    def at_pmd(mm: MmStruct, addr: int, end: int, entry: int) -> None:
+        """Nobody is told here."""
+
+
+def begin(mm: MmStruct, addr: int, end: int) -> MmuNotifierRange:
+    """Tell that the protection of [addr, end) bytes is about to change."""
+    range = mmu_notifier_range_init(mm, MMU_NOTIFY_PROTECTION_VMA, addr, end)
+    mmu_notifier_invalidate_range_start(range)
+    return range
 
 
 def change_pte_range(tlb: MmuGather, vma: VmArea, table: PteTable, addr: int, end: int) -> None:

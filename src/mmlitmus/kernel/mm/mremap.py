@@ -38,6 +38,7 @@ from mmlitmus.kernel.mm.mmu_notifier import (
     MMU_NOTIFY_UNMAP,
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
+    mmu_notifier_range_init,
 )
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pgalloc import pte_alloc
@@ -316,7 +317,8 @@ def move_page_tables(vma: VmArea, old_addr: int, new_addr: int, length: int, *, 
     mm = vma.vm_mm
     if not length:
         return 0
-    mmu_notifier_invalidate_range_start(mm, old_addr, old_addr + length, MMU_NOTIFY_UNMAP)
+    range = mmu_notifier_range_init(mm, MMU_NOTIFY_UNMAP, old_addr, old_addr + length)
+    mmu_notifier_invalidate_range_start(range)
     done = 0
     while done < length:
         pud = pud_offset(mm, old_addr + done)
@@ -334,7 +336,7 @@ def move_page_tables(vma: VmArea, old_addr: int, new_addr: int, length: int, *, 
                 break
             move_ptes(vma, old_addr + done, new_addr + done, step, need_rmap_locks)
         done += step
-    mmu_notifier_invalidate_range_end(mm, old_addr, old_addr + length)
+    mmu_notifier_invalidate_range_end(range)
     return done
 
 

@@ -1,7 +1,8 @@
 """Page tables where they are missing, and address ranges cut at their boundaries.
 
 Source: mm/memory.c, include/linux/mm.h, functions of the same name; where a docstring does not say otherwise. Of the
-model's own: pte_batches, batch_at, Touched, fault_batch, pmd_chunks, pmd_batches, pud_chunks.
+model's own: pmd_page, pmd_page_alloc, pmd_page_free, pte_batches, batch_at, Touched, fault_batch, pmd_chunks,
+pmd_batches, pud_chunks.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     NONE,
     PAGE_SHIFT,
     PMD_SIZE,
+    PUD_SHIFT,
     PUD_SIZE,
     TABLE,
+    PmdPage,
     PteTable,
     PudEntry,
     pud_offset,
@@ -28,6 +31,7 @@ def pte_alloc(mm: MmStruct, table: PteTable) -> int:
     pud = pud_offset(mm, table.address)
     if pud is not None:
         pmd_alloc(pud)
+    pmd_page_alloc(mm, table.address)
     if table.entry != NONE:
         return 0
     might_alloc(mm.machine)
@@ -60,6 +64,30 @@ def pmd_alloc(pud: PudEntry) -> None:
     if pud.entry == NONE:
         pud.entry = TABLE
     spin_unlock(pud.pud_lock)
+
+
+def pmd_page(mm: MmStruct, address: int) -> PmdPage:
+    """The page of PMD entries for ``address``, which may not be there."""
+    n = address >> PUD_SHIFT
+    page = mm.pmd_pages.get(n)
+    if page is None:
+        page = mm.pmd_pages[n] = PmdPage(f"{mm.name}:pmd_page[{n:#x}]")
+    return page
+
+
+def pmd_page_alloc(mm: MmStruct, address: int) -> None:
+    """There is a page of PMD entries from now on. No event where nobody listens to the mm's notifiers, for whom alone
+    it is asked.
+    """
+    if mm.notifier_subscriptions and not pmd_page(mm, address).there:
+        pmd_page(mm, address).there = True
+
+
+def pmd_page_free(mm: MmStruct, address: int) -> None:
+    """It goes, with the last VMA in its 1G."""
+    page = mm.pmd_pages.get(address >> PUD_SHIFT)
+    if page is not None and page.there:
+        page.there = False
 
 
 def pte_batches(start: int, end: int, nr: int) -> list[tuple[int, int]]:

@@ -26,7 +26,12 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
 from mmlitmus.kernel.mm.device_exclusive import counts_as_mapping
 from mmlitmus.kernel.mm.mm_types import AddressSpace, MmStruct
-from mmlitmus.kernel.mm.mmu_notifier import mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
+from mmlitmus.kernel.mm.mmu_notifier import (
+    MMU_NOTIFY_CLEAR,
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+    mmu_notifier_range_init,
+)
 from mmlitmus.kernel.mm.page_alloc import Folio, folio_maybe_dma_pinned, folio_put, page_tables
 from mmlitmus.kernel.mm.swapfile import SwapSlot, swap_duplicate, swap_free
 from mmlitmus.kernel.mm.swapops import (
@@ -89,9 +94,10 @@ def try_to_unmap(machine: Any, folio: Folio) -> None:
     ``mapcount`` says whether that has worked.
     """
     for mm, table, address in mappings_of(machine, folio):
-        mmu_notifier_invalidate_range_start(mm, address, address + PAGE_SIZE)
+        range = mmu_notifier_range_init(mm, MMU_NOTIFY_CLEAR, address, address + PAGE_SIZE)
+        mmu_notifier_invalidate_range_start(range)
         gone = try_to_unmap_one(mm, table, address, folio)
-        mmu_notifier_invalidate_range_end(mm, address, address + PAGE_SIZE)
+        mmu_notifier_invalidate_range_end(range)
         if not gone:
             return
 

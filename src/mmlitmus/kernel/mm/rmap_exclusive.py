@@ -39,6 +39,7 @@ from mmlitmus.kernel.mm.mmu_notifier import (
     MMU_NOTIFY_EXCLUSIVE,
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
+    mmu_notifier_range_init_owner,
 )
 from mmlitmus.kernel.mm.page_alloc import Folio, folio_put
 from mmlitmus.kernel.mm.rmap import mappings_of
@@ -109,9 +110,10 @@ def folio_make_device_exclusive(mm: MmStruct, address: int, folio: Folio, owner:
         return False
     valid = False
     for where, table, at in mappings_of(mm.machine, folio):
-        mmu_notifier_invalidate_range_start(where, at, at + PAGE_SIZE, MMU_NOTIFY_EXCLUSIVE, owner)
+        range = mmu_notifier_range_init_owner(where, MMU_NOTIFY_EXCLUSIVE, at, at + PAGE_SIZE, owner)
+        mmu_notifier_invalidate_range_start(range)
         was = page_make_device_exclusive_one(where, table, at, folio)
-        mmu_notifier_invalidate_range_end(where, at, at + PAGE_SIZE, MMU_NOTIFY_EXCLUSIVE, owner)
+        mmu_notifier_invalidate_range_end(range)
         valid = valid or (where is mm and at == address and bool(was & RW))
     return valid and folio.mapcount == 0
 
@@ -169,9 +171,10 @@ def make_one_exclusive(mm: MmStruct, address: int, pages: Pages, owner: Any) -> 
                 folio_put(folio, holder)
             return -EOPNOTSUPP
         folio_lock(folio.lock)
-        mmu_notifier_invalidate_range_start(mm, address, address + PAGE_SIZE, MMU_NOTIFY_EXCLUSIVE, owner)
+        range = mmu_notifier_range_init_owner(mm, MMU_NOTIFY_EXCLUSIVE, address, address + PAGE_SIZE, owner)
+        mmu_notifier_invalidate_range_start(range)
         replaced = still_mapped_writable(mm, address, folio)
-        mmu_notifier_invalidate_range_end(mm, address, address + PAGE_SIZE, MMU_NOTIFY_EXCLUSIVE, owner)
+        mmu_notifier_invalidate_range_end(range)
         if replaced:
             reached("a device has a page for itself")
             return 0

@@ -6,7 +6,7 @@ CPU's. A machine has batches only if its case asks for them (``lru_batches``); e
 the lab's agent does before it looks.
 
 Source: mm/swap.c (to 6.12), mm/folio.c (7.3), mm/vmscan.c, functions of the same name. Of the model's own: LruBatch,
-batch_of.
+batch_of; PAGEVEC_SIZE is include/linux/pagevec.h's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from typing import Any
 
 from mmlitmus.explore.state import Model, Once, touch
 from mmlitmus.kernel.mm.page_alloc import ISOLATION, LRU_BATCH, LRU_ISOLATED, LRU_ON, Folio, folio_put
+
+#: how many folios a batch has when it is emptied (31 from 6.9 on; only up to 5.18 does anybody see it who counts)
+PAGEVEC_SIZE = 15
 
 
 class LruBatch(Model):
@@ -53,6 +56,8 @@ def folio_add_lru(machine: Any, folio: Folio) -> None:
     folio.ref_add(batch.holder, 1)
     folio.lru = LRU_BATCH
     batch.folios = (*batch.folios, folio)
+    if len(batch.peek("folios")) == PAGEVEC_SIZE:
+        drain_batch(batch)
 
 
 def lru_add_drain(machine: Any) -> None:

@@ -30,7 +30,7 @@ from mmlitmus.kernel.mm.mm_types import File, MmStruct, VmArea
 from mmlitmus.kernel.mm.mmap_lock import mmap_assert_locked, vma_start_write
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_free_vmas
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
-from mmlitmus.kernel.mm.pgalloc import pmd_batches
+from mmlitmus.kernel.mm.pgalloc import pmd_batches, pmd_page_free, pud_chunks
 from mmlitmus.kernel.policy import running
 from mmlitmus.kernel.sync.might import might_alloc
 from mmlitmus.kernel.sync.rwsem import down_write, up_write
@@ -190,6 +190,9 @@ def free_pgd_range(tlb: MmuGather, vma: VmArea, others: list[VmArea]) -> None:
     late, and its entries are never taken back.
     """
     mm = tlb.mm
+    for first, last in pud_chunks(vma.vm_start & -PUD_SIZE, vma.vm_end + PUD_SIZE - 1 & -PUD_SIZE):
+        if not any(v.vm_start < last and first < v.vm_end for v in others):
+            pmd_page_free(mm, first)
     for start, stop in pmd_batches(mm, vma.vm_start, vma.vm_end):
         if stop - start == PMD_SIZE and start >> PMD_SHIFT not in mm.pgd:
             continue  # nobody has ever had anything here

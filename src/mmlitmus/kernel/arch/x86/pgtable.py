@@ -255,6 +255,17 @@ class PudEntry(LeafSlot):
         return self.leaf_lock
 
 
+class PmdPage(Model):
+    """The page of PMD entries under one PUD entry: is it there? Only who tells MMU notifiers of mprotect asks."""
+
+    __slots__ = ()
+    made_on_first_use = True
+    there = Once()
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, there=False)
+
+
 class _PteName:
     __slots__ = ("n", "table")
 
@@ -313,6 +324,17 @@ def ptep_get(table: PteTable, address: int) -> int:
     """Read one PTE (READ_ONCE)."""
     rt.point((READ_ONCE, table.cell(address), (), "get"))
     return table.peek_pte(address)
+
+
+def ptep_walked(table: PteTable, address: int) -> None:
+    """The CPU comes by the PTE and marks it accessed, if it is present.
+
+    Source: none (the SDM, volume 3, 4.8).
+    """
+    rt.point((TOUCH, table.cell(address), (), "walk"))
+    entry = table.peek_pte(address)
+    if entry & PRESENT:
+        table.put(address, entry | ACCESSED)
 
 
 def pte_run(table: PteTable, address: int, nr: int) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
 from mmlitmus.kernel.errno import EINVAL
 from mmlitmus.kernel.mm.memory_pages import vm_normal_page
+from mmlitmus.kernel.mm.memory_zap import ULONG_MAX
 from mmlitmus.kernel.mm.mm_types import (
     VM_MAYWRITE,
     VM_PFNMAP,
@@ -39,6 +40,12 @@ from mmlitmus.kernel.mm.mm_types import (
 from mmlitmus.kernel.mm.mmap import vma_set_page_prot
 from mmlitmus.kernel.mm.mmap_lock import mmap_write_lock, mmap_write_unlock, vma_start_write
 from mmlitmus.kernel.mm.mmu_gather import TASK_SIZE
+from mmlitmus.kernel.mm.mmu_notifier import (
+    MMU_NOTIFY_SOFT_DIRTY,
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+    mmu_notifier_range_init,
+)
 from mmlitmus.kernel.mm.page_alloc import folio_maybe_dma_pinned
 from mmlitmus.kernel.mm.pgalloc import pmd_chunks
 from mmlitmus.kernel.mm.swapops import SWP_SOFT_DIRTY
@@ -58,12 +65,14 @@ def clear_refs_write(mm: MmStruct, kind: int) -> int:
     if kind == CLEAR_REFS_MM_HIWATER_RSS:
         mmap_write_unlock(mm)
         return 0
+    range = mmu_notifier_range_init(mm, MMU_NOTIFY_SOFT_DIRTY, 0, ULONG_MAX)
     if kind == CLEAR_REFS_SOFT_DIRTY:
         for vma in vma_tree(mm):
             if vma.vm_flags & VM_SOFTDIRTY:
                 vma_start_write(vma)
                 vm_flags_clear(vma, VM_SOFTDIRTY)
                 vma_set_page_prot(vma)
+        mmu_notifier_invalidate_range_start(range)
     for vma in vma_tree(mm):
         if not clear_refs_test_walk(vma, kind):
             continue
@@ -73,6 +82,7 @@ def clear_refs_write(mm: MmStruct, kind: int) -> int:
             if entry != NONE and not pmd_leaf(entry):
                 clear_refs_pte_range(vma, table, start, end, kind)
     if kind == CLEAR_REFS_SOFT_DIRTY:
+        mmu_notifier_invalidate_range_end(range)
         flush_tlb_range(mm, 0, TASK_SIZE)
     mmap_write_unlock(mm)
     return 0

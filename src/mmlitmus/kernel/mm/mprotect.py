@@ -197,7 +197,10 @@ class NotifyByPud:
 
 
 def begin(mm: MmStruct, addr: int, end: int) -> MmuNotifierRange:
-    """Tell that the protection of [addr, end) bytes is about to change."""
+    """Tell that the protection of [addr, end) bytes is about to change.
+
+    Source: mm/mprotect.c change_pmd_range (to 6.1), change_pud_range (from 6.12).
+    """
     range = mmu_notifier_range_init(mm, MMU_NOTIFY_PROTECTION_VMA, addr, end)
     mmu_notifier_invalidate_range_start(range)
     return range

@@ -6,7 +6,7 @@ CPU's. A machine has batches only if its case asks for them (``lru_batches``); e
 the lab's agent does before it looks.
 
 Source: mm/swap.c (to 6.12), mm/folio.c (7.3), mm/vmscan.c, functions of the same name. Of the model's own: LruBatch,
-batch_of; PAGEVEC_SIZE is include/linux/pagevec.h's.
+batch_of.
 """
 
 from __future__ import annotations

@@ -329,7 +329,7 @@ def ptep_get(table: PteTable, address: int) -> int:
 def ptep_walked(table: PteTable, address: int) -> None:
     """The CPU comes by the PTE and marks it accessed, if it is present.
 
-    Source: none (the SDM, volume 3, 4.8).
+    Of the CPU's own: the SDM, volume 3, 4.8. Source: none.
     """
     rt.point((TOUCH, table.cell(address), (), "walk"))
     entry = table.peek_pte(address)

@@ -402,4 +402,5 @@ class ZapFirstBar(VfioPci612):
     """The zap ends where BAR 0 does."""
 
     def zap_bars(self) -> None:
+        """Every translation of BAR 0."""
         unmap_mapping_range(self.mapping, 0, vfio_pci_index_to_offset(1) << PAGE_SHIFT)

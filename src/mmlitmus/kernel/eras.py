@@ -99,6 +99,8 @@ _ROWS = (
             "vfio_find_dma": "exclusive-end",
             "vfio_iommu_type1_unmap_dma": "dirty-bitmap",
             "vfio_dma_do_unmap": "who-mapped",
+            "prep_move_vma": "not-asked",
+            "do_mprotect_pkey": "not-asked",
         },
         "dossier",
         "abafbc551fdd (5.8) VFIO memory_lock and vma_list; fork opens after the copy; no PFNMAP flush at VMA end yet; "
@@ -140,6 +142,8 @@ _ROWS = (
             "vfio_pin_pages_remote": "batches",
             "follow_fault_pfn": "writable",
             "vfio_iommu_type1_unmap_dma": "all-and-vaddr",
+            "prep_move_vma": "may_split",
+            "do_mprotect_pkey": "asked",
         },
         "dossier",
         "5.14 to 5.18 as far as pins go: nothing movable is pinned for long, but the zero page is (5.13)",
@@ -220,6 +224,8 @@ _ROWS = (
             "follow_fault_pfn": "writable",
             "vfio_iommu_type1_unmap_dma": "all-and-vaddr",
             "vfio_dma_do_unmap": "anybody",
+            "prep_move_vma": "may_split",
+            "do_mprotect_pkey": "asked",
         },
         "source",
         "6a45ece4c9af (5.14), forced PFNMAP flush (5.19); mprotect spares exclusive pages a fault; upstream fork still "

@@ -67,6 +67,8 @@ HOMES = {
     "remap_flags": "mmlitmus.kernel.mm.memory",
     "vm_mixed_ok": "mmlitmus.kernel.mm.memory",
     "can_change_pte_writable": "mmlitmus.kernel.mm.writable",
+    "do_mprotect_pkey": "mmlitmus.kernel.mm.mprotect",
+    "prep_move_vma": "mmlitmus.kernel.mm.mremap",
     "mprotect_account": "mmlitmus.kernel.mm.mprotect",
     "change_notify": "mmlitmus.kernel.mm.mprotect",
     "madvise_behavior_valid": "mmlitmus.kernel.mm.madvise",

@@ -16,7 +16,9 @@ from typing import Any
 from mmlitmus.explore.scheduler import SetupError
 
 #: the members of both structures that the model calls
-CALLED = ("close", "fault", "huge_fault", "mapped", "mmap", "open", "pfn_mkwrite")
+CALLED = (
+    "close", "fault", "huge_fault", "mapped", "may_split", "mmap", "mprotect", "mremap", "open", "pfn_mkwrite",
+)  # fmt: skip
 
 #: the members that it never calls: what the kernel does with each, or how to do without
 NEVER_CALLED = {
@@ -28,10 +30,7 @@ NEVER_CALLED = {
     "get_policy": "->get_policy is for NUMA policies, which the model has not got",
     "get_unmapped_area": "->get_unmapped_area chooses the address, which the case does here",
     "map_pages": "->map_pages maps what is around a fault; the model asks ->fault page by page",
-    "may_split": "->may_split may refuse a split of the VMA",
     "mmap_prepare": "->mmap_prepare (from 6.16) is not there: map in ->mmap, or in ->mapped",
-    "mprotect": "->mprotect may refuse a change of protection",
-    "mremap": "->mremap hears of a move",
     "name": "->name is for /proc/PID/maps",
     "page_mkwrite": "->page_mkwrite is asked before a counted page is written to",
     "pagesize": "->pagesize is for smaps and hugetlb",

@@ -180,7 +180,9 @@ class VmOperations:
     ``fault(vmf)`` provides the page at ``vmf.address`` and returns VM_FAULT_* bits; ``huge_fault(vmf, order)``
     provides a leaf of that order. Either is None for a driver without it. ``pfn_mkwrite(vmf)`` is asked before a shared
     page is written for the first time. ``mapped`` is called once the VMA is linked everywhere (the hook that came with
-    ``.mmap_prepare``). A hook that the model never calls is refused (``hooks``): HookError.
+    ``.mmap_prepare``). ``may_split(vma, addr)``, ``mremap(new_vma)`` and ``mprotect(vma, start, end, newflags)`` are
+    asked where a VMA is to be split, has been moved, or is to get other permissions, and return 0 or an errno, which is
+    what the system call says. A hook that the model never calls is refused (``hooks``): HookError.
     """
 
     #: of the model's own: methods with the name of a hook, or nearly so, that are a driver's own
@@ -191,6 +193,9 @@ class VmOperations:
     batches = False
     pfn_mkwrite: Any = None
     mapped: Any = None
+    may_split: Any = None
+    mremap: Any = None
+    mprotect: Any = None
     #: of the model's own: the kernel's anonymous VMAs have no operations at all (vma_is_anonymous)
     anonymous = False
     #: of the model's own: ->fault may answer with a page (``VmFault.page``), with a reference for the page tables

@@ -68,6 +68,7 @@ change_notify = Seam("change_notify", "of which range mprotect tells MMU notifie
 
 PROT_SEM = 8  # accepted, and means nothing here
 
+driver_objects = Seam("do_mprotect_pkey", "is a driver asked before mprotect changes his mapping")
 mprotect_account = Seam("mprotect_account", "what an anonymous mapping counts for when it loses its write permission")
 
 
@@ -96,6 +97,9 @@ def sys_mprotect(mm: MmStruct, start: int, length: int, prot: int) -> int:
         elif not flags & VM_WRITE and flags != seen:
             flags = mprotect_account(vma, flags)
         at = min(vma.vm_end, end)
+        error = driver_objects(vma, max(start, vma.vm_start), at, seen & ~(VM_READ | VM_WRITE | VM_EXEC) | prot)
+        if error:
+            break
         error = mprotect_fixup(tlb, vma, max(start, vma.vm_start), at, flags, seen)
         if error:
             break
@@ -104,6 +108,18 @@ def sys_mprotect(mm: MmStruct, start: int, length: int, prot: int) -> int:
     tlb_finish_mmu(tlb)
     mmap_write_unlock(mm)
     return error
+
+
+@driver_objects.alternative("not-asked", source="mm/mprotect.c do_mprotect_pkey, v5.10, 5.10.262", releases="<= v5.10")
+def has_no_say(vma: VmArea, start: int, end: int, newflags: int) -> int:
+    """There is no such hook."""
+    return 0
+
+
+@driver_objects.alternative("asked", source="mm/mprotect.c do_mprotect_pkey (from 6.1)", releases=">= v5.11")
+def is_asked(vma: VmArea, start: int, end: int, newflags: int) -> int:
+    """->mprotect, of each VMA before anything of it changes: 0, or the driver's errno."""
+    return 0 if vma.vm_ops.mprotect is None else int(vma.vm_ops.mprotect(vma, start, end, newflags))
 
 
 def mprotect_fixup(tlb: MmuGather, vma: VmArea, start: int, end: int, newflags: int, seen: int) -> int:

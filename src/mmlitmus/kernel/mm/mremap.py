@@ -52,6 +52,7 @@ from mmlitmus.kernel.sync.spinlock import SINGLE_DEPTH_NESTING, spin_lock, spin_
 MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
 
 mremap_dontunmap = Seam("mremap_dontunmap", "which mappings MREMAP_DONTUNMAP refuses")
+prep_move_vma = Seam("prep_move_vma", "what mremap asks a driver before it moves part of his mapping")
 move_back = Seam("move_vma", "how a move that fails is taken back")
 do_mremap = Seam("do_mremap", "what mremap looks at before it takes away what is mapped at its target")
 
@@ -219,10 +220,13 @@ def move_vma(vma: VmArea, old_addr: int, length: int, new_len: int, new_addr: in
     """Move ``length`` bytes: copy the VMA, ``new_len`` bytes long (->open sees an empty one), move the translations,
     unmap the old range; with MREMAP_DONTUNMAP the old VMA stays, empty and unlocked.
 
-    Where page tables cannot be had for all of it, what was moved is moved back, and the copy is what is unmapped,
-    accounted for like the source until then.
+    Where page tables cannot be had for all of it, or the driver's ->mremap, which is told of the copy, says no, what
+    was moved is moved back, and the copy is what is unmapped, accounted for like the source until then.
     """
     mm = vma.vm_mm
+    refused: int = prep_move_vma(vma, old_addr, length)
+    if refused:
+        return refused
     vma_start_write(vma)
     new_pgoff = vma.vm_pgoff + (old_addr - vma.vm_start >> PAGE_SHIFT)
     new = copy_vma(vma, new_addr, new_len, new_pgoff)
@@ -230,19 +234,46 @@ def move_vma(vma: VmArea, old_addr: int, length: int, new_len: int, new_addr: in
         return -ENOMEM
     locked = vma.vm_flags & VM_LOCKED
     moved = move_page_tables(vma, old_addr, new_addr, length, need_rmap_locks=False)
-    failed = moved < length
-    untracks = move_back(new, new_addr, old_addr, moved) if failed else True
-    gone, at, size = (new, new_addr, new_len) if failed else (vma, old_addr, length)
+    error = -ENOMEM if moved < length else 0
+    if not error and vma.vm_ops.mremap is not None:
+        error = vma.vm_ops.mremap(new)
+    untracks = move_back(new, new_addr, old_addr, moved) if error else True
+    gone, at, size = (new, new_addr, new_len) if error else (vma, old_addr, length)
     mm.total_vm = mm.total_vm + (new_len >> PAGE_SHIFT)
     if gone.has(VM_PFNMAP) and untracks:
         tracking().moved(gone)
-    if flags & MREMAP_DONTUNMAP and not failed:
+    if flags & MREMAP_DONTUNMAP and not error:
         vm_flags_clear(vma, VM_LOCKED | VM_LOCKONFAULT)
         return new_addr
     do_munmap(mm, at, size, downgrade=False)
     if locked:
         mm.locked_vm = mm.locked_vm + (new_len >> PAGE_SHIFT)
-    return -ENOMEM if failed else new_addr
+    return error or new_addr
+
+
+@prep_move_vma.alternative("not-asked", source="mm/mremap.c move_vma, v5.10, 5.10.262", releases="<= v5.10")
+def moves_before_it_splits(vma: VmArea, old_addr: int, length: int) -> int:
+    """Nothing: that the source cannot be split is found out when it is to be unmapped. It stays, without translations,
+    and the move is a success.
+    """
+    return 0
+
+
+@prep_move_vma.alternative(
+    "may_split",
+    source="'mremap: check if it's possible to split original vma'; mm/mremap.c move_vma (6.1 - 6.12), prep_move_vma "
+    "(7.3)",
+    releases=">= v5.11",
+)
+def asks_before_it_moves(vma: VmArea, old_addr: int, length: int) -> int:
+    """->may_split, at each end of the part that is not an end of the mapping: 0, or the driver's errno."""
+    error = 0
+    ops = vma.vm_ops
+    if ops.may_split is not None and vma.vm_start != old_addr:
+        error = ops.may_split(vma, old_addr)
+    if ops.may_split is not None and not error and vma.vm_end != old_addr + length:
+        error = ops.may_split(vma, old_addr + length)
+    return error
 
 
 @move_back.alternative(

@@ -215,10 +215,15 @@ def free_pgd_range(tlb: MmuGather, vma: VmArea, others: list[VmArea]) -> None:
 def split_vma(vma: VmArea, addr: int, new_below: bool) -> tuple[int, VmArea | None]:
     """Split at ``addr``: (0, the new VMA) or (errno, None). ``new_below``: the new one is the lower part.
 
-    The new VMA's ->open runs before either is changed; both change in one i_mmap_rwsem W section, so that the reverse
-    map never sees the pair half split. Needs mmap_lock W.
+    The driver's ->may_split is asked first (up to 5.10 it is called ->split). The new VMA's ->open runs before either
+    is changed; both change in one i_mmap_rwsem W section, so that the reverse map never sees the pair half split. Needs
+    mmap_lock W.
     """
     mm = vma.vm_mm
+    if vma.vm_ops.may_split is not None:
+        error = vma.vm_ops.may_split(vma, addr)
+        if error:
+            return error, None
     new = vm_area_dup(vma, mm)
     if new is None:
         return -ENOMEM, None

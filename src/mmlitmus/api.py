@@ -48,6 +48,7 @@ from mmlitmus.kernel.arch.x86.ioremap import (
     arch_io_reserve_memtype_wc,
     ioremap,
     ioremap_cache,
+    ioremap_prot,
     ioremap_uc,
     ioremap_wc,
     ioremap_wt,
@@ -153,6 +154,7 @@ from mmlitmus.kernel.mm.memory import (
     vmf_insert_pfn,
     vmf_insert_pfn_prot,
 )
+from mmlitmus.kernel.mm.memory_access import generic_access_phys
 from mmlitmus.kernel.mm.memory_pages import vm_insert_page
 from mmlitmus.kernel.mm.memory_zap import unmap_mapping_range, zap_vma_ptes
 from mmlitmus.kernel.mm.mm_types import (
@@ -443,6 +445,7 @@ __all__ = [
     "folio_unlock",
     "folios_at_rest",
     "follow_pte",
+    "generic_access_phys",
     "get_user_pages",
     "get_user_pages_fast",
     "get_user_pages_remote",
@@ -455,6 +458,7 @@ __all__ = [
     "io_remap_pfn_range",
     "ioremap",
     "ioremap_cache",
+    "ioremap_prot",
     "ioremap_uc",
     "ioremap_wc",
     "ioremap_wt",

@@ -101,6 +101,7 @@ _ROWS = (
             "vfio_dma_do_unmap": "who-mapped",
             "prep_move_vma": "not-asked",
             "do_mprotect_pkey": "not-asked",
+            "generic_access_phys": "unlocked",
         },
         "dossier",
         "abafbc551fdd (5.8) VFIO memory_lock and vma_list; fork opens after the copy; no PFNMAP flush at VMA end yet; "
@@ -144,6 +145,7 @@ _ROWS = (
             "vfio_iommu_type1_unmap_dma": "all-and-vaddr",
             "prep_move_vma": "may_split",
             "do_mprotect_pkey": "asked",
+            "generic_access_phys": "looked-at-again",
         },
         "dossier",
         "5.14 to 5.18 as far as pins go: nothing movable is pinned for long, but the zero page is (5.13)",
@@ -226,6 +228,7 @@ _ROWS = (
             "vfio_dma_do_unmap": "anybody",
             "prep_move_vma": "may_split",
             "do_mprotect_pkey": "asked",
+            "generic_access_phys": "looked-at-again",
         },
         "source",
         "6a45ece4c9af (5.14), forced PFNMAP flush (5.19); mprotect spares exclusive pages a fault; upstream fork still "
@@ -371,6 +374,7 @@ _ROWS = (
             "gup_fast_folio_allowed": "of-a-mapping-longterm",
             "set_pte_range": "as-the-page",
             "remove_device_exclusive_entry": "referenced-clear",
+            "generic_access_phys": "one-page",
         },
         "source",
         "as v6.18 at the other seams; MADV_DOFORK refuses every VM_SPECIAL, remap_pfn_range writes flags first and "

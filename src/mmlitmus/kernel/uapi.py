@@ -240,19 +240,19 @@ class Process:
         return process_vm_rw(self.mm, address, pages, True)
 
     def ptrace_peek(self, address: int) -> int:
-        """A debugger reads a page: its size, or -EIO."""
+        """A debugger reads PAGE_SIZE bytes: PAGE_SIZE, or -EIO."""
         return access_process_vm(self.mm, address, False)
 
     def ptrace_poke(self, address: int) -> int:
-        """A debugger writes to a page, which need not be writable."""
+        """A debugger writes so many, to memory that need not be writable."""
         return access_process_vm(self.mm, address, True)
 
     def proc_mem_read(self, address: int) -> int:
-        """Another reads a page through /proc/PID/mem: its size, or -EIO."""
+        """Another reads PAGE_SIZE bytes through /proc/PID/mem: how many he gets, or -EIO."""
         return mem_rw(self.mm, address, False)
 
     def proc_mem_write(self, address: int) -> int:
-        """Another writes to a page through /proc/PID/mem."""
+        """Another writes so many through /proc/PID/mem."""
         return mem_rw(self.mm, address, True)
 
     def direct_io(self, address: int, pages: int, write: bool, during: Callable[[], None] | None = None) -> int:

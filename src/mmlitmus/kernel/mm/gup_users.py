@@ -1,7 +1,7 @@
 """Who uses get_user_pages on behalf of a process: process_vm_readv, ptrace, O_DIRECT, vmsplice.
 
 What is copied is not modelled; that the pages are held meanwhile is. Source: mm/process_vm_access.c
-process_vm_rw_single_vec; mm/memory.c __access_remote_vm; fs/splice.c.
+process_vm_rw_single_vec; fs/splice.c.
 Of the model's own: process_vm_rw, access_process_vm, direct_io, vmsplice_to_pipe. They take fewer arguments than the
 kernel's.
 """
@@ -20,17 +20,16 @@ from mmlitmus.kernel.mm.gup import (
     FOLL_WRITE,
     Locked,
     Pages,
-    put_pages,
     release,
     set_pages_dirty,
     unpin_user_pages,
 )
 from mmlitmus.kernel.mm.gup_fast import (
     get_user_pages_fast,
-    get_user_pages_remote,
     pin_user_pages_fast,
     pin_user_pages_remote,
 )
+from mmlitmus.kernel.mm.memory_access import __access_remote_vm
 from mmlitmus.kernel.mm.mm_types import MmStruct
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 from mmlitmus.kernel.policy import Seam
@@ -62,29 +61,22 @@ def process_vm_rw(mm: MmStruct, address: int, nr_pages: int, write: bool) -> int
     return done * PAGE_SIZE
 
 
-def access_process_vm(mm: MmStruct, address: int, write: bool, force: bool = True) -> int:
-    """A debugger's access to one page: PAGE_SIZE, or -EIO. With ``force`` permissions of the mapping do not stop it. (A
-    driver's ->access, which is asked where there is no page, is not modelled.)
+def access_process_vm(mm: MmStruct, address: int, write: bool) -> int:
+    """A debugger's access to PAGE_SIZE bytes: PAGE_SIZE, or -EIO. Permissions of the mapping do not stop it.
+
+    Source: kernel/ptrace.c generic_ptrace_peekdata, generic_ptrace_pokedata.
     """
-    pages = Pages(f"ptrace by {current().name}")
-    flags = (FOLL_FORCE if force else 0) | (FOLL_WRITE if write else 0)
-    mmap_read_lock(mm)
-    got = get_user_pages_remote(mm, address, 1, flags, pages)
-    mmap_read_unlock(mm)
-    if got <= 0:
-        return -EIO
-    if write:
-        set_pages_dirty(pages)
-    put_pages(pages)
-    return PAGE_SIZE
+    flags = FOLL_FORCE | (FOLL_WRITE if write else 0)
+    return PAGE_SIZE if __access_remote_vm(mm, address, PAGE_SIZE, flags) == PAGE_SIZE else -EIO
 
 
 def mem_rw(mm: MmStruct, address: int, write: bool) -> int:
-    """One page through /proc/PID/mem, by who does not trace the process: PAGE_SIZE, or -EIO.
+    """PAGE_SIZE bytes through /proc/PID/mem, by who does not trace the process: how many, or -EIO.
 
     Source: fs/proc/base.c mem_rw.
     """
-    return access_process_vm(mm, address, write, proc_mem_foll_force())
+    flags = (FOLL_FORCE if proc_mem_foll_force() else 0) | (FOLL_WRITE if write else 0)
+    return __access_remote_vm(mm, address, PAGE_SIZE, flags) or -EIO
 
 
 @proc_mem_foll_force.alternative(

@@ -17,12 +17,12 @@ from mmlitmus.explore.scheduler import SetupError
 
 #: the members of both structures that the model calls
 CALLED = (
-    "close", "fault", "huge_fault", "mapped", "may_split", "mmap", "mprotect", "mremap", "open", "pfn_mkwrite",
+    "access", "close", "fault", "huge_fault", "mapped", "may_split", "mmap", "mprotect", "mremap", "open",
+    "pfn_mkwrite",
 )  # fmt: skip
 
 #: the members that it never calls: what the kernel does with each, or how to do without
 NEVER_CALLED = {
-    "access": "->access reads and writes device memory for a debugger",
     "find_normal_page": "->find_normal_page names the page of a special entry (from 6.18)",
     "find_special_page": "->find_special_page names the page of a special entry (up to 6.17)",
     "flush": "->flush is for close(2), which the model has not got",

@@ -182,7 +182,8 @@ class VmOperations:
     page is written for the first time. ``mapped`` is called once the VMA is linked everywhere (the hook that came with
     ``.mmap_prepare``). ``may_split(vma, addr)``, ``mremap(new_vma)`` and ``mprotect(vma, start, end, newflags)`` are
     asked where a VMA is to be split, has been moved, or is to get other permissions, and return 0 or an errno, which is
-    what the system call says. A hook that the model never calls is refused (``hooks``): HookError.
+    what the system call says. ``access(vma, address, length, write)`` copies for a debugger what has no page, and
+    returns how many bytes, or an errno. A hook that the model never calls is refused (``hooks``): HookError.
     """
 
     #: of the model's own: methods with the name of a hook, or nearly so, that are a driver's own
@@ -196,6 +197,7 @@ class VmOperations:
     may_split: Any = None
     mremap: Any = None
     mprotect: Any = None
+    access: Any = None
     #: of the model's own: the kernel's anonymous VMAs have no operations at all (vma_is_anonymous)
     anonymous = False
     #: of the model's own: ->fault may answer with a page (``VmFault.page``), with a reference for the page tables

@@ -81,6 +81,13 @@ def ioremap_cache(machine: Any, phys_addr: int, size: int, owner: MemtypeOwner |
     return _ioremap_caller(machine, phys_addr, size, CacheMode.WB, owner)
 
 
+def ioremap_prot(
+    machine: Any, phys_addr: int, size: int, prot: int, owner: MemtypeOwner | None = None
+) -> IoMapping | None:
+    """Map memory with the type that an entry has, or a protection."""
+    return _ioremap_caller(machine, phys_addr, size, pgprot2cachemode(prot, machine.memtypes.pat), owner)
+
+
 def _ioremap_caller(
     machine: Any, phys_addr: int, size: int, mode: CacheMode, owner: MemtypeOwner | None
 ) -> IoMapping | None:

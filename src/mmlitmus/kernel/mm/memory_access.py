@@ -203,7 +203,7 @@ def map_io(vma: VmArea, entry: int, address: int, length: int) -> IoMapping | No
 def copy_io(mm: MmStruct, entry: int, address: int, length: int, write: bool) -> None:
     """The CPU reaches the frames, one event for each device that is there.
 
-    Source: mm/memory.c generic_access_phys, which calls memcpy_toio or memcpy_fromio.
+    Source: mm/memory.c generic_access_phys; by memcpy_toio or memcpy_fromio.
     """
     machine = mm.machine
     last = (address & PAGE_SIZE - 1) + length - 1 >> PAGE_SHIFT

@@ -7,6 +7,7 @@ import pytest
 from transcripts import ROOT
 
 from mmlitmus.kernel import absent, policy
+from mmlitmus.kernel.mm import hooks
 
 MODEL = (ROOT / "docs" / "model.md").read_text()
 
@@ -26,6 +27,11 @@ def test_modules_that_it_names_exist():
     for path in re.findall(r"`([^`]+)`", " ".join(cells)):
         places = [ROOT / "src" / "mmlitmus" / "kernel" / path, ROOT / "src" / "mmlitmus" / path]
         assert any(place.exists() for place in places), path
+
+
+def test_the_list_of_hooks():
+    """``python -c "from mmlitmus.kernel.mm import hooks; print(*hooks.table(), sep=chr(10))"`` writes it anew."""
+    assert MODEL.partition("<!-- hooks -->\n")[2].partition("<!-- end hooks -->")[0].splitlines() == hooks.table()
 
 
 def test_the_list_of_what_is_absent():

@@ -9,6 +9,7 @@ from mmlitmus.explore import findings
 from mmlitmus.explore.once import Once
 from mmlitmus.kernel import absent, eras
 from mmlitmus.kernel.arch.x86.pgtable import PMD_SIZE
+from mmlitmus.kernel.drivers.vfio.type1 import VfioIommu, vfio_dma_do_map, vfio_iommu_type1_unmap_dma
 from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.mm import mmap
 from mmlitmus.kernel.mm.madvise import MADV_COLLAPSE
@@ -33,6 +34,12 @@ def read_only(app):
     app.write(at)
 
 
+def map_twice(app):
+    iommu, at, last = VfioIommu(app.machine), app.mmap_anon(2), (1 << 64) - 4096
+    assert vfio_dma_do_map(iommu, app, last, at, 4096, 3) == 0
+    vfio_dma_do_map(iommu, app, last, at + 4096, 4096, 3)
+
+
 #: how a program asks for what is no call of its own name
 ASKS = {
     "shared anonymous memory": lambda app: app.write(app.mmap_anon(1, flags=mmap.MAP_SHARED)),
@@ -44,6 +51,8 @@ ASKS = {
     "a huge page of a process's own that is split": split,
     "a store to a huge page of a process's own that is read-only": read_only,
     "fork of a process that has huge pages of its own": lambda app: (huge(app), app.fork("child")),
+    "VFIO_DMA_UNMAP_FLAG_VADDR": lambda app: vfio_iommu_type1_unmap_dma(VfioIommu(app.machine), 0, 4096, 4),
+    "an IOMMU that is told to map what it maps already": map_twice,
     "MADV_COLLAPSE": lambda app: app.madvise(app.mmap_anon(PMD_SIZE >> 12), PMD_SIZE >> 12, MADV_COLLAPSE),
 }
 

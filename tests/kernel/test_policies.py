@@ -34,6 +34,7 @@ from mmlitmus.kernel.arch.x86.pat import (
     pgprot_noncached,
     pgprot_writecombine,
 )
+from mmlitmus.kernel.arch.x86.pgtable import pte_pfn
 from mmlitmus.kernel.drivers.misc.probe import Fill, open_probe
 from mmlitmus.kernel.drivers.vfio.type1 import (
     IOMMU_READ,
@@ -68,6 +69,7 @@ from mmlitmus.kernel.mm.page_alloc import (
     new_folio,
 )
 from mmlitmus.kernel.mm.rmap_exclusive import give_back, make_device_exclusive
+from mmlitmus.kernel.mm.swapops import SWP_MIGRATION_WRITE, make_migration_entry
 from mmlitmus.kernel.policy import Kernel, KernelSpecError, NotApplicable
 
 from .world import ERAS, PAGE, World
@@ -454,6 +456,15 @@ def read_when_dirty(w: World) -> int:
     return w.p.pte(a)
 
 
+def smaps_of_what_migrates(w: World) -> str:
+    """smaps of a page that is under migration."""
+    a = w.p.mmap_anon(1)
+    w.p.write(a)
+    table = w.p.mm.pgd[a >> 21]
+    table.put(a, make_migration_entry(pte_pfn(w.p.pte(a)), SWP_MIGRATION_WRITE, w.p.pte(a)))
+    return w.p.smaps()
+
+
 def read_by_another(w: World) -> int:
     """What /proc/PID/mem says of memory that the process itself may not read."""
     return w.p.proc_mem_read(w.p.mmap_anon(1, prot=0))
@@ -758,6 +769,8 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("generic_access_phys", "unlocked"): ("v5.10", "looked-at-again", "pfn/debugger"),
     ("generic_access_phys", "looked-at-again"): ("v6.1", "unlocked", "pfn/debugger"),
     ("generic_access_phys", "one-page"): ("v7.3", "looked-at-again", "pfn/debugger/next-frame"),
+    ("smaps_account", "as-mapped"): ("v6.1", "maybe-shared", smaps_of_what_migrates),
+    ("smaps_account", "maybe-shared"): ("v6.12", "as-mapped", smaps_of_what_migrates),
     ("vfio_pci", "v5.8"): ("v5.10", "v5.14", listed_twice),
     ("vfio_pci", "v5.14"): ("v6.1", "v5.8", listed_twice),
     ("vfio_pci", "v6.9"): ("v6.9", "v5.14", letters_of_a_bar),

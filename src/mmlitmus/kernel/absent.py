@@ -26,6 +26,9 @@ ABSENT: dict[str, str] = {
     "MAP_DROPPABLE": "from 6.11: memory that reclaim throws away; -EINVAL before",
     # -- madvise
     "MADV_COLLAPSE": "a huge page is made of what is mapped, at once (`madvise_collapse`)",
+    # -- VFIO
+    "VFIO_DMA_UNMAP_FLAG_VADDR": "from 5.12: mappings stay, and their addresses are given anew",
+    "an IOMMU that is told to map what it maps already": "a second mapping at the end of the address space, up to 6.17",
     # -- calls
     "move_pages": "pages go to another node; a driver's own are -ENOENT or -EFAULT",
     "mbind": "a memory policy is set, and pages may move",

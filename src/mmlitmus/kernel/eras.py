@@ -102,6 +102,7 @@ _ROWS = (
             "prep_move_vma": "not-asked",
             "do_mprotect_pkey": "not-asked",
             "generic_access_phys": "unlocked",
+            "smaps_account": "as-mapped",
         },
         "dossier",
         "abafbc551fdd (5.8) VFIO memory_lock and vma_list; fork opens after the copy; no PFNMAP flush at VMA end yet; "
@@ -314,6 +315,7 @@ _ROWS = (
             "mmap_replace": "freed-last",
             "gup_fast_fallback": "eoverflow",
             "gup_fast_pmd_leaf": "special",
+            "smaps_account": "maybe-shared",
         },
         "source",
         "f9e54c3a2f5b: huge_fault, the faulting leaf only; follow_pfnmap_start; a failing remap zaps (6.11)",

@@ -110,6 +110,7 @@ HOMES = {
     "gup_fast_pmd_leaf": "mmlitmus.kernel.mm.gup_fast",
     "set_pte_range": "mmlitmus.kernel.mm.memory_pages",
     "generic_access_phys": "mmlitmus.kernel.mm.memory_access",
+    "smaps_account": "mmlitmus.kernel.fs.proc.smaps",
     "proc_mem_foll_force": "mmlitmus.kernel.mm.gup_users",
     "iov_iter_extract_pages": "mmlitmus.kernel.mm.gup_users",
     "vaddr_get_pfns": "mmlitmus.kernel.drivers.vfio.type1",

@@ -248,7 +248,8 @@ def first_normal_page(vma: VmArea, entry: int, nr: int) -> tuple[Folio | None, i
 def take_pages(
     vma: VmArea, entry: int, folio: Folio | None, nr: int, result: int, flags: int, pages: Pages | None
 ) -> int:
-    """Grab what an entry maps, if somebody wants it, and fill the slot: what ``follow_page_mask`` says.
+    """Grab what an entry maps, if somebody wants it, and fill the slot: what ``follow_page_mask`` says. Who touches it
+    to write makes the page dirty, whether he wants it or not.
 
     Source: mm/gup.c follow_page_pte.
     """
@@ -258,9 +259,9 @@ def take_pages(
         if not try_grab_folio(folio, flags, pages.holder, nr):
             return stopped(-ENOMEM, Gate.COUNT, "the page is free already")
         pages.add(folio, pte_pfn(entry), nr)
-        if flags & FOLL_TOUCH and flags & FOLL_WRITE and not entry & DIRTY_BITS:
-            folio_mark_dirty(folio)
-    elif result == SKIPPED and pages is not None:
+    if folio is not None and flags & FOLL_TOUCH and flags & FOLL_WRITE and not entry & DIRTY_BITS:
+        folio_mark_dirty(folio)
+    if folio is None and result == SKIPPED and pages is not None:
         pages.add(None, None)
     return result
 

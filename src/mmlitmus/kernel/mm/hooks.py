@@ -6,7 +6,7 @@ answer would be about another driver than the one that was written, so there is 
 a slip of the pen away from a hook's. The system calls that the model has not got (read, ioctl, poll ...) are made by
 the case, which calls the driver's method of whatever name.
 
-Of the model's own: distance, slip_of, what_is_wrong, check_hook, own_methods, check_hooks.
+Of the model's own: table, distance, slip_of, what_is_wrong, check_hook, own_methods, check_hooks.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ CALLED = (
 
 #: the members that it never calls: what the kernel does with each, or how to do without
 NEVER_CALLED = {
-    "find_normal_page": "->find_normal_page names the page of a special entry (from 6.18)",
-    "find_special_page": "->find_special_page names the page of a special entry (up to 6.17)",
-    "flush": "->flush is for close(2), which the model has not got",
-    "fsync": "->fsync is for msync(2) and fsync(2)",
-    "get_policy": "->get_policy is for NUMA policies, which the model has not got",
-    "get_unmapped_area": "->get_unmapped_area chooses the address, which the case does here",
-    "map_pages": "->map_pages maps what is around a fault; the model asks ->fault page by page",
-    "mmap_prepare": "->mmap_prepare (from 6.16) is not there: map in ->mmap, or in ->mapped",
-    "name": "->name is for /proc/PID/maps",
-    "page_mkwrite": "->page_mkwrite is asked before a counted page is written to",
-    "pagesize": "->pagesize is for smaps and hugetlb",
-    "release": "->release is for the last reference to a file, and files are not counted here",
-    "set_policy": "->set_policy is for NUMA policies, which the model has not got",
-    "split": "->split is called ->may_split from 5.11 on",
-    "uffd_ops": "->uffd_ops is for userfaultfd, which the model has not got",
+    "find_normal_page": "names the page of a special entry (from 6.18)",
+    "find_special_page": "names the page of a special entry (up to 6.17)",
+    "flush": "for close(2), which the model has not got",
+    "fsync": "for msync(2) and fsync(2)",
+    "get_policy": "for NUMA policies, which the model has not got",
+    "get_unmapped_area": "chooses the address, which the case does here",
+    "map_pages": "maps what is around a fault; the model asks ->fault page by page",
+    "mmap_prepare": "from 6.16; map in ->mmap, or in ->mapped",
+    "name": "for /proc/PID/maps",
+    "page_mkwrite": "asked before a counted page is written to",
+    "pagesize": "for smaps and hugetlb",
+    "release": "for the last reference to a file, and files are not counted here",
+    "set_policy": "for NUMA policies, which the model has not got",
+    "split": "called ->may_split from 5.11 on, and so here",
+    "uffd_ops": "for userfaultfd, which the model has not got",
 }
 
 #: endings that make another word of a hook's name
@@ -53,6 +53,11 @@ class HookError(SetupError):
     def __init__(self, message: str, at: tuple[str, int] | None) -> None:
         super().__init__(message)
         self.at = at
+
+
+def table() -> list[str]:
+    """The list of what is never called, as docs/model.md prints it."""
+    return ["| hook | what it is for |", "|---|---|", *(f"| `->{n}` | {why} |" for n, why in NEVER_CALLED.items())]
 
 
 def distance(a: str, b: str) -> int:
@@ -95,7 +100,7 @@ def what_is_wrong(name: str) -> str:
         return ""
     own = f' (a method of the driver\'s own: not_hooks = ("{name}",))'
     if name in NEVER_CALLED:
-        return f"the model never calls this hook: {NEVER_CALLED[name]}. It calls {', '.join(CALLED)}{own}"
+        return f"the model never calls this hook ({NEVER_CALLED[name]}). It calls {', '.join(CALLED)}{own}"
     hook = slip_of(name)
     return f"no hook has this name; did you mean {hook}?{own}" if hook else ""
 

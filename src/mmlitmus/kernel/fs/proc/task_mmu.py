@@ -1,9 +1,9 @@
 """/proc/PID/smaps, /proc/PID/pagemap and VmLck of /proc/PID/status, in the kernel's text.
 
 Source: fs/proc/task_mmu.c show_smap_vma_flags (bit order; a set bit without a mnemonic prints ??), pagemap_pte_hole,
-pte_to_pagemap_entry, task_mem; mm/pagewalk.c walk_page_test. Both walks skip PFNMAP VMAs: Rss is 0, and pagemap never
-shows a page of one as present, populated or not, not even a private copy. A MIXEDMAP is walked. Recorded on 5.10.262,
-6.1.192, 6.12.117 and 7.3.4. Of the model's own: find, letters.
+pte_to_pagemap_entry, task_mem; mm/pagewalk.c walk_page_test. The numbers of smaps are in ``smaps``. Both walks skip
+PFNMAP VMAs: Rss is 0, and pagemap never shows a page of one as present, populated or not, not even a private copy. A
+MIXEDMAP is walked. Recorded on 5.10.262, 6.1.192, 6.12.117 and 7.3.4. Of the model's own: find, letters.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import cache
 
 from mmlitmus.kernel.arch.x86.pgtable import NONE, PAGE_SHIFT, SOFT_DIRTY, pte_pfn, pte_present
+from mmlitmus.kernel.fs.proc.smaps import lines as smap_lines
 from mmlitmus.kernel.mm.memory_pages import vm_normal_page
 from mmlitmus.kernel.mm.mm_types import (
     VM_EXEC,
@@ -77,7 +78,7 @@ def smaps(mm: MmStruct) -> str:
         lines += [
             f"{start:08x}-{end:08x} {perms} {offset:08x} 00:0e 0 ".ljust(NAME_COLUMN) + vma.vm_file.name,
             f"Size:           {end - start >> 10:8d} kB",
-            "Rss:                   0 kB",
+            *smap_lines(vma),
             f"VmFlags: {vm_flags_letters(mm, start)} ",
         ]
     return "\n".join(lines) + ("\n" if lines else "")

@@ -248,7 +248,7 @@ from mmlitmus.kernel.policy import Seam, running
 
 # The kernel, sync/: locks under their kernel names.
 from mmlitmus.kernel.sync.folio_lock import folio_lock, folio_trylock, folio_unlock
-from mmlitmus.kernel.sync.might import might_alloc, might_fault
+from mmlitmus.kernel.sync.might import might_alloc, might_fault, might_sleep
 from mmlitmus.kernel.sync.mutex import mutex_lock, mutex_trylock, mutex_unlock
 from mmlitmus.kernel.sync.rwsem import (
     down_read,
@@ -479,6 +479,7 @@ __all__ = [
     "memtypes_now",
     "might_alloc",
     "might_fault",
+    "might_sleep",
     "mmap_read_lock",
     "mmap_read_trylock",
     "mmap_read_unlock",

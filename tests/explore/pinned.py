@@ -25,5 +25,6 @@ PROGRAMS: dict[str, Program] = {
         "lockthing 0; choose 2; skip 0 1; guarded 0 0", "free 0"
     ),
     "a trylock against a lock": _program("trylock 1", "lock 1"),
+    "an interrupt beside what the CPU remembers": _program("r o0; shoot 2", "cli; w o0 2"),
     "a trylock against a trylock": _program("trylock 1; w o0 1", "trylock 1; w o0 2"),
 }

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmlitmus.explore import runtime as rt
+from mmlitmus.explore.contexts import might_sleep
 from mmlitmus.explore.findings import Finding, bug
 from mmlitmus.explore.ops import READ_ONCE, WRITE_ONCE
 from mmlitmus.explore.primitives.choice import choose, may_fail
@@ -70,6 +71,21 @@ class Thing(Model):
     guarded = Guarded("mutex")
 
 
+class TlbCpu(Cpu):
+    """A CPU that remembers what it has read, as a TLB does: a primitive that owns data besides its own state."""
+
+    __slots__ = ("tlb", "tlb_id")
+    declared_as = {"tlb": "tlb_id"}
+
+    def __init__(self, name: str, task: int) -> None:
+        super().__init__(name, task)
+        self.tlb_id = rt.engine.allocate(1, self)
+        self.tlb: int | None = None
+
+    def object_name(self, offset: int) -> str:
+        return self.name
+
+
 class Machine:
     """One of everything that the program may use."""
 
@@ -80,14 +96,19 @@ class Machine:
         if used & {"lock", "trylock", "unlock", "steal", "peeklock"}:
             kind = {"spinlock": Spinlock, "folio": FolioLock}.get(program.family, Mutex)
             self.locks = [kind("l0"), kind("l1")]
-        if used & {"dr", "dw", "tr", "tw", "up", "downgrade", "peeksem"}:
+        if used & {"dr", "dw", "tr", "tw", "up", "downgrade", "peeksem", "badup", "baddowngrade"}:
             self.sems = [RwSem("s0"), RwSem("s1")]
+        if "folio" in used:
+            self.folios = [FolioLock("f0"), FolioLock("f1")]
+        if used & {"spin", "unspin"}:
+            self.spins = [Spinlock("sp0"), Spinlock("sp1")]
         if used & {"prepare", "schedule", "finish", "wake", "wait"}:
             self.queue = WaitQueue("q")
-        if used & {"rl", "ru", "sync", "call"}:
+        if used & {"rl", "ru", "sync", "call", "badru"}:
             self.rcu = Rcu(len(program.tasks) + SPAWNS)
-        if used & {"cli", "sti", "ipi"}:
-            self.cpus = [Cpu(f"cpu{t}", t) for t in range(len(program.tasks))]
+        if used & {"cli", "sti", "ipi", "badsti", "load", "shoot"}:
+            cpu = TlbCpu if used & {"load", "shoot"} else Cpu
+            self.cpus = [cpu(f"cpu{t}", t) for t in range(len(program.tasks))]
         if used & {"look", "touch", "ipi", "fill"}:
             self.cells = Cells("c", [0, 0, 0])
         if used & {"free", "get", "put", "lockthing", "unlockthing", "guarded"}:
@@ -124,6 +145,7 @@ class Runner:
         self.held: list[tuple[str, int]] = []
         self.depth = 0  # of RCU sections
         self.irq = 0  # how often this task has disabled interrupts
+        self.keeps = False  # what it holds at its end
         self.children: list[Thread] = []
         self.own: Thing | None = None
         self.log: list[Any] = []
@@ -147,11 +169,11 @@ class Runner:
                 skip = ins[2] if self.last == ins[1] else 0
             else:
                 getattr(self, "do_" + ins[0])(*ins[1:])
-        while self.held:
+        while self.held and not self.keeps:
             self.release(*self.held[-1])
-        while self.irq:
+        while self.irq and not self.keeps:
             self.do_sti()
-        while self.depth:
+        while self.depth and not self.keeps:
             self.do_ru()
 
     def see(self, value: Any) -> None:
@@ -226,6 +248,8 @@ class Runner:
         self.held.remove((mode, n))
         if mode == "lock":
             self.m.locks[n].unlock()
+        elif mode == "spin":
+            self.m.spins[n].unlock()
         elif mode == "thing":
             self.m.things[n].mutex.unlock()
         elif mode == "read":
@@ -265,6 +289,39 @@ class Runner:
             self.m.sems[n].downgrade_write()
             self.held.append(("read", n))
 
+    def do_badup(self, mode: str, n: int) -> None:
+        """Release a semaphore that may be somebody else's, or nobody's."""
+        sem = self.m.sems[n]
+        sem.up_read() if mode == "read" else sem.up_write()
+        if (mode, n) in self.held:
+            self.held.remove((mode, n))
+
+    def do_baddowngrade(self, n: int) -> None:
+        had = ("write", n) in self.held
+        self.m.sems[n].downgrade_write()
+        if had:
+            self.held.remove(("write", n))
+            self.held.append(("read", n))
+
+    def do_spin(self, n: int) -> None:
+        self.m.spins[n].lock()
+        self.held.append(("spin", n))
+
+    def do_folio(self, n: int) -> None:
+        self.m.folios[n].lock()
+        self.m.folios[n].unlock()
+
+    def do_alloced(self) -> None:
+        """An allocation that may sleep."""
+        might_sleep("kmalloc")
+
+    def do_unspin(self, n: int) -> None:
+        if ("spin", n) in self.held:
+            self.release("spin", n)
+
+    def do_keep(self) -> None:
+        self.keeps = True
+
     def do_peeklock(self, n: int) -> None:
         look([self.m.locks[n].id])
         self.see(self.m.locks[n].state is None)
@@ -299,6 +356,11 @@ class Runner:
             self.depth -= 1
             self.m.rcu.read_unlock()
 
+    def do_badru(self) -> None:
+        """Leave a section that the task may not be in."""
+        self.depth -= self.depth > 0
+        self.m.rcu.read_unlock()
+
     def do_sync(self) -> None:
         self.m.rcu.synchronize()
 
@@ -316,6 +378,12 @@ class Runner:
             self.irq -= 1
             self.m.cpus[rt.engine.cur].local_irq_enable()
 
+    def do_badsti(self) -> None:
+        """Turn interrupts on, whether the task has turned them off or not."""
+        if rt.engine.cur < len(self.m.cpus):
+            self.irq -= self.irq > 0
+            self.m.cpus[rt.engine.cur].local_irq_enable()
+
     def do_ipi(self, cpu: int, cell: int, v: int) -> None:
         cells = self.m.cells
 
@@ -324,6 +392,26 @@ class Runner:
 
         cpu %= len(self.m.cpus)
         self.m.cpus[cpu].ipi(handler, (cells.id + cell,))
+
+    def do_load(self) -> None:
+        """Read a field through what this CPU remembers of it."""
+        cpu = self.m.cpus[rt.engine.cur]
+        data = self.m.data
+        touch(cpu.tlb_id, reads=[data.oid("g0")])
+        if cpu.tlb is None:
+            cpu.tlb = data.g0
+        self.see(cpu.tlb)
+
+    def do_shoot(self, v: int) -> None:
+        """Change the field, and have every CPU forget it: the other ones one after the other, by interrupts."""
+        touch(self.m.data.oid("g0"))
+        self.m.data.g0 = v
+        for t, cpu in enumerate(self.m.cpus):
+            if t == rt.engine.cur:
+                touch(cpu.tlb_id)
+                cpu.tlb = None
+            else:
+                cpu.ipi(lambda cpu=cpu: setattr(cpu, "tlb", None), (cpu.tlb_id,))
 
     def do_fill(self, cell: int, v: int) -> None:
         touch(self.m.cells.id + cell)
@@ -486,6 +574,33 @@ _RWSEM: Menu = [
     (5, lambda r: ("up", r.choice((0, 0, 1)))),
     (2, lambda r: ("downgrade", r.choice((0, 0, 1)))),
 ]
+_BALANCE: Menu = [
+    (1, lambda r: ("badup", r.choice(("read", "write")), 0)),
+    (1, lambda r: ("baddowngrade", 0)),
+]
+_CONTEXT: Menu = [
+    (3, lambda r: ("spin", r.randrange(2))),
+    (2, lambda r: ("unspin", r.randrange(2))),
+    (2, lambda r: ("rl",)),
+    (1, lambda r: ("ru",)),
+    (1, lambda r: ("badru",)),
+    (2, lambda r: ("cli",)),
+    (1, lambda r: ("sti",)),
+    (1, lambda r: ("badsti",)),
+    (2, lambda r: ("prepare",)),
+    (1, lambda r: ("finish",)),
+    (1, lambda r: ("wake",)),
+    (1, lambda r: ("schedule",)),
+    (2, lambda r: ("lock", 0)),
+    (1, lambda r: ("unlock", 0)),
+    (1, lambda r: (r.choice(("dr", "dw")), 0)),
+    (1, lambda r: ("up", 0)),
+    (1, lambda r: (r.choice(("sync", "alloced")),)),
+    (1, lambda r: ("folio", 0)),
+    (1, lambda r: ("wait", "o0", 1)),
+    (1, lambda r: ("ipi", r.randrange(2), 0, 1)),
+    (2, lambda r: ("keep",)),
+]
 _WAIT: Menu = [
     (3, lambda r: ("prepare",)),
     (3, lambda r: ("schedule",)),
@@ -506,6 +621,12 @@ _IRQ: Menu = [
     (3, lambda r: ("sti",)),
     (4, lambda r: ("ipi", r.randrange(3), r.randrange(2), r.randrange(1, 3))),
     (3, lambda r: ("fill", r.randrange(2), r.randrange(1, 3))),
+]
+_TLB: Menu = [
+    (4, lambda r: ("load",)),
+    (3, lambda r: ("shoot", r.randrange(1, 4))),
+    (3, lambda r: ("cli",)),
+    (3, lambda r: ("sti",)),
 ]
 _CHOICE: Menu = [
     (3, lambda r: ("choose", r.randrange(2, 4))),
@@ -572,9 +693,13 @@ FAMILIES: dict[str, Menu] = {
     "ghost": [*_GHOST, (1, lambda r: ("r", "o0")), (1, lambda r: ("w", "o0", 1)), *_PEEK],
     "lifetime": [*_LIFE],
     "spawn": [*_data(), *_SPAWN],
+    "tlb": [*_data(("o0",)), *_TLB],
+    "balance": [*_data(("o0",)), *_RWSEM, *_BALANCE],
+    "context": [(2, lambda r: ("r", "o0")), (2, lambda r: ("w", "o0", 1)), *_CONTEXT],
 }
 
-MIXED = "mixed"  # parts of two or three families
+MIXED = "mixed"  # parts of two or three families; of those that can be put together
+_PARTS = sorted(set(FAMILIES) - {"tlb", "balance", "context"})
 
 #: tasks -> instructions in all, so that the naive explorer can finish
 _SIZES = {2: (5, 10), 3: (4, 8), 4: (4, 7)}
@@ -586,7 +711,7 @@ def generate(family: str, seed: int, *, large: bool = False) -> Program:
     """The program of a family with this seed."""
     r = random.Random(f"{family}/{seed}")
     if family == MIXED:
-        menu = [item for part in r.sample(sorted(FAMILIES), r.choice((2, 2, 3))) for item in FAMILIES[part]]
+        menu = [item for part in r.sample(_PARTS, r.choice((2, 2, 3))) for item in FAMILIES[part]]
     else:
         menu = FAMILIES[family]
     if r.random() < 0.5:  # half of the programs use part of the menu only, and so use it more

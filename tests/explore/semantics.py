@@ -33,9 +33,9 @@ def code(text: str) -> tuple[Any, ...]:
     )
 
 
-def explore(*tasks: str | tuple[Any, ...]) -> Results:
-    """All executions of these tasks."""
-    program = Program("pinned", 0, tuple(code(t) if isinstance(t, str) else t for t in tasks))
+def explore(*tasks: str | tuple[Any, ...], family: str = "pinned") -> Results:
+    """All executions of these tasks; ``family``: what kind of locks there are."""
+    program = Program(family, 0, tuple(code(t) if isinstance(t, str) else t for t in tasks))
     return Dpor(build(program), keep_traces=True, max_executions=20_000).run()
 
 
@@ -179,6 +179,155 @@ def a_bad_unlock_is_found() -> None:
     want(names(explore("steal 0", "lock 0"), "BUG"), {"bad unlock balance"})
 
 
+@check
+def who_takes_a_lock_twice_waits_for_himself() -> None:
+    """The holder of a lock is no exception to it, whatever he holds it for."""
+    for twice, lock in (
+        ("dw 0; dw 0", "s0"),
+        ("dw 0; dr 0", "s0"),
+        ("dr 0; dw 0", "s0"),
+        ("tw 0; dw 0", "s0"),
+        ("dw 0; downgrade 0; dw 0", "s0"),
+        ("lock 0; lock 0", "l0"),
+        ("trylock 0; lock 0", "l0"),
+        ("spin 0; spin 0", "sp0"),
+    ):
+        r = explore(twice)
+        want((twice, r.deadlocks, names(r, "deadlock")), (twice, {("t0",)}, {f"deadlock {lock}"}))
+    r = explore("dw 0; dw 0")
+    (found,) = [f for f in r.found if f.kind == "deadlock"]
+    want(found.message, "t0 waits in down_write(s0) held by t0, holding s0 (write)")
+    # whoever comes later waits behind him
+    want(explore("dw 0; dw 0", "dw 0").deadlocks, {("t0",), ("t0", "t1")})
+    want(explore("dw 0; up 0; dw 0; up 0", "dw 0").deadlocks, set())
+
+
+@check
+def a_try_by_the_holder() -> None:
+    for held, tried, got in (
+        ("dw 0", "tw 0", False), ("dw 0", "tr 0", False), ("dr 0", "tw 0", False), ("dr 0", "tr 0", True),
+        ("lock 0", "trylock 0", False),
+    ):  # fmt: skip
+        want((held, tried, logs(explore(f"{held}; {tried}"))), (held, tried, {(got,)}))
+
+
+@check
+def a_bad_unlock_of_a_semaphore_is_found_and_changes_nothing() -> None:
+    for bad in ("badup read 0", "badup write 0", "baddowngrade 0", "dr 0; badup write 0", "dw 0; badup read 0"):
+        want((bad, names(explore(bad), "BUG")), (bad, {"bad unlock balance"}))
+    # t1 gets in only when t0 has let go
+    for bad in ("badup write 0", "baddowngrade 0", "badup read 0"):
+        want(logs(explore("dw 0; w o0 1; w o0 2; up 0", f"{bad}; dr 0; r o0"), "t1"), {(0,), (2,)})
+    # and who has downgraded what he did not hold does not hold it now
+    want(names(explore("baddowngrade 0; dw 0"), "deadlock"), set())
+    want(names(explore("dr 0; badup read 0; dr 0; badup read 0"), "BUG"), set())
+
+
+@check
+def a_folio_is_unlocked_by_whoever_has_done_with_it() -> None:
+    r = explore("steal 0", family="folio")
+    want((names(r, "BUG"), names(explore("lock 0; steal 0", family="folio"), "BUG")), ({"folio not locked"}, set()))
+    r = explore("lock 0; w o0 1; lock 0; w o0 2", "r o0; skip 0 1; steal 0", family="folio")
+    want((r.deadlocks, {o[1][0] for o in r.outcomes}), ({("t0",)}, {1, 2}))  # type: ignore[index]
+    want(names(explore("lock 0", "r o0; steal 0", family="folio"), "BUG"), {"folio not locked"})
+    want(explore("lock 0; lock 0", family="folio").deadlocks, {("t0",)})
+    want(logs(explore("lock 0; trylock 0", family="folio")), {(False,)})
+    want(names(explore("keep; lock 0", family="folio"), "held-at-end"), set())
+
+
+# -- contexts -----------------------------------------------------------------------------------------------------
+def sleeps(*tasks: str) -> set[str]:
+    """What is said of sleeping where one must not."""
+    return names(explore(*tasks), "sleep-in-atomic")
+
+
+INVALID = "sleeping function called from invalid context"
+#: what may sleep, and what takes it to come to an end
+SLEEPING = ("lock 0", "dr 0", "dw 0", "sync", "wait o0 0", "folio 0", "alloced")
+#: what never does
+AWAKE = ("trylock 0", "tr 0", "tw 0", "spin 1", "prepare; finish", "wake", "r o0", "cas a0 0 1", "call", "ipi 0 0 1")
+
+
+@check
+def a_task_sleeps_where_it_must_not() -> None:
+    for inside in ("spin 0", "rl", "cli"):
+        for what in SLEEPING:
+            want((inside, what, sleeps(f"{inside}; {what}")), (inside, what, {INVALID}))
+    for inside, after in (("spin 0", "unspin 0"), ("rl", "ru"), ("cli", "sti")):
+        for what in SLEEPING:
+            want((inside, what, sleeps(f"{inside}; {after}; {what}")), (inside, what, set()))
+    for nested in ("rl; rl; ru", "cli; cli; sti", "spin 0; spin 1; unspin 1", "spin 0; rl; ru"):
+        want((nested, sleeps(f"{nested}; lock 0")), (nested, {INVALID}))
+    for inside in ("lock 1", "dr 1", "dw 1", "tr 1", ""):  # locks that sleep themselves
+        for what in SLEEPING:
+            want((inside, what, sleeps(f"{inside}; {what}")), (inside, what, set()))
+    (found,) = [f for f in explore("spin 0; rl; cli; dr 0").found if f.kind == "sleep-in-atomic"]
+    want(found.message, "t0 calls down_read holding sp0, in an RCU read section, with interrupts off")
+
+
+@check
+def what_does_not_sleep_may_be_done_anywhere() -> None:
+    for what in AWAKE:
+        code_ = (("spin", 0), ("rl",), *((("call", code("w o0 1")),) if what == "call" else code(what)))
+        want((what, names(explore(code_), "sleep-in-atomic")), (what, set()))
+
+
+@check
+def to_join_is_to_sleep() -> None:
+    child = ("spawn", code("w o0 1"))
+    want(names(explore((child, ("spin", 0), ("join",))), "sleep-in-atomic"), {INVALID})
+    want(names(explore((child, ("join",))), "sleep-in-atomic"), set())
+
+
+@check
+def schedule_has_rules_of_its_own() -> None:
+    want(sleeps("spin 0; schedule"), {"scheduling while atomic"})
+    want(sleeps("rl; schedule"), {"Voluntary context switch within RCU read-side critical section"})
+    want(sleeps("cli; schedule"), set())
+    want(sleeps("lock 0; schedule"), set())
+
+
+@check
+def nothing_else_is_slept_on_between_prepare_to_wait_and_schedule() -> None:
+    running = {"do not call blocking ops when !TASK_RUNNING"}
+    for what in SLEEPING:
+        want((what, sleeps(f"prepare; {what}", "wake")), (what, running))
+        want((what, sleeps(f"prepare; schedule; {what}", "wake")), (what, set()))
+        want((what, sleeps(f"prepare; finish; {what}", "wake")), (what, set()))
+
+
+@check
+def what_is_held_at_the_end() -> None:
+    kept = {"lock held when returning to user space"}
+    for held in ("lock 0", "spin 0", "dr 0", "dw 0", "tr 0", "trylock 0", "rl"):
+        want((held, names(explore(f"keep; {held}"), "held-at-end")), (held, kept))
+        want((held, names(explore(held), "held-at-end")), (held, set()))
+    want(names(explore("keep; cli"), "held-at-end"), {"syscall left IRQs disabled"})
+    want(names(explore("keep; lock 0; bugif 0"), "held-at-end"), set())
+    want(names(explore("keep; lock 0; lock 0"), "held-at-end"), set())  # it never comes to its end
+    (found,) = [f for f in explore("keep; dw 0; rl").found if f.kind == "held-at-end"]
+    want(found.message, "t0 ends holding s0 (write), rcu_read_lock")
+
+
+@check
+def what_is_given_back_must_be_there() -> None:
+    want(names(explore("badru"), "BUG"), {"bad unlock balance"})
+    want(names(explore("rl; badru"), "BUG"), set())
+    want(names(explore("badsti"), "WARN"), {"raw_local_irq_restore() called with IRQs enabled"})
+    want(names(explore("cli; badsti"), "WARN"), set())
+    # and nothing is less than nothing: a section entered then is one, and an interrupt comes through
+    want(logs(explore("badru; rl; r o0; r o1; ru", "w o0 1; sync; w o1 1")), {(0, 0), (1, 0), (1, 1)})
+    want(explore("badsti", "ipi 0 0 3").deadlocks, set())
+    want(logs(explore("badsti; cli; fill 0 1; fill 0 2; sti", "ipi 0 0 3")), {(0, 1), (3, 1)})
+
+
+@check
+def an_ipi_is_not_sent_with_interrupts_off() -> None:
+    r = explore("cli; ipi 1 0 1; sti", "cli; ipi 0 0 1; sti")
+    want((names(r, "WARN"), r.deadlocks), ({"IPI sent with IRQs disabled"}, {("t0", "t1")}))
+    want(names(explore("ipi 1 0 1; cli; sti", "cli; sti; ipi 0 0 1"), "WARN"), set())
+
+
 # -- sleeping -----------------------------------------------------------------------------------------------------
 @check
 def a_wakeup_can_be_lost() -> None:
@@ -192,6 +341,11 @@ def a_wakeup_can_be_lost() -> None:
 def a_wakeup_is_for_those_on_the_queue() -> None:
     r = explore("prepare; schedule; r o0", "wake; w o0 1")
     want((r.deadlocks, logs(r)), ({("t0",)}, {(), (0,), (1,)}))
+    r = explore("prepare; schedule", "prepare; schedule", "wake")
+    want((r.counts.complete > r.counts.deadlocks, ("t0",) in r.deadlocks, ("t1",) in r.deadlocks), (True, True, True))
+    for again in ("prepare; schedule; prepare; schedule", "prepare; prepare; schedule; prepare; schedule"):
+        r = explore(again, "wake")
+        want((r.deadlocks, r.counts.complete), ({("t0",)}, r.counts.deadlocks))
     r = explore("prepare; schedule; finish; prepare; schedule", "wake")
     want((r.deadlocks, r.counts.complete), ({("t0",)}, r.counts.deadlocks))
 
@@ -202,11 +356,27 @@ def finish_wait_leaves_the_queue() -> None:
     want(r.deadlocks, set())
 
 
+@check
+def finish_wait_leaves_the_others_on_the_queue() -> None:
+    """Whoever leaves takes nobody along: the others sleep on until they are woken."""
+    r = explore("prepare; w o0 1; schedule", "r o0; skip 0 3; prepare; finish; w o0 2")
+    want(r.deadlocks, {("t0",)})
+    want(r.counts.deadlocks, r.counts.complete)
+    want(explore("prepare; schedule", "prepare; finish; wake").deadlocks, {("t0",)})
+    want(explore("prepare; schedule; r o0", "prepare; schedule; r o0", "wake").counts.deadlocks > 0, True)
+
+
 # -- RCU ----------------------------------------------------------------------------------------------------------
 @check
 def a_grace_period_waits_for_readers() -> None:
     want(logs(explore("rl; r o0; r o1; ru", "w o0 1; sync; w o1 1")), {(0, 0), (1, 0), (1, 1)})
     want(logs(explore("rl; r o0; r o1; ru", "w o0 1; w o1 1")), {(0, 0), (0, 1), (1, 0), (1, 1)})
+
+
+@check
+def a_deferred_call_comes_after_a_grace_period() -> None:
+    deferred = (*code("w o0 1"), ("call", code("w o1 1")))
+    want(logs(explore("rl; r o0; r o1; ru", deferred)), {(0, 0), (1, 0), (1, 1)})
 
 
 @check

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from mmlitmus.explore.primitives.task import spawn
 from mmlitmus.explore.primitives.wait import WaitQueue
 from mmlitmus.explore.scheduler import Scheduler, Setup, SetupError
 from mmlitmus.explore.state import Cells, Ghost, Guarded, GuardedList, Model, Once, look, touch
+from mmlitmus.explore.stateful import Stateful
 
 from . import suite
 from .programs import build, generate
@@ -145,6 +147,56 @@ def test_an_error_of_the_explorer_is_no_finding(explorer: type[Scheduler]) -> No
 
     with pytest.raises(KeyError, match="a bug of ours"):
         Broken(machine(write, write)).run()
+
+
+def generator(v: Counter) -> Any:
+    yield v.x
+
+
+async def coroutine(v: Counter) -> None:
+    v.x = 1
+
+
+async def asynchronous_generator(v: Counter) -> Any:
+    yield v.x
+
+
+class Callable_:
+    def __call__(self, v: Counter) -> Any:
+        yield v.x
+
+
+DEFERRED = {
+    "a generator": generator,
+    "async": coroutine,
+    "an async generator": asynchronous_generator,
+}
+
+
+@pytest.mark.parametrize("explorer", [*EXPLORERS, Stateful])
+@pytest.mark.parametrize("what", DEFERRED)
+def test_a_task_whose_body_a_call_does_not_run_is_refused(
+    explorer: type[Scheduler], what: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    f = DEFERRED[what]
+
+    def later(v: Counter) -> Any:
+        return f(v) if v.x == 1 else None
+
+    def creates(v: Counter) -> None:
+        spawn("child", lambda: f(v))
+
+    for tasks, slots in (((f,), 0), ((lambda v: f(v),), 0), ((partial(f),), 0), ((write, later), 0), ((creates,), 1)):
+        with pytest.raises(SetupError, match=f"^{f.__name__} is {what}") as caught:
+            explorer(machine(*tasks, spawn_slots=slots)).run()
+        assert caught.traceback[-1].frame.code.path == Path(__file__)  # it can be told where that is
+        assert caught.traceback[-1].frame.code.name == f.__name__
+    assert not recwarn.list  # nobody was to await it
+
+
+def test_an_object_that_is_called_as_a_generator_is_refused_too() -> None:
+    with pytest.raises(SetupError, match="Callable_.__call__ is a generator"):
+        Dpor(machine(Callable_())).run()
 
 
 def test_too_few_slots_are_an_error_of_the_setup() -> None:

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
-from mmlitmus.explore import dpor, ops, races, scheduler, state
+from mmlitmus.explore import contexts, dpor, ops, races, scheduler, state
 from mmlitmus.explore import runtime as rt
 from mmlitmus.explore.dpor import Dpor, Event
-from mmlitmus.explore.primitives import rcu, rwsem, wait
+from mmlitmus.explore.findings import report
+from mmlitmus.explore.primitives import base, folio_lock, irq, mutex, rcu, rwsem, task, wait
+from mmlitmus.explore.primitives.choice import may_fail
 from mmlitmus.explore.primitives.irq import Cpu
 
+from . import programs
 from .suite import first_problem
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {}
@@ -208,6 +211,117 @@ def readers_do_not_wait_behind_queued_writers(patch: Patch) -> None:
 
 
 @mutant
+def the_holder_gets_in_again(patch: Patch) -> None:
+    def enabled(self: rwsem.RwSem, s: Any, op: Any, task: int) -> bool:
+        return not s[0] if op[0] == ops.DOWN_READ else s[0][:1] == (task,) and not s[1]
+
+    patch.setattr(rwsem.RwSem, "enabled", enabled)
+
+
+@mutant
+def who_asks_again_waits_for_nobody(patch: Patch) -> None:
+    patch.setattr(rwsem, "last", lambda queue, task: queue.index(task))
+
+
+@mutant
+def readers_do_not_wait_for_the_writer_who_holds_the_lock_if_it_is_themselves(patch: Patch) -> None:
+    original = rwsem.RwSem.enabled
+
+    def enabled(self: rwsem.RwSem, s: Any, op: Any, task: int) -> bool:
+        return original(self, s, op, task) or (op[0] == ops.DOWN_READ and s[0][:1] == (task,))
+
+    patch.setattr(rwsem.RwSem, "enabled", enabled)
+
+
+@mutant
+def a_writer_does_not_wait_for_his_own_reading(patch: Patch) -> None:
+    original = rwsem.RwSem.enabled
+
+    def enabled(self: rwsem.RwSem, s: Any, op: Any, task: int) -> bool:
+        return original(self, s, op, task) or (op[0] != ops.DOWN_READ and s == ((task,), (task,)))
+
+    patch.setattr(rwsem.RwSem, "enabled", enabled)
+
+
+@mutant
+def a_mutex_lets_its_holder_in(patch: Patch) -> None:
+    patch.setattr(mutex.Mutex, "enabled", lambda self, s, op, task: s is None or s == task)
+
+
+@mutant
+def a_try_by_the_holder_succeeds(patch: Patch) -> None:
+    def trylock(self: mutex.Mutex) -> bool:
+        rt.point((ops.TRYLOCK, self.id, ()))
+        if self.state not in (None, rt.engine.cur):
+            return False
+        self.state = rt.engine.cur
+        rt.current().held.append((self, "lock", self.lock_class))
+        return True
+
+    patch.setattr(mutex.Mutex, "trylock", trylock)
+
+
+@mutant
+def a_reader_may_try_while_a_writer_queues(patch: Patch) -> None:
+    def down_read_trylock(self: rwsem.RwSem) -> bool:
+        rt.point((ops.DOWN_READ_TRYLOCK, self.id, ()))
+        queue, readers = self.state
+        if queue and not readers:
+            return False
+        self._share(self.lock_class)
+        return True
+
+    patch.setattr(rwsem.RwSem, "down_read_trylock", down_read_trylock)
+
+
+@mutant
+def a_writer_who_tries_does_not_mind_readers(patch: Patch) -> None:
+    def down_write_trylock(self: rwsem.RwSem) -> bool:
+        rt.point((ops.DOWN_WRITE_TRYLOCK, self.id, (self.id + 1 << 1 | 1,)))
+        if self.state[0]:
+            return False
+        self.state = ((rt.engine.cur,), self.state[1])
+        rt.current().held.append((self, "write", self.lock_class))
+        return True
+
+    patch.setattr(rwsem.RwSem, "down_write_trylock", down_write_trylock)
+
+
+@mutant
+def who_gives_back_what_he_does_not_hold_gives_back_the_holders(patch: Patch) -> None:
+    def leave(self: rwsem.RwSem) -> None:
+        self.state = (self.state[0][1:], self.state[1])
+
+    patch.setattr(rwsem.RwSem, "_leave", leave)
+
+
+@mutant
+def who_downgrades_what_he_does_not_hold_shares_it(patch: Patch) -> None:
+    def downgrade_write(self: rwsem.RwSem) -> None:
+        rt.point((ops.DOWNGRADE_WRITE, self.id, (self.id + 1 << 1 | 1,)))
+        self._leave()
+        self.release("write")
+        self._share(self.lock_class)
+
+    patch.setattr(rwsem.RwSem, "downgrade_write", downgrade_write)
+
+
+@mutant
+def a_bad_unlock_goes_unnoticed(patch: Patch) -> None:
+    patch.setattr(base, "report", lambda *args: None)
+
+
+@mutant
+def a_folio_that_is_not_locked_may_be_unlocked(patch: Patch) -> None:
+    patch.setattr(folio_lock, "report", lambda *args: None)
+
+
+@mutant
+def a_folio_lock_is_its_takers_alone(patch: Patch) -> None:
+    patch.setattr(folio_lock.FolioLock, "unlock", mutex.Mutex.unlock)
+
+
+@mutant
 def a_downgrade_lets_no_readers_in(patch: Patch) -> None:
     def downgrade_write(self: rwsem.RwSem) -> None:
         self.release("write")
@@ -235,6 +349,137 @@ def a_grace_period_waits_for_nobody(patch: Patch) -> None:
 @mutant
 def finish_wait_stays_on_the_queue(patch: Patch) -> None:
     patch.setattr(wait.WaitQueue, "finish_wait", lambda self: rt.point((ops.FINISH_WAIT, self.id, ())))
+
+
+@mutant
+def finish_wait_takes_the_others_along(patch: Patch) -> None:
+    def finish_wait(self: wait.WaitQueue) -> None:
+        rt.point((ops.FINISH_WAIT, self.id, ()))
+        rt.current().waiting = ""
+        self.state = tuple(e for e in self.state if e[0] == rt.engine.cur)
+
+    patch.setattr(wait.WaitQueue, "finish_wait", finish_wait)
+
+
+@mutant
+def finish_wait_empties_the_queue(patch: Patch) -> None:
+    def finish_wait(self: wait.WaitQueue) -> None:
+        rt.point((ops.FINISH_WAIT, self.id, ()))
+        rt.current().waiting = ""
+        self.state = ()
+
+    patch.setattr(wait.WaitQueue, "finish_wait", finish_wait)
+
+
+@mutant
+def a_wakeup_is_for_the_first_alone(patch: Patch) -> None:
+    def wake_up(self: wait.WaitQueue) -> None:
+        rt.point((ops.WAKE_UP, self.id, ()))
+        sleeping = [t for t, woken in self.state if not woken]
+        self.state = tuple((t, woken or t == sleeping[0]) for t, woken in self.state)
+
+    patch.setattr(wait.WaitQueue, "wake_up", wake_up)
+
+
+@mutant
+def who_prepares_again_is_still_woken(patch: Patch) -> None:
+    def prepare_to_wait(self: wait.WaitQueue) -> None:
+        rt.point((ops.PREPARE_TO_WAIT, self.id, ()))
+        me = rt.engine.cur
+        if all(t != me for t, _ in self.state):
+            self.state = (*self.state, (me, False))
+        rt.current().waiting = self.name
+
+    patch.setattr(wait.WaitQueue, "prepare_to_wait", prepare_to_wait)
+
+
+@mutant
+def wait_event_sleeps_without_looking_again(patch: Patch) -> None:
+    def wait_event(self: wait.WaitQueue, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self.prepare_to_wait()
+            self.schedule()
+        self.finish_wait()
+
+    patch.setattr(wait.WaitQueue, "wait_event", wait_event)
+
+
+@mutant
+def wait_event_looks_once(patch: Patch) -> None:
+    def wait_event(self: wait.WaitQueue, condition: Callable[[], bool]) -> None:
+        self.prepare_to_wait()
+        if not condition():
+            self.schedule()
+        self.finish_wait()
+
+    patch.setattr(wait.WaitQueue, "wait_event", wait_event)
+
+
+@mutant
+def rcu_sections_do_not_nest(patch: Patch) -> None:
+    def read_lock(self: rcu.Rcu) -> None:
+        side = self._mine()
+        rt.point((ops.RCU_READ_LOCK, side.id, ()))
+        side.state = (1, side.state[1])
+        rt.current().rcu = 1
+
+    patch.setattr(rcu.Rcu, "read_lock", read_lock)
+
+
+@mutant
+def an_rcu_section_that_is_not_there_is_left(patch: Patch) -> None:
+    def read_unlock(self: rcu.Rcu) -> None:
+        side = self._mine()
+        rt.point((ops.RCU_READ_UNLOCK, side.id, ()))
+        nesting, ended = side.state
+        rt.current().rcu -= 1
+        side.state = (nesting - 1, ended + (nesting == 1))
+
+    patch.setattr(rcu.Rcu, "read_unlock", read_unlock)
+
+
+@mutant
+def a_deferred_call_does_not_wait(patch: Patch) -> None:
+    def call(self: rcu.Rcu, name: str, fn: Callable[[], object]) -> None:
+        self._snapshot()
+        self._defer(name, fn, [])
+
+    patch.setattr(rcu.Rcu, "call", call)
+
+
+@mutant
+def interrupts_do_not_nest(patch: Patch) -> None:
+    def local_irq_disable(self: Cpu) -> None:
+        rt.point((ops.LOCAL_IRQ_DISABLE, self.id, ()))
+        self.state = 1
+        rt.current().irqs_off = 1
+
+    patch.setattr(Cpu, "local_irq_disable", local_irq_disable)
+
+
+@mutant
+def interrupts_that_are_on_are_turned_on(patch: Patch) -> None:
+    def local_irq_enable(self: Cpu) -> None:
+        rt.point((ops.LOCAL_IRQ_ENABLE, self.id, ()))
+        rt.current().irqs_off -= 1
+        self.state -= 1
+
+    patch.setattr(Cpu, "local_irq_enable", local_irq_enable)
+
+
+@mutant
+def an_ipi_may_be_sent_with_interrupts_off(patch: Patch) -> None:
+    patch.setattr(irq, "report", lambda kind, name, why: name == contexts.IPI_WITHOUT_IRQS or report(kind, name, why))
+
+
+@mutant
+def allocations_fail_for_ever(patch: Patch) -> None:
+    patch.setattr(programs, "may_fail", lambda label, budget: may_fail(label, 9))
+
+
+@mutant
+def a_join_does_not_wait(patch: Patch) -> None:
+    patch.setattr(task.Thread, "join", lambda self: rt.point((ops.LOOK, self.id, ())))
 
 
 @mutant
@@ -272,6 +517,86 @@ def an_ipi_does_not_wait_for_interrupts(patch: Patch) -> None:
 def a_marked_write_orders_like_an_atomic(patch: Patch) -> None:
     sync = [x or n in (ops.READ_ONCE, ops.WRITE_ONCE) for n, x in enumerate(ops.SYNC)]
     patch.setattr(races, "SYNC", tuple(sync))
+
+
+# -- contexts -----------------------------------------------------------------------------------------------------
+def _unasked(module: Any, *what: str) -> Callable[[Patch], None]:
+    def apply(patch: Patch) -> None:
+        original = module.might_sleep
+        patch.setattr(module, "might_sleep", lambda name: None if name in what else original(name))
+
+    return apply
+
+
+for module, what in (
+    (mutex, "mutex_lock"), (rwsem, "down_read"), (rwsem, "down_write"), (folio_lock, "folio_lock"),
+    (rcu, "synchronize_rcu"), (wait, "wait_event"), (task, "wait_for_completion"),
+):  # fmt: skip
+    MUTANTS[f"{what}_sleeps_anywhere"] = _unasked(module, what)
+
+
+@mutant
+def a_spinlock_is_a_mutex(patch: Patch) -> None:
+    patch.setattr(mutex.Spinlock, "sleeps", True)
+
+
+@mutant
+def a_mutex_is_a_spinlock(patch: Patch) -> None:
+    patch.setattr(mutex.Mutex, "sleeps", False)
+
+
+@mutant
+def one_may_sleep_in_an_rcu_section(patch: Patch) -> None:
+    original = rcu.Rcu.read_lock
+
+    def read_lock(self: rcu.Rcu) -> None:
+        original(self)
+        rt.current().rcu = 0
+
+    patch.setattr(rcu.Rcu, "read_lock", read_lock)
+
+
+@mutant
+def one_may_sleep_with_interrupts_off(patch: Patch) -> None:
+    patch.setattr(contexts, "atomic", lambda t: "holding" * any(not p.sleeps for p, _, _ in t.held) or "rcu" * t.rcu)
+
+
+@mutant
+def one_may_sleep_after_prepare_to_wait(patch: Patch) -> None:
+    patch.setattr(contexts, "NOT_RUNNING", contexts.INVALID_CONTEXT)
+
+
+@mutant
+def schedule_is_like_any_sleep(patch: Patch) -> None:
+    patch.setattr(wait, "might_schedule", lambda: contexts.might_sleep("schedule"))
+
+
+@mutant
+def one_may_schedule_anywhere(patch: Patch) -> None:
+    patch.setattr(wait, "might_schedule", lambda: None)
+
+
+@mutant
+def a_lock_may_be_kept(patch: Patch) -> None:
+    patch.setattr(contexts, "LOCK_HELD", contexts.IRQS_LEFT)
+
+
+@mutant
+def nobody_asks_what_is_kept(patch: Patch) -> None:
+    patch.setattr(scheduler, "leaves", lambda task: None)
+
+
+@mutant
+def who_died_is_asked_what_he_kept(patch: Patch) -> None:
+    original = scheduler.Scheduler._ended
+
+    def ended(self: scheduler.Scheduler, setup: Any) -> None:
+        for t in self.tasks[: self.nlive]:
+            if t.dead:
+                contexts.leaves(t)
+        original(self, setup)
+
+    patch.setattr(scheduler.Scheduler, "_ended", ended)
 
 
 # -- the tests ----------------------------------------------------------------------------------------------------

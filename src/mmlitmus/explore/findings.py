@@ -7,10 +7,15 @@ from typing import Any, NoReturn
 
 from . import runtime as rt
 
+#: a task sleeps, or may, where it must not; it comes to its end with something that it had to give back (``contexts``)
+SLEEP_IN_ATOMIC, HELD_AT_END = "sleep-in-atomic", "held-at-end"
+
 #: every kind of finding, in the order in which a report lists them
 KINDS = (
     "BUG",
     "WARN",
+    SLEEP_IN_ATOMIC,
+    HELD_AT_END,
     "printk",
     "invariant",
     "use-after-free",

@@ -125,7 +125,7 @@ class Objects(Scheduler):
             if at != LISTS:
                 values[at] = n = self._number_at(at)
                 owner = self.owners[at][1]
-                if isinstance(owner, Primitive):
+                if self._is_primitive(at):
                     self.primitive_states[at, n] = owner.state
                 elif isinstance(owner, Model) and n != ABSENT:
                     self._without_counters(at, owner, n)
@@ -138,6 +138,11 @@ class Objects(Scheduler):
                 if self._number_at(at) != values[at]:
                     raise SetupError(f"{self.object_name(self.bases[at])} changes outside events that name it")
         self.dirty.clear()
+
+    def _is_primitive(self, at: int) -> bool:
+        """Is it the state of a primitive that has this place? What else it owns (a CPU its TLB) has its own."""
+        owner = self.owners[at][1]
+        return isinstance(owner, Primitive) and owner.id == self.bases[at]
 
     def _number_at(self, at: int) -> int:
         """The number of an object's value."""
@@ -169,7 +174,7 @@ class Objects(Scheduler):
                     if not (constant and type(f) is Const)
                 ],
             )
-        if isinstance(owner, Primitive) and owner.id == base:
+        if self._is_primitive(at):
             return self.form(owner.state)
         if isinstance(owner, Cells):
             return self.form(owner.values)

@@ -19,13 +19,14 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from types import CodeType
+from types import AsyncGeneratorType, CodeType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent, greenlet
 from mypy_extensions import mypyc_attr
 
 from . import runtime as rt
+from .contexts import leaves
 from .findings import Abandon, Finding, Oops
 from .limits import Limits
 from .lockdep import Lockdep
@@ -43,6 +44,13 @@ STUCK_SECONDS: float = 4
 RARELY = (1_000_000, 50, 100)
 #: the one task of a machine that could not be made
 NOT_MADE = "the machine"
+
+#: what calling a function gives, where that does not run its body
+DEFERRED: dict[type, str] = {
+    GeneratorType: "a generator (there is a yield in it)",
+    CoroutineType: "async",
+    AsyncGeneratorType: "an async generator",
+}
 
 #: what the code called whose event of waiting has a name of its own
 ASKED_BY = {DOWN_WRITE_ACQUIRE: "down_write"}
@@ -71,9 +79,13 @@ class Setup:
 
 @mypyc_attr(native_class=False)
 class Task:
-    """A schedulable thread of control: its name, what it holds, and what the kernel hangs on it."""
+    """A schedulable thread of control: its name, what it holds, and what the kernel hangs on it.
 
-    __slots__ = ("counters", "data", "dead", "held", "index", "name", "rcu", "started")
+    ``rcu``: how deep it is in RCU read sections; ``irqs_off``: how often it has turned interrupts off; ``waiting``: the
+    waitqueue that it has prepared to wait on, or "".
+    """
+
+    __slots__ = ("counters", "data", "dead", "held", "index", "irqs_off", "name", "rcu", "started", "waiting")
 
     def __init__(self, index: int, name: str) -> None:
         self.index = index
@@ -81,7 +93,9 @@ class Task:
         self.held: list[tuple[Any, str, str]] = []
         self.dead = False
         self.started = False
-        self.rcu: Any = None
+        self.rcu = 0
+        self.irqs_off = 0
+        self.waiting = ""
         self.data: Any = None
         self.counters: dict[str, int] = {}
 
@@ -264,7 +278,10 @@ class Scheduler:
         while True:
             try:
                 self.tasks[t].started = True
-                self.fns[t]()
+                result = self.fns[t]()
+                if result is not None:
+                    ran(result)
+                leaves(self.tasks[t])
             except Abandon:
                 self.main.switch()
                 continue
@@ -517,6 +534,22 @@ def canonical(engine: Scheduler, clocks: Sequence[Sequence[int]]) -> Hashable:
 
 def _nothing() -> None:
     """The only task of a machine that was not made."""
+
+
+def ran(result: Any) -> None:
+    """A task's function has returned: SetupError if what it returned is what had to be run.
+
+    The body of a generator function does not run when it is called, nor does that of an ``async`` one. The error is
+    raised at its beginning, so that whoever shows it can name the place.
+    """
+    what = DEFERRED.get(type(result))
+    if what is None:
+        return
+    wrong = SetupError(f"{result.__qualname__} is {what}: as a task it would run nothing; write a plain function")
+    if isinstance(result, AsyncGeneratorType):
+        result.athrow(wrong).send(None)
+    else:
+        result.throw(wrong)
 
 
 def _never() -> None:

@@ -247,4 +247,5 @@ class Sights(Objects):
             rest = self.view.or_token(self.fns[t], self.stacks[t])  # what checks may ask of it
             return self.number(("done", self.called(t), task.dead, held, rest, self.form(task.data)))
         counters = tuple(sorted(task.counters.items()))
-        return self.number((self.stacks[t], self.called(t), held, counters, self.form(task.data), op))
+        context = (task.rcu, task.irqs_off, task.waiting)  # what is a finding later depends on it
+        return self.number((self.stacks[t], self.called(t), held, counters, context, self.form(task.data), op))

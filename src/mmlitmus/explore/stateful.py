@@ -215,6 +215,7 @@ class Stateful(Sights):
         if not self.recording:  # the state that is come back to
             frame = self.frames[-1]
             self._come_back(frame)
+            self._believed()
             self.recording = True
             return self._step(*self._leave(frame))
         self._settle()
@@ -242,7 +243,7 @@ class Stateful(Sights):
             base = self.bases[at]
             self.owners[at] = (base, owner)
             self.prims[base : base + self.sizes[at]] = [owner] * self.sizes[at]
-        self.primitives = [(at, o) for at, (_, o) in enumerate(self.owners) if isinstance(o, Primitive)]
+        self.primitives = [(at, o) for at, (_, o) in enumerate(self.owners) if self._is_primitive(at)]
         here: Frame | None = None
         why = ""
         steps = 0
@@ -325,9 +326,8 @@ class Stateful(Sights):
             at = view[first + i]
             if values[at] != n:
                 values[at] = n
-                owner = self.owners[at][1]
-                if isinstance(owner, Primitive):
-                    owner.state = self.primitive_states[at, n]
+                if self._is_primitive(at):
+                    self.owners[at][1].state = self.primitive_states[at, n]
         if first:
             self.list_values = list(step.lists)
         return True
@@ -432,6 +432,13 @@ class Stateful(Sights):
         self.values = frame.values + [ABSENT] * (len(self.bases) - len(frame.values))
         self.list_values = frame.lists[:]
         self.clocks = frame.clocks
+
+    def _believed(self) -> None:
+        """The machine stands at a state again, replayed: did those steps that were only looked up tell the truth of
+        locks and the like? They decide who can go on."""
+        for at, owner in enumerate(self.owners):
+            if self._is_primitive(at) and self._number_at(at) != self.values[at]:
+                raise SetupError(f"{owner[1].name} is not in the state that E2 takes it to be in: a bug of the search")
 
     def _impersonate(self, frame: Frame) -> None:
         """Have the machine of the last execution stand at the state, as far as anybody looks before the next one."""

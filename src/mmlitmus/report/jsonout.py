@@ -25,8 +25,8 @@ _VIOLATION: dict[str, Any] = {
     "required": ["kind", "name", "message", "mode", "schedule", "preemptions", "minimal"],
     "properties": {
         "kind": _told(
-            "`BUG`, `WARN`, `printk`, `invariant`, `use-after-free`, `precondition`, `deadlock`, `livelock`, "
-            "`unfair-loop`, `inversion`, `race`, `never-ends`, `raised` or `not-modelled`",
+            "`BUG`, `WARN`, `sleep-in-atomic`, `held-at-end`, `printk`, `invariant`, `use-after-free`, "
+            "`precondition`, `deadlock`, `livelock`, `unfair-loop`, `inversion`, `race`, `never-ends`, `raised` or `not-modelled`",
             type="string",
         ),
         "name": _told("the slug that expectations speak of, such as `stale-translation`", type="string"),

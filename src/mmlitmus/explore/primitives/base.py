@@ -14,6 +14,8 @@ class Primitive:
 
     __slots__ = ("id", "lock_class", "name", "state")
     parts: tuple[str, ...] = ("",)
+    #: may a task that holds it sleep?
+    sleeps = True
 
     def __init__(self, name: str, lock_class: str | None = None) -> None:
         self.name = name

@@ -7,6 +7,7 @@ it is not known to lockdep either, in the kernel as here: it takes part in deadl
 from __future__ import annotations
 
 from .. import runtime as rt
+from ..contexts import might_sleep
 from ..findings import report
 from ..ops import LOCK, TRYLOCK, UNLOCK
 from .mutex import Mutex
@@ -19,6 +20,7 @@ class FolioLock(Mutex):
 
     def lock(self, subclass: int = 0) -> None:
         """Wait for the lock bit and set it."""
+        might_sleep("folio_lock")
         rt.point((LOCK, self.id, ()))
         self.state = rt.engine.cur
 

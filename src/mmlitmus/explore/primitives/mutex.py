@@ -1,11 +1,14 @@
 """Mutual exclusion: spinlock, mutex and folio lock. To the search they are one thing; their rules differ.
 
-A spinlock may not be held across a sleep; that is checked where the model sleeps (``might_sleep``).
+A spinlock may not be held across a sleep; that is checked where the model sleeps (``contexts.might_sleep``).
+
+Who takes a lock twice waits for himself, for ever. Source: kernel/locking/mutex.c mutex_lock.
 """
 
 from __future__ import annotations
 
 from .. import runtime as rt
+from ..contexts import might_sleep
 from ..ops import LOCK, TRYLOCK, UNLOCK
 from ..runtime import Op
 from .base import Primitive, ask
@@ -15,7 +18,6 @@ class Mutex(Primitive):
     """A lock with one holder. ``state`` is the index of the task that holds it, or None."""
 
     __slots__ = ()
-    sleeps = True
 
     def enabled(self, state: int | None, op: Op, task: int) -> bool:
         return state is None
@@ -25,6 +27,8 @@ class Mutex(Primitive):
 
     def lock(self, subclass: int = 0) -> None:
         """Wait for the lock and take it."""
+        if self.sleeps:
+            might_sleep("mutex_lock")
         cls = ask(self, "lock", subclass)
         rt.point((LOCK, self.id, ()))
         engine = rt.engine

@@ -10,8 +10,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .. import runtime as rt
+from ..contexts import might_sleep
+from ..findings import report
 from ..ops import GP_START, GP_WAIT, NONE, RCU_READ_LOCK, RCU_READ_UNLOCK
 from ..runtime import Op
+from ..scheduler import ran
 from .base import Primitive
 from .task import spawn
 
@@ -53,12 +56,18 @@ class Rcu:
         rt.point((RCU_READ_LOCK, side.id, ()))
         nesting, ended = side.state
         side.state = (nesting + 1, ended)
+        rt.current().rcu += 1
 
     def read_unlock(self) -> None:
-        """Leave a read-side section."""
+        """Leave a read-side section; a finding (bad unlock balance) when the task is in none."""
         side = self._mine()
         rt.point((RCU_READ_UNLOCK, side.id, ()))
         nesting, ended = side.state
+        task = rt.current()
+        if not nesting:
+            report("BUG", "bad unlock balance", f"{task.name} releases rcu_read_lock which it does not hold")
+            return
+        task.rcu -= 1
         side.state = (nesting - 1, ended + (nesting == 1))
 
     def in_read_section(self) -> bool:
@@ -67,6 +76,7 @@ class Rcu:
 
     def synchronize(self) -> None:
         """Wait for every section that runs now; sections that start later are not waited for."""
+        might_sleep("synchronize_rcu")
         for side, ended in self._snapshot():
             rt.point((GP_WAIT, side.id, (), ended))
 
@@ -96,6 +106,6 @@ class Rcu:
         def deferred() -> None:
             for side, ended in waited:
                 rt.point((GP_WAIT, side.id, (), ended))
-            fn()
+            ran(fn())
 
         spawn(name, deferred)

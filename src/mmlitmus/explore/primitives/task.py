@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .. import runtime as rt
+from ..contexts import might_sleep
 from ..ops import JOIN, SPAWN, TASK_START, UNLOCK
 from ..runtime import Op
+from ..scheduler import ran
 from .base import Primitive
 
 
@@ -28,6 +30,7 @@ class Thread(Primitive):
 
     def join(self) -> None:
         """Wait for the task's end."""
+        might_sleep("wait_for_completion")
         rt.point((JOIN, self.id, ()))
 
 
@@ -38,13 +41,13 @@ def spawn(name: str, fn: Callable[[], object]) -> Thread:
     rt.point((SPAWN, thread.id, ()))
 
     def body() -> None:
-        fn()
+        ran(fn())
         rt.point((UNLOCK, thread.id, ()))
         thread.state = "ended"
 
     thread.state = "running"
     if rt.engine.cur < 0:  # set-up: nobody schedules, so it runs at once
-        fn()
+        ran(fn())
         thread.state = "ended"
     else:
         thread.index = rt.engine.spawn(thread.name, body, thread.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .. import runtime as rt
+from ..contexts import might_schedule, might_sleep
 from ..ops import FINISH_WAIT, PREPARE_TO_WAIT, SCHEDULE, WAKE_UP
 from ..runtime import Op
 from .base import Primitive
@@ -27,14 +28,18 @@ class WaitQueue(Primitive):
         rt.point((PREPARE_TO_WAIT, self.id, ()))
         me = rt.engine.cur
         self.state = (*(e for e in self.state if e[0] != me), (me, False))
+        rt.current().waiting = self.name
 
     def schedule(self) -> None:
         """Sleep until woken (or go straight on if already woken since ``prepare_to_wait``)."""
+        might_schedule()
         rt.point((SCHEDULE, self.id, ()))
+        rt.current().waiting = ""
 
     def finish_wait(self) -> None:
         """Leave the queue."""
         rt.point((FINISH_WAIT, self.id, ()))
+        rt.current().waiting = ""
         me = rt.engine.cur
         self.state = tuple(e for e in self.state if e[0] != me)
 
@@ -45,6 +50,7 @@ class WaitQueue(Primitive):
 
     def wait_event(self, condition: Callable[[], bool]) -> None:
         """Sleep until ``condition()`` holds, re-checking it each time after having queued."""
+        might_sleep("wait_event")
         while not condition():
             self.prepare_to_wait()
             if condition():

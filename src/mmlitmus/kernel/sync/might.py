@@ -1,4 +1,4 @@
-"""Locks that code *may* take: what tells lockdep about a wait that did not happen this time.
+"""Locks that code *may* take: what tells lockdep about a wait that did not happen this time; and whether it may sleep.
 
 might_fault() is what copy_to_user does before it copies: the copy may fault, and a fault takes mmap_lock. might_alloc()
 is what every GFP_KERNEL allocation does: it may enter reclaim, and reclaim walks the reverse map. Source: mm/memory.c
@@ -11,7 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 from mmlitmus.explore import runtime as rt
+from mmlitmus.explore.contexts import might_sleep
 from mmlitmus.explore.primitives.base import Primitive, ask
+
+__all__ = ["PseudoLock", "fs_reclaim", "might_alloc", "might_fault", "might_sleep"]
 
 
 class PseudoLock(Primitive):
@@ -31,8 +34,12 @@ def fs_reclaim() -> PseudoLock:
 
 
 def might_alloc(machine: Any) -> None:
-    """A GFP_KERNEL allocation is about to be made."""
+    """A GFP_KERNEL allocation is about to be made: it may sleep.
+
+    Source: include/linux/sched/mm.h might_alloc.
+    """
     if rt.engine.cur >= 0:
+        might_sleep("might_alloc")
         ask(machine.fs_reclaim, "alloc", 0)
 
 
@@ -42,4 +49,5 @@ def might_fault(mm: Any) -> None:
     Source: mm/memory.c __might_fault.
     """
     if rt.engine.cur >= 0:
+        might_sleep("might_fault")
         ask(mm.mmap_lock, "read", 0)

@@ -33,6 +33,7 @@ from mmlitmus.api import (
     down_write_trylock,
     io_remap_pfn_range,
     may_fail,
+    might_alloc,
     mmap_read_lock,
     mmap_read_trylock,
     mmap_read_unlock,
@@ -105,6 +106,7 @@ class VfioPci58(VfioPciCoreDevice):
             mutex_unlock(self.vma_lock)
             up_read(self.memory_lock)
             return VM_FAULT_SIGBUS
+        might_alloc(self.machine)
         if may_fail("vma_list entry", self.machine.failures):
             mutex_unlock(self.vma_lock)
             up_read(self.memory_lock)
@@ -223,6 +225,7 @@ class VfioPci514(VfioPci58):
         if self.populate(vma):
             zap_vma_ptes(vma, vma.vm_start, vma.vm_end - vma.vm_start)
             return VM_FAULT_SIGBUS
+        might_alloc(self.machine)
         if may_fail("vma_list entry", self.machine.failures):
             zap_vma_ptes(vma, vma.vm_start, vma.vm_end - vma.vm_start)
             return VM_FAULT_OOM

@@ -727,6 +727,7 @@ def generate(family: str, seed: int, *, large: bool = False) -> Program:
             budget -= 2  # what it creates counts as well
             if spawns > SPAWNS:
                 continue
+        budget -= n * (ins[0] == "shoot")  # an interrupt for every CPU
         if k < max(budget, n):
             tasks[k if k < n else r.randrange(n)].append(ins)
     return Program(family, seed, tuple(map(tuple, tasks)))

@@ -166,7 +166,7 @@ def test_where_a_task_is_belongs_to_its_state(what: Callable[[], Any]) -> None:
 STATES = {
     "data": 436, "spinlock": 519, "mutex": 420, "folio": 348, "rwsem": 621, "wait": 524, "rcu": 458, "irq": 496,
     "choice": 459, "ghost": 613, "lifetime": 188, "spawn": 634, "mixed": 438,
-    "balance": 623, "context": 396, "tlb": 1019,
+    "balance": 623, "context": 396, "tlb": 752,
 }  # fmt: skip
 
 

@@ -26,7 +26,8 @@ _VIOLATION: dict[str, Any] = {
     "properties": {
         "kind": _told(
             "`BUG`, `WARN`, `sleep-in-atomic`, `held-at-end`, `printk`, `invariant`, `use-after-free`, "
-            "`precondition`, `deadlock`, `livelock`, `unfair-loop`, `inversion`, `race`, `never-ends`, `raised` or `not-modelled`",
+            "`precondition`, `deadlock`, `livelock`, `unfair-loop`, `inversion`, `race`, `never-ends`, `raised` or "
+            "`not-modelled`",
             type="string",
         ),
         "name": _told("the slug that expectations speak of, such as `stale-translation`", type="string"),

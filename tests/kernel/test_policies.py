@@ -134,6 +134,24 @@ def flushes(w: World) -> Any:
     return order
 
 
+def flushed_by_advice(w: World) -> Any:
+    """How often MADV_DONTNEED of two mappings flushes."""
+    flushed: list[tuple[int, int]] = []
+    for slot in range(2):
+        at = w.p.mmap_anon(1, at=w(2 * slot))
+        w.p.write(at)
+    flush = mmu_gather.flush_tlb_range
+
+    def flushing(mm: Any, start: int, end: int) -> None:
+        flushed.append((start, end))
+        flush(mm, start, end)
+
+    mmu_gather.flush_tlb_range = flushing
+    w.p.madvise(w(0), 3, madvise.MADV_DONTNEED)
+    mmu_gather.flush_tlb_range = flush
+    return flushed
+
+
 def lock_of_a_huge_fault(w: World) -> Any:
     held: list[Any] = []
 
@@ -653,6 +671,9 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("remap_flags", "first"): ("v7.3", "with-entries", "locks/flags-writers/fault"),
     ("madvise_behavior_valid", "to-pageout"): ("v5.10", "to-collapse", populated_in_a_hole),
     ("madvise_behavior_valid", "to-collapse"): ("v6.12", "to-pageout", populated_in_a_hole),
+    ("madvise_lock", "mmap_lock"): ("v6.12", "mmap_lock-one-flush", flushed_by_advice),
+    ("madvise_lock", "mmap_lock-one-flush"): ("v6.16", "mmap_lock", flushed_by_advice),
+    ("madvise_lock", "vma_lock"): ("v6.18", "mmap_lock-one-flush", "locks/dontneed-notifier"),
     ("madvise_populate", "by-vma"): ("v6.1", "from-start", populated_behind_a_hole),
     ("madvise_populate", "from-start"): ("v6.12", "by-vma", populated_behind_a_hole),
     ("move_vma", "locked"): ("v6.12", "unlocked", "vfio/mremap-back"),

@@ -54,6 +54,7 @@ _ROWS = (
             "mprotect_account": "kept",
             "change_notify": "by-pmd",
             "madvise_behavior_valid": "to-pageout",
+            "madvise_lock": "mmap_lock",
             "madvise_populate": "by-vma",
             "move_vma": "locked",
             "do_mremap": "target-first",
@@ -340,6 +341,7 @@ _ROWS = (
         "v6.12",
         {
             "pfnmap_flush": "before_unlink",
+            "madvise_lock": "mmap_lock-one-flush",
             "pfnmap_track": "ctx",
             "track_pfn_copy": "clear-then-set",
             "memtype_match": "exact",
@@ -362,9 +364,11 @@ _ROWS = (
             "pud_insert_prot": "lookup",
             "do_mremap": "all-first",
             "vfio_find_dma": "last-byte",
+            "madvise_lock": "vma_lock",
         },
         "dossier",
-        "ce147c7e9508 (6.17): a 1G leaf's type is looked up; mremap checks first, and moves several VMAs (6.17)",
+        "ce147c7e9508 (6.17): a 1G leaf's type is looked up; mremap checks first, and moves several VMAs (6.17); "
+        "MADV_DONTNEED under the VMA's lock (6.17)",
     ),
     Release("deb-6.18.15", "v6.18", {}, "recorded", "as v6.18 at these seams; BAR revocation recorded"),
     Release(

@@ -72,6 +72,7 @@ HOMES = {
     "mprotect_account": "mmlitmus.kernel.mm.mprotect",
     "change_notify": "mmlitmus.kernel.mm.mprotect",
     "madvise_behavior_valid": "mmlitmus.kernel.mm.madvise",
+    "madvise_lock": "mmlitmus.kernel.mm.madvise",
     "madvise_populate": "mmlitmus.kernel.mm.madvise",
     "mmap_replace": "mmlitmus.kernel.mm.mmap",
     "move_vma": "mmlitmus.kernel.mm.mremap",

@@ -22,7 +22,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 from mmlitmus.kernel.errno import EACCES, EAGAIN, EINVAL, ENODEV, ENOMEM, EPERM
 from mmlitmus.kernel.mm.gup import FOLL_TOUCH, FOLL_WRITE, __get_user_pages, check_vma_flags
 from mmlitmus.kernel.mm.memory_pages import vm_normal_page
-from mmlitmus.kernel.mm.memory_zap import zap_page_range_single
+from mmlitmus.kernel.mm.memory_zap import zap_page_range_single, zap_page_range_single_batched
 from mmlitmus.kernel.mm.mm_types import (
     VM_DONTCOPY,
     VM_DONTDUMP,
@@ -41,19 +41,22 @@ from mmlitmus.kernel.mm.mm_types import (
     VmArea,
 )
 from mmlitmus.kernel.mm.mmap_lock import (
+    lock_vma_under_rcu,
     mmap_read_lock,
     mmap_read_unlock,
     mmap_write_lock,
     mmap_write_unlock,
+    vma_end_read,
     vma_start_write,
 )
+from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_finish_mmu, tlb_gather_mmu
 from mmlitmus.kernel.mm.page_alloc import LRU_ON, Folio
 from mmlitmus.kernel.mm.pgalloc import pmd_chunks
 from mmlitmus.kernel.mm.swap import folio_isolate_lru, lru_add_drain
 from mmlitmus.kernel.mm.vma import isolate_range, vma_lookup, vmas_in_range
 from mmlitmus.kernel.mm.vma_flags import vm_flags_reset
 from mmlitmus.kernel.mm.vmscan import reclaim_pages
-from mmlitmus.kernel.policy import Seam
+from mmlitmus.kernel.policy import Seam, running
 
 (
     MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED, MADV_FREE, MADV_REMOVE, MADV_DONTFORK,
@@ -91,8 +94,11 @@ FLAGS = {
     MADV_DODUMP: (VM_DONTDUMP, 0),
 }
 POPULATES = (MADV_POPULATE_READ, MADV_POPULATE_WRITE)
+#: advice that takes pages away
+ZAPS = (MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE)
 
 madvise_behavior_valid = Seam("madvise_behavior_valid", "which advice the kernel knows")
+madvise_lock = Seam("madvise_lock", "what is locked while pages are taken away, and when the TLBs are flushed")
 madvise_dofork = Seam("madvise_dofork", "which mappings MADV_DOFORK refuses")
 madvise_populate = Seam("madvise_populate", "what MADV_POPULATE says of a range that begins in a hole")
 
@@ -110,6 +116,9 @@ def sys_madvise(mm: MmStruct, start: int, length: int, advice: int) -> int:
         return 0
     if poisons:
         return -EPERM
+    if advice in ZAPS:
+        result: int = madvise_lock(mm, start, end, advice)
+        return result
     writes = advice in FLAGS
     (mmap_write_lock if writes else mmap_read_lock)(mm)
     if advice in POPULATES:
@@ -117,6 +126,62 @@ def sys_madvise(mm: MmStruct, start: int, length: int, advice: int) -> int:
     else:
         error = madvise_walk_vmas(mm, start, end, advice)
     (mmap_write_unlock if writes else mmap_read_unlock)(mm)
+    return error
+
+
+@madvise_lock.alternative(
+    "mmap_lock",
+    source="mm/madvise.c do_madvise, madvise_need_mmap_write (to 6.12); mm/memory.c zap_page_range (5.10), "
+    "zap_page_range_single (6.1 - 6.12)",
+    releases="<= v6.15",
+)
+def zap_under_mmap_lock(mm: MmStruct, start: int, end: int, advice: int) -> int:
+    """mmap_lock R throughout; each VMA is flushed before the next is looked at."""
+    mmap_read_lock(mm)
+    error = madvise_walk_vmas(mm, start, end, advice)
+    mmap_read_unlock(mm)
+    return error
+
+
+@madvise_lock.alternative(
+    "mmap_lock-one-flush",
+    source="'mm/madvise: batch tlb flushes for MADV_DONTNEED and MADV_FREE' (2025); mm/madvise.c madvise_init_tlb "
+    "(7.3), madvise_finish_tlb (7.3)",
+    releases="v6.16",
+)
+def zap_and_flush_once(mm: MmStruct, start: int, end: int, advice: int) -> int:
+    """... and all of them are flushed at once, before mmap_lock is given up."""
+    mmap_read_lock(mm)
+    tlb = tlb_gather_mmu(mm)
+    error = madvise_walk_vmas(mm, start, end, advice, tlb)
+    tlb_finish_mmu(tlb)
+    mmap_read_unlock(mm)
+    return error
+
+
+@madvise_lock.alternative(
+    "vma_lock",
+    source="'mm: use per_vma lock for MADV_DONTNEED', '... for MADV_FREE' (2025); mm/madvise.c get_lock_mode, "
+    "try_vma_read_lock, madvise_walk_vmas, madvise_finish_tlb, 7.3.4",
+    releases=">= v6.17",
+)
+def zap_under_vma_lock(mm: MmStruct, start: int, end: int, advice: int) -> int:
+    """The VMA's own read lock, if one VMA holds the whole range and it can be had at once; it is given up before the
+    flush. Else mmap_lock.
+    """
+    tlb = tlb_gather_mmu(mm)
+    vma = lock_vma_under_rcu(mm, start) if running().has("PER_VMA_LOCK") else None
+    if vma is not None and end <= vma.vm_end:
+        error = madvise_vma_behavior(vma, start, end, advice, tlb)
+        vma_end_read(vma)
+        tlb_finish_mmu(tlb)
+        return error
+    if vma is not None:
+        vma_end_read(vma)
+    mmap_read_lock(mm)
+    error = madvise_walk_vmas(mm, start, end, advice, tlb)
+    tlb_finish_mmu(tlb)
+    mmap_read_unlock(mm)
     return error
 
 
@@ -219,8 +284,9 @@ def madvise_pageout_pte_range(vma: VmArea, table: PteTable, start: int, end: int
     return folios
 
 
-def madvise_walk_vmas(mm: MmStruct, start: int, end: int, advice: int) -> int:
-    """Give the advice to every VMA in [start, end): 0 or an errno. The first that refuses ends it.
+def madvise_walk_vmas(mm: MmStruct, start: int, end: int, advice: int, tlb: MmuGather | None = None) -> int:
+    """Give the advice to every VMA in [start, end): 0 or an errno. The first that refuses ends it. ``tlb``: who flushes
+    for them all.
 
     Source: mm/madvise.c do_madvise (5.10), madvise_walk_vmas (from 6.1).
     """
@@ -230,7 +296,7 @@ def madvise_walk_vmas(mm: MmStruct, start: int, end: int, advice: int) -> int:
         if vma.vm_start > at:
             error = -ENOMEM
         first, at = max(start, vma.vm_start), min(end, vma.vm_end)
-        result = madvise_vma_behavior(vma, first, at, advice)
+        result = madvise_vma_behavior(vma, first, at, advice, tlb)
         if result:
             error = result
             break
@@ -239,7 +305,7 @@ def madvise_walk_vmas(mm: MmStruct, start: int, end: int, advice: int) -> int:
     return error
 
 
-def madvise_vma_behavior(vma: VmArea, start: int, end: int, advice: int) -> int:
+def madvise_vma_behavior(vma: VmArea, start: int, end: int, advice: int, tlb: MmuGather | None = None) -> int:
     """One VMA's part of the advice: 0 or an errno.
 
     Source: mm/madvise.c madvise_vma, madvise_behavior (5.10), madvise_vma_behavior (from 6.1), madvise_dontneed_free.
@@ -253,7 +319,10 @@ def madvise_vma_behavior(vma: VmArea, start: int, end: int, advice: int) -> int:
         if advice in NEVER or (advice in NOT_LOCKED and flags & VM_LOCKED):
             return -EINVAL
         if advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED):
-            zap_page_range_single(vma, start, end - start)
+            if tlb is None:
+                zap_page_range_single(vma, start, end - start)
+            else:
+                zap_page_range_single_batched(tlb, vma, start, end - start)
         if advice == MADV_PAGEOUT:
             madvise_pageout(vma, start, end)
         return populate_vma(vma, start, end, advice) if advice in POPULATES else 0

@@ -147,11 +147,19 @@ def zap_page_range_single(vma: VmArea, address: int, size: int) -> None:
     Source: mm/memory.c zap_page_range_single (to 6.12), zap_vma_range (7.3).
     """
     tlb = tlb_gather_mmu(vma.vm_mm)
+    zap_page_range_single_batched(tlb, vma, address, size)
+    tlb_finish_mmu(tlb)
+
+
+def zap_page_range_single_batched(tlb: MmuGather, vma: VmArea, address: int, size: int) -> None:
+    """... and leave the flush to whoever finishes the gather.
+
+    Source: mm/memory.c zap_page_range_single (to 6.12), zap_vma_range_batched (7.3).
+    """
     range = mmu_notifier_range_init(vma.vm_mm, MMU_NOTIFY_CLEAR, address, address + size)
     mmu_notifier_invalidate_range_start(range)
     unmap_single_vma(tlb, vma, address, address + size, False)
     mmu_notifier_invalidate_range_end(range)
-    tlb_finish_mmu(tlb)
 
 
 def zap_vma_ptes(vma: VmArea, address: int, size: int) -> None:

@@ -21,15 +21,18 @@ pfnmap_flush = Seam("pfnmap_flush", "when the flush for an unmapped PFNMAP VMA c
 
 
 class MmuGather:
-    """One unmapping in progress: the byte range cleared since the last flush, and the pages to be given back."""
+    """One unmapping in progress: the byte range cleared since the last flush, and the pages to be given back.
+    ``vma_pfn``: was any of its VMAs one whose frames nobody counts?
+    """
 
-    __slots__ = ("end", "fullmm", "mm", "pages", "start")
+    __slots__ = ("end", "fullmm", "mm", "pages", "start", "vma_pfn")
 
     def __init__(self, mm: MmStruct, fullmm: bool) -> None:
         self.mm = mm
         self.fullmm = fullmm
         self.start, self.end = TASK_SIZE, 0
         self.pages: list[Folio] = []
+        self.vma_pfn = False
 
 
 def tlb_gather_mmu(mm: MmStruct) -> MmuGather:
@@ -104,6 +107,8 @@ def flush_at_end_of_vma(when: str, tlb: MmuGather, vma: Any) -> None:
 
 @pfnmap_flush.alternative("before_unlink", source="include/asm-generic/tlb.h tlb_free_vmas, 7.3.4", releases=">= v6.16")
 def flush_before_unlink(when: str, tlb: MmuGather, vma: Any) -> None:
-    """One flush for all VMAs, at the head of free_pgtables."""
-    if when == "free_vmas" and not tlb.fullmm:
+    """One flush for all VMAs, at the head of free_pgtables, if one of them is a PFNMAP or MIXEDMAP."""
+    if when == "end_vma":
+        tlb.vma_pfn = tlb.vma_pfn or bool(vma.has(VM_PFNMAP | VM_MIXEDMAP))
+    elif tlb.vma_pfn and not tlb.fullmm:
         tlb_flush_mmu_tlbonly(tlb)

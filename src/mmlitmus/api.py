@@ -239,7 +239,7 @@ from mmlitmus.kernel.mm.pgalloc import batch_at, pte_batches
 from mmlitmus.kernel.mm.rmap import i_mmap_lock_read, i_mmap_lock_write, i_mmap_unlock_read, i_mmap_unlock_write
 from mmlitmus.kernel.mm.rmap_exclusive import give_back, make_device_exclusive
 from mmlitmus.kernel.mm.swap import folio_isolate_lru, folio_putback_lru, lru_add_drain, lru_add_drain_all
-from mmlitmus.kernel.mm.vma import vma_lookup, vma_tree
+from mmlitmus.kernel.mm.vma import find_vma, vma_lookup, vma_tree
 from mmlitmus.kernel.mm.vma_flags import vm_flags_clear, vm_flags_set
 
 # The kernel: devices on a bus, and which kernel is running.
@@ -435,6 +435,7 @@ __all__ = [
     "down_write_trylock",
     "downgrade_write",
     "driver_folio",
+    "find_vma",
     "fixup_user_fault",
     "folio_get",
     "folio_isolate_lru",

@@ -9,7 +9,9 @@ import pytest
 
 from mmlitmus.explore.findings import report
 from mmlitmus.explore.runtime import current
-from mmlitmus.kernel.mm.mm_types import VM_LOCKED, VM_PFNMAP, vma_pages
+from mmlitmus.kernel.mm.memory import remap_pfn_range
+from mmlitmus.kernel.mm.memory_zap import unmap_mapping_range
+from mmlitmus.kernel.mm.mm_types import VM_LOCKED, VM_MIXEDMAP, VM_PFNMAP, vma_pages
 from mmlitmus.kernel.mm.mmap import mmput
 from mmlitmus.kernel.mm.mmap_lock import (
     lock_vma_under_rcu,
@@ -24,10 +26,10 @@ from mmlitmus.kernel.mm.mmap_lock import (
     vma_start_write,
 )
 from mmlitmus.kernel.mm.rmap import i_mmap_lock_read, i_mmap_lock_write, i_mmap_unlock_read, i_mmap_unlock_write
-from mmlitmus.kernel.mm.vma import vma_lookup
+from mmlitmus.kernel.mm.vma import find_vma, vma_lookup
 from mmlitmus.kernel.mm.vma_flags import vm_flags_clear, vm_flags_reset, vm_flags_set
 
-from .world import ERAS, OLD, World, found, run, search
+from .world import ERAS, OLD, PAGE, World, found, run, search
 
 everywhere = pytest.mark.parametrize("kernel", ERAS)
 
@@ -114,12 +116,43 @@ def test_the_reverse_map_needs_its_lock() -> None:
     run(body, finds=["*i_mmap walked *"])
 
 
-def test_lookup_needs_mmap_lock() -> None:
-    def body(w: World) -> None:
-        vma_lookup(w.p.mm, w(0))
+@pytest.mark.parametrize(
+    ("kernel", "find", "lookup"),
+    [("v5.10", False, False), ("v5.10 lockdep", False, False), ("v5.14 lockdep", False, False), ("v5.19", False, False),
+     ("v5.19 lockdep", True, True), ("v6.1", False, False), ("v6.1 lockdep", True, False), ("v6.9", False, False),
+     ("v6.10", True, False), ("v7.3 lockdep", True, False)],
+)  # fmt: skip
+def test_lookup_needs_mmap_lock(kernel: str, find: bool, lookup: bool) -> None:
+    """Nobody looks up to 5.14, lockdep up to 6.9, every build since; vma_lookup asks nobody from 6.1 on. It is wrong
+    everywhere.
+    """
+    for one, warns in ((find_vma, find), (vma_lookup, lookup)):
 
-    ran = run(body, finds=["mmap_assert_locked"])
-    assert ran.findings[0].kind == "WARN"
+        def body(w: World, one: Any = one) -> None:
+            one(w.p.mm, w(0))
+
+        wrong = "mm_mt read without mmap_lock"
+        ran = run(body, kernel, finds=[wrong, "mmap_assert_locked"] if warns else [wrong])
+        assert {f.kind for f in ran.findings} == ({"precondition", "WARN"} if warns else {"precondition"})
+
+
+def test_a_lookup_without_the_lock_meets_what_others_do() -> None:
+    """The VMA that it finds is freed while it is looked at."""
+
+    def build(w: World) -> None:
+        bar = w.bar(1)
+
+        def look() -> None:
+            vma = vma_lookup(w.p.mm, bar)
+            if vma is None or not vma.vm_flags:
+                w.m.reached("there was none")
+
+        w.m.task(look, process=w.p)
+        w.m.task(lambda: w.p.munmap(bar, 1), process=w.p, name="munmap")
+
+    results = search(build, OLD)
+    assert {"mm_mt read without mmap_lock", "use-after-free VmArea"} <= found(results)
+    assert "there was none" in results.reached
 
 
 def test_the_gate_needs_memory_lock() -> None:
@@ -177,18 +210,75 @@ def test_who_looks_at_a_vm_flags_write(kernel: str, asserts: bool, mode: str) ->
 
 
 @pytest.mark.parametrize("kernel", [OLD, "v6.12"])
-def test_what_a_linked_vma_is_does_not_change(kernel: str) -> None:
-    """The model reads PFNMAP and its like without an event, which is sound only if nobody changes them late."""
+@pytest.mark.parametrize(
+    ("flags", "write", "wrong"),
+    [(VM_MIXEDMAP, True, True), (0, False, True), (0, True, False)],
+    ids=["what it is changes", "under the read lock", "it is made one"],
+)
+def test_what_a_linked_vma_is_does_not_change(kernel: str, flags: int, write: bool, wrong: bool) -> None:
+    """The model reads PFNMAP and its like without an event, which is sound only if nobody changes them late. Whose
+    driver has said nothing of it may still be made one, by a holder of mmap_lock W.
+    """
 
     def body(w: World) -> None:
-        w.char.flags = 0
+        w.char.flags = flags
         w.p.mmap(w.char.file, 1)
-        mmap_write_lock(w.p.mm)
+        (mmap_write_lock if write else mmap_read_lock)(w.p.mm)
         vm_flags_set(w.vma(w(0)), VM_PFNMAP)
-        mmap_write_unlock(w.p.mm)
+        (mmap_write_unlock if write else mmap_read_unlock)(w.p.mm)
 
-    ran = run(body, kernel, finds=["lasting flag changed"])
-    assert ran.findings[0].kind == "precondition"
+    asserts = not write and kernel == "v6.12"
+    names = (["lasting flag changed"] if wrong else []) + (["flags-without-lock"] if asserts else [])
+    ran = run(body, kernel, finds=names)
+    assert all(f.kind == "precondition" for f in ran.findings if f.name == "lasting flag changed")
+
+
+@pytest.mark.parametrize("kernel", ["v5.10", "v6.1", "v6.12", "v7.3"])
+def test_filling_a_linked_vma_later(kernel: str) -> None:
+    """An ioctl remaps into a VMA that is linked: a zap beside it finds it filled, or not yet. What is wrong is that it
+    reads the flags meanwhile, and that VM_PAT is there before the entries are.
+    """
+
+    def build(w: World) -> None:
+        w.char.flags = 0
+        at = w.p.mmap(w.char.file, 1)
+
+        def fill() -> None:
+            mmap_write_lock(w.p.mm)
+            vma = vma_lookup(w.p.mm, at)
+            assert vma is not None
+            assert remap_pfn_range(vma, at, w.frame(), PAGE, vma.vm_page_prot) == 0
+            mmap_write_unlock(w.p.mm)
+
+        w.m.task(fill, process=w.p)
+        w.m.task(lambda: unmap_mapping_range(w.char.mapping, 0, 0), process=w.p, name="zap")
+        w.m.check(lambda: w.m.reached(f"mapped: {w.populated() or 'nothing'}") or [])
+
+    results = search(build, kernel)
+    assert found(results) == ({"race on vm_flags"} if kernel == "v7.3" else {"race on vm_flags", "untrack-walk-failed"})
+    assert {"mapped: a0", "mapped: nothing"} <= results.reached
+
+
+@pytest.mark.parametrize("kernel", ["v5.10", "v6.1", "v6.12", "v7.3"])
+def test_close_may_change_what_the_driver_keeps_in_a_vma(kernel: str) -> None:
+    """->close comes when nobody else can reach the VMA: munmap has only shared mmap_lock by then."""
+
+    def body(w: World) -> None:
+        held: list[Any] = []
+
+        def close(vma: Any) -> None:
+            held.append(w.p.mm.mmap_lock.held())
+            vma.vm_private_data = "closed"
+
+        w.char.close = close  # type: ignore[method-assign]
+        w.p.mmap(w.char.file, 3)
+        w.p.munmap(w(0), 1)
+        w.p.mmap(w.char.file, 1, at=w(1))
+        w.p.exit()
+        assert held[:2] == ["read", "write"]
+        assert len(held) == 4
+
+    run(body, kernel)
 
 
 def test_a_write_under_the_read_lock_locks_the_faults_out() -> None:

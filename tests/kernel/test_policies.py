@@ -134,6 +134,14 @@ def flushes(w: World) -> Any:
     return order
 
 
+def found_without_a_lock(w: World) -> Any:
+    return vma.find_vma(w.p.mm, w(0))
+
+
+def looked_up_without_a_lock(w: World) -> Any:
+    return vma.vma_lookup(w.p.mm, w(0))
+
+
 def flushed_by_advice(w: World) -> Any:
     """How often MADV_DONTNEED of two mappings flushes."""
     flushed: list[tuple[int, int]] = []
@@ -676,6 +684,11 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("madvise_lock", "vma_lock"): ("v6.18", "mmap_lock-one-flush", "locks/dontneed-notifier"),
     ("madvise_populate", "by-vma"): ("v6.1", "from-start", populated_behind_a_hole),
     ("madvise_populate", "from-start"): ("v6.12", "by-vma", populated_behind_a_hole),
+    ("find_vma", "unasserted"): ("v5.10", "always", found_without_a_lock),
+    ("find_vma", "lockdep"): ("v6.1 lockdep", "unasserted", found_without_a_lock),
+    ("find_vma", "always"): ("v6.10", "lockdep", found_without_a_lock),
+    ("vma_lookup", "find_vma"): ("v5.19 lockdep", "mtree_load", looked_up_without_a_lock),
+    ("vma_lookup", "mtree_load"): ("v6.12", "find_vma", looked_up_without_a_lock),
     ("move_vma", "locked"): ("v6.12", "unlocked", "vfio/mremap-back"),
     ("move_vma", "unlocked"): ("v6.12 +mremap-back-unlocked", "locked", "vfio/mremap-back"),
     ("move_vma", "still-tracked"): ("v6.12 +mremap-back-tracked", "locked", "pat/mremap-fails"),

@@ -36,6 +36,8 @@ _ROWS = (
         {
             "vfio_pci": "v5.8",
             "vma_flags_write": "unchecked",
+            "find_vma": "unasserted",
+            "vma_lookup": "find_vma",
             "fault_lock": "mmap_lock",
             "split_for_munmap": "removed-is-new",
             "dup_mmap": "open-after-copy",
@@ -157,6 +159,7 @@ _ROWS = (
         "v5.19-rc1",
         "v5.14",
         {
+            "find_vma": "lockdep",
             "pfnmap_flush": "end_vma",
             "can_change_pte_writable": "or-exclusive-and-dirty",
             "copy_present_page": "exclusive-and-pinned",
@@ -204,6 +207,8 @@ _ROWS = (
         "v5.10",
         {
             "vfio_pci": "v5.14",
+            "find_vma": "lockdep",
+            "vma_lookup": "mtree_load",
             "pfnmap_flush": "end_vma",
             "can_change_pte_writable": "or-exclusive-and-dirty",
             "madvise_behavior_valid": "to-collapse",
@@ -295,6 +300,7 @@ _ROWS = (
         "v6.9",
         {
             "vma_flags_write": "always",
+            "find_vma": "always",
             "vfio_pci": "v6.10",
             "follow_pte_assert": "mmap_lock",
             "gup_fast_folio_allowed": "of-a-mapping",

@@ -52,6 +52,8 @@ SEAMS: dict[str, Seam] = {}
 #: the module that holds each seam's alternatives, so that a kernel can be described without loading all of it
 HOMES = {
     "vma_flags_write": "mmlitmus.kernel.mm.vma_flags",
+    "find_vma": "mmlitmus.kernel.mm.vma",
+    "vma_lookup": "mmlitmus.kernel.mm.vma",
     "fault_lock": "mmlitmus.kernel.arch.x86.fault",
     "split_for_munmap": "mmlitmus.kernel.mm.mmap",
     "dup_mmap": "mmlitmus.kernel.mm.fork",

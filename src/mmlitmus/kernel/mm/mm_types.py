@@ -3,7 +3,7 @@
 Source: include/linux/mm_types.h vm_area_struct, mm_struct, include/linux/fs.h address_space, include/linux/mm.h,
 functions of the same name; the locking of VMA fields is that of
 Documentation/mm/process_addrs.rst (vm_start, vm_end, vm_pgoff change under mmap_lock W + VMA write lock + rmap lock W,
-and may be read under any of the three). Of the model's own: VmArea.has.
+and may be read under any of the three). Of the model's own: VmArea.has, VmArea.retire.
 """
 
 from __future__ import annotations
@@ -143,11 +143,12 @@ class VmArea(Model):
     detached = Once()
     anon_vma = Once()
     private = Ghost()
+    late = Ghost()
 
     def __init__(self, name: str, mm: MmStruct, file: File, start: int, end: int, pgoff: int, **values: Any) -> None:
         super().__init__(
             name, vm_mm=mm, vm_file=file, vm_start=start, vm_end=end, vm_pgoff=pgoff,
-            vm_lock_seq=0, detached=True, private=True, pfnmap_track_ctx=None,
+            vm_lock_seq=0, detached=True, private=True, late=False, pfnmap_track_ctx=None,
             **{"anon_vma": False, **values},
         )  # fmt: skip
         self.vm_lock = RwSem(f"{name}:vm_lock", "vm_lock")
@@ -156,11 +157,12 @@ class VmArea(Model):
     def has(self, bits: int) -> int:
         """Those of ``bits``, all of them VM_LASTING, that are set. No event: it commutes with every writer.
 
-        ``vma_flags`` reports a writer who changes one of them in a VMA that others can reach.
+        ``vma_flags`` reports a writer who changes one of them in a VMA that others can reach. Only of one whose driver
+        has not said what it is when it is linked (``late``) it may be found out later: there it is an ordinary read.
         """
         if self._freed:
             self._used_after_free("vm_flags")
-        flags: int = self.peek("vm_flags")
+        flags: int = self.vm_flags if self.peek("late") and not self.peek("private") else self.peek("vm_flags")
         return flags & bits & VM_LASTING
 
     def attach(self) -> None:
@@ -169,9 +171,17 @@ class VmArea(Model):
         Source: include/linux/mm.h vma_mark_detached (6.12), include/linux/mmap_lock.h vma_mark_attached (7.3); none (to
         6.1).
         """
-        touch(self.oid("detached"), (self.oid("private"),))
+        touch(self.oid("detached"), (self.oid("private"), self.oid("late")))
         self._values[self.fields["detached"].at] = False
         self.private = False
+        self.late = not self.vm_ops.anonymous and not self.vm_ops.answers_pages and not (
+            self.peek("vm_flags") & (VM_IO | VM_PFNMAP | VM_MIXEDMAP)
+        )
+
+    def retire(self) -> None:
+        """Nobody else can reach the VMA any more: no tree and no reverse map has it, and who had locked it is gone."""
+        touch(self.oid("private"))
+        self.private = True
 
 
 class VmOperations:

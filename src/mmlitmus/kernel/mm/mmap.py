@@ -59,6 +59,7 @@ from mmlitmus.kernel.mm.mmu_gather import (
 )
 from mmlitmus.kernel.mm.mmu_notifier import mmu_notifier_release
 from mmlitmus.kernel.mm.vma import (
+    close_vma,
     erase_from_tree,
     free_pgd_range,
     free_pgtables,
@@ -269,7 +270,7 @@ def close_what_is_there(mm: MmStruct, start: int, end: int) -> tuple[int, list[V
     """
     error, gone = unmap_range(mm, start, end, downgrade=False)
     for vma in gone:
-        vma.vm_ops.close(vma)
+        close_vma(vma)
     return error, gone
 
 

@@ -7,8 +7,6 @@ rules; it is modelled as the read-write semaphore of 6.4 to 6.14 everywhere.
 
 from __future__ import annotations
 
-from mmlitmus.explore.findings import report
-from mmlitmus.explore.runtime import current
 from mmlitmus.kernel.mm.mm_types import MmStruct, VmArea
 from mmlitmus.kernel.policy import running
 from mmlitmus.kernel.sync.rwsem import (
@@ -67,12 +65,6 @@ def vma_end_write_all(mm: MmStruct) -> None:
     """
     if running().has("PER_VMA_LOCK"):
         mm.mm_lock_seq = mm.peek("mm_lock_seq") + 1  # only mmap_lock W holders change it
-
-
-def mmap_assert_locked(mm: MmStruct) -> None:
-    """The caller holds mmap_lock in some mode, or it is a WARN."""
-    if mm.mmap_lock.held() is None:
-        report("WARN", "mmap_assert_locked", f"{current().name} does not hold {mm.mmap_lock.name}")
 
 
 def vma_start_write(vma: VmArea) -> None:

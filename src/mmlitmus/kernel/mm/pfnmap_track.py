@@ -344,8 +344,9 @@ def walk_needs_mmap_lock(vma: VmArea) -> None:
     "mmap_lock-or-i_mmap", source="mm/memory.c pfnmap_lockdep_assert, 6.12.117", releases=">= v6.12"
 )
 def walk_needs_either(vma: VmArea) -> None:
-    """mmap_lock or the file's i_mmap_rwsem, in any mode: either keeps the VMA."""
-    _assert_held(vma, vma.vm_mm.mmap_lock, vma.rmap_lock)
+    """mmap_lock or the file's i_mmap_rwsem, in any mode: either keeps the VMA. Only lockdep builds look."""
+    if running().has("lockdep"):
+        _assert_held(vma, vma.vm_mm.mmap_lock, vma.rmap_lock)
 
 
 def _assert_held(vma: VmArea, *locks: Any) -> None:

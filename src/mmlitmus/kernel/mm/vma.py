@@ -27,13 +27,16 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 from mmlitmus.kernel.errno import ENOMEM
 from mmlitmus.kernel.mm.huge_memory import split_huge_pmd, split_huge_pud
 from mmlitmus.kernel.mm.mm_types import File, MmStruct, VmArea
-from mmlitmus.kernel.mm.mmap_lock import mmap_assert_locked, vma_start_write
+from mmlitmus.kernel.mm.mmap_lock import vma_start_write
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_free_vmas
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pgalloc import pmd_batches, pmd_page_free, pud_chunks
-from mmlitmus.kernel.policy import running
+from mmlitmus.kernel.policy import Seam, running
 from mmlitmus.kernel.sync.might import might_alloc
 from mmlitmus.kernel.sync.rwsem import down_write, up_write
+
+find_vma_assert = Seam("find_vma", "who notices that find_vma is called without mmap_lock")
+vma_lookup_assert = Seam("vma_lookup", "who notices that vma_lookup is")
 
 
 class VmaLineage(MemtypeOwner):
@@ -41,10 +44,53 @@ class VmaLineage(MemtypeOwner):
 
 
 def vma_tree(mm: MmStruct) -> tuple[VmArea, ...]:
-    """The VMAs by address, for a holder of mmap_lock (whom the tree's writers exclude: no event)."""
-    mmap_assert_locked(mm)
+    """The VMAs by address, for a holder of mmap_lock (whom the tree's writers exclude: no event). Who does not hold it
+    has a look at a tree that changes, and at VMAs that go; that is a finding on every kernel.
+    """
+    if mm.mmap_lock.held() is None:
+        report("precondition", "mm_mt read without mmap_lock", f"{current().name} looks for VMAs of {mm.name} unlocked")
+        unlocked: tuple[VmArea, ...] = mm.mm_mt
+        return unlocked
     tree: tuple[VmArea, ...] = mm.peek("mm_mt")
     return tree
+
+
+def find_vma(mm: MmStruct, address: int) -> VmArea | None:
+    """The first VMA that ends behind ``address``, or None. Needs mmap_lock.
+
+    Source: mm/mmap.c find_vma.
+    """
+    find_vma_assert(mm)
+    return next((v for v in vma_tree(mm) if address < v.vm_end), None)
+
+
+@find_vma_assert.alternative("unasserted", source="mm/mmap.c find_vma, 5.10.262", releases="<= v5.14")
+def find_vma_unasserted(mm: MmStruct) -> None:
+    """Nobody looks."""
+
+
+@find_vma_assert.alternative(
+    "lockdep",
+    source="mm/mmap.c find_vma, include/linux/mmap_lock.h mmap_assert_locked, 6.1.192",
+    releases="v5.15 - v6.9",
+)
+def find_vma_with_lockdep(mm: MmStruct) -> None:
+    """A lockdep build looks whether the task holds the lock. (One with DEBUG_VM asks whether anybody does, and BUGs;
+    that is not modelled.)
+    """
+    if running().has("lockdep"):
+        mmap_assert_locked(mm)
+
+
+@find_vma_assert.alternative(
+    "always",
+    source="ba168b52bf8e; mm/mmap.c find_vma, include/linux/mmap_lock.h mmap_assert_locked, 6.12.117",
+    releases=">= v6.10",
+)
+def mmap_assert_locked(mm: MmStruct) -> None:
+    """Every build looks. (One without lockdep is content if anybody holds the lock; here it has to be the task.)"""
+    if mm.mmap_lock.held() is None:
+        report("WARN", "mmap_assert_locked", f"{current().name} does not hold {mm.mmap_lock.name}")
 
 
 def vma_lookup(mm: MmStruct, address: int) -> VmArea | None:
@@ -52,7 +98,19 @@ def vma_lookup(mm: MmStruct, address: int) -> VmArea | None:
 
     Source: mm/mmap.c find_vma (to 5.10), include/linux/mm.h vma_lookup (from 6.1).
     """
+    vma_lookup_assert(mm)
     return next((v for v in vma_tree(mm) if v.vm_start <= address < v.vm_end), None)
+
+
+@vma_lookup_assert.alternative("find_vma", source="mm/mmap.c find_vma, 5.10.262", releases="<= v6.0")
+def lookup_asserts_like_find_vma(mm: MmStruct) -> None:
+    """It is done by find_vma."""
+    find_vma_assert(mm)
+
+
+@vma_lookup_assert.alternative("mtree_load", source="include/linux/mm.h vma_lookup, 6.1.192", releases=">= v6.1")
+def lookup_asserts_nothing(mm: MmStruct) -> None:
+    """The tree looks after itself: nobody notices."""
 
 
 def vmas_in_range(mm: MmStruct, start: int, end: int) -> list[VmArea]:
@@ -288,8 +346,17 @@ def split_huge_leaf_if_needed(vma: VmArea, addr: int) -> None:
 
 def remove_vma(vma: VmArea, unreachable: bool) -> None:
     """The end of a VMA: ->close, then free (at once when nobody can be looking at it any more)."""
-    vma.vm_ops.close(vma)
+    close_vma(vma)
     release_vma(vma, unreachable)
+
+
+def close_vma(vma: VmArea) -> None:
+    """->close, when nobody else can reach the VMA any more; what the driver keeps in it is his to change.
+
+    Source: mm/mmap.c remove_vma (to 6.1), mm/internal.h vma_close (from 6.12).
+    """
+    vma.retire()
+    vma.vm_ops.close(vma)
 
 
 def release_vma(vma: VmArea, unreachable: bool) -> None:

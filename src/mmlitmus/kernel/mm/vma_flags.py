@@ -60,7 +60,7 @@ def vma_set_flags(vma: VmArea, flags: int) -> None:
 
 def _store(vma: VmArea, flags: int, seen: int) -> None:
     changed = (flags ^ seen) & VM_LASTING
-    if changed and not vma.peek("private"):
+    if changed and not vma.peek("private") and not (vma.peek("late") and vma.vm_mm.mmap_lock.held() == "write"):
         report(
             "precondition",
             "lasting flag changed",

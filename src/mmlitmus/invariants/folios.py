@@ -7,6 +7,7 @@
 * ``page-table-reference-leak``: page tables hold a page that they do not map (or map what they do not hold);
 * ``pin-leak``: a pin or reference of somebody who is not named as one who still has it;
 * ``isolated-for-ever``: a page that somebody has isolated and not given back;
+* ``locked-for-ever``: a page whose lock somebody has taken and not given back;
 * ``swap-count-imbalance``: a slot of swap is counted otherwise than entries stand for it;
 * ``swap-cache-imbalance``: the swap cache holds a page that it does not have.
 
@@ -79,6 +80,8 @@ def folios_at_rest(machine: Any, held: Iterable[Pages | str] = ()) -> Iterator[F
                 yield Finding("invariant", "pin-leak", f"{folio.name} is left with {count} of its references: {who}")
         if ISOLATION in holders:
             yield Finding("invariant", "isolated-for-ever", f"{folio.name} is still off its LRU list")
+        if folio.lock.state is not None:
+            yield Finding("invariant", "locked-for-ever", f"{folio.lock.name} is still held")
         slot = folio.peek("swap")
         if holders.get(SWAP_CACHE, 0) != (slot is not None and slot.peek("cache") is folio):
             yield Finding("invariant", "swap-cache-imbalance", f"{folio.name}: {holders}, slot {slot and slot.name}")

@@ -71,6 +71,28 @@ def test_a_page_that_reclaim_leaves_is_not_left_locked(kernel: str) -> None:
     run(body, kernel)
 
 
+@pytest.mark.parametrize("kernel", ["v6.1", "v6.12", "v7.3"])
+def test_a_page_that_cannot_be_unmapped_is_not_left_locked(kernel: str) -> None:
+    """It is in the cache already, so nobody asks for pins before it is unmapped."""
+
+    def body(w: World) -> None:
+        w.m.swapon()
+        a = w.p.mmap_anon(1)
+        w.p.write(a)
+        w.p.madvise(a, 1, MADV_PAGEOUT)
+        w.p.read(a)
+        folio = of(w, a)
+        assert folio.swap is not None
+        got, pages = w.p.pin(a, 1)
+        assert got == 1
+        w.p.madvise(a, 1, MADV_PAGEOUT)
+        assert of(w, a) is folio
+        assert not list(folios_at_rest(w.m, (pages,)))
+
+    ran = run(body, kernel)
+    assert "reclaim could not unmap a page" in ran.results.reached
+
+
 def test_one_that_is_left_locked_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vmscan, "folio_unlock", lambda lock: None)
 

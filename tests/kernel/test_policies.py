@@ -36,6 +36,7 @@ from mmlitmus.kernel.arch.x86.pat import (
 )
 from mmlitmus.kernel.arch.x86.pgtable import pte_pfn
 from mmlitmus.kernel.drivers.misc.probe import Fill, open_probe
+from mmlitmus.kernel.drivers.vfio import type1
 from mmlitmus.kernel.drivers.vfio.type1 import (
     IOMMU_READ,
     IOMMU_WRITE,
@@ -140,6 +141,23 @@ def found_without_a_lock(w: World) -> Any:
 
 def looked_up_without_a_lock(w: World) -> Any:
     return vma.vma_lookup(w.p.mm, w(0))
+
+
+def pages_looked_up(w: World) -> Any:
+    """How often VFIO pins, of a device's page and one of memory behind it."""
+    asked: list[int] = []
+    look = type1.vaddr_get_pfns
+
+    def asking(iommu: VfioIommu, dma: Any, vaddr: int, npages: int) -> Any:
+        asked.append(vaddr)
+        return look(iommu, dma, vaddr, npages)
+
+    type1.vaddr_get_pfns = asking
+    w.bar(1, touch=True)
+    w.p.write(w.p.mmap_anon(1, at=w(1)))
+    vfio_dma_do_map(VfioIommu(w.m), w.p, 0, w(0), 2 * PAGE, IOMMU_READ)
+    type1.vaddr_get_pfns = look
+    return asked
 
 
 def flushed_by_advice(w: World) -> Any:
@@ -788,6 +806,7 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("vaddr_get_pfns", "given-back"): ("v6.1", "kept", zero_page_left),
     ("vfio_pin_pages_remote", "one-by-one"): ("v5.10", "batches", zero_page_left),
     ("vfio_pin_pages_remote", "batches"): ("v5.14", "one-by-one", zero_page_left),
+    ("vfio_pin_pages_remote", "batches-kept"): ("v6.16", "batches", pages_looked_up),
     ("follow_fault_pfn", "any"): ("v5.10", "writable", read_only_bar_for_writing),
     ("follow_fault_pfn", "writable"): ("v6.12", "any", read_only_bar_for_writing),
     ("vfio_find_dma", "exclusive-end"): ("v6.12", "last-byte", "vfio/type1-unmap/top"),

@@ -11,6 +11,7 @@ from mmlitmus.kernel import eras
 from mmlitmus.kernel.arch.x86.fault import Unlocked, fixup_user_fault
 from mmlitmus.kernel.arch.x86.pgtable import pte_pfn
 from mmlitmus.kernel.drivers.misc.probe import open_probe
+from mmlitmus.kernel.drivers.vfio import type1
 from mmlitmus.kernel.drivers.vfio.type1 import (
     IOMMU_READ,
     IOMMU_WRITE,
@@ -276,6 +277,34 @@ def test_device_memory_that_may_not_be_read(kernel: str, prot: int, touched: boo
         w.p.mprotect(bar, 1, prot)
         got = vfio_dma_do_map(VfioIommu(w.m), w.p, 0, bar, PAGE, IOMMU_READ)
         assert got == (0 if touched or prot == PROT_READ else -EFAULT)
+
+    run(body, kernel)
+
+
+@pytest.mark.parametrize(("kernel", "looks"), [("v5.10", 3), ("v6.1", 3), ("v6.12", 3), ("v6.16", 2), ("v7.3", 2)])
+@pytest.mark.parametrize("device_last", [False, True])
+def test_what_is_left_over_for_the_next_run(
+    kernel: str, looks: int, device_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of memory behind one of a device, and the other way round. What does not go on with a run has been looked
+    up: a single page is put and pinned again, from 6.15 on only device memory is looked up again.
+    """
+    asked: list[int] = []
+    look = type1.vaddr_get_pfns
+
+    def asking(iommu: VfioIommu, dma: Any, vaddr: int, npages: int) -> Any:
+        asked.append(vaddr)
+        return look(iommu, dma, vaddr, npages)
+
+    monkeypatch.setattr(type1, "vaddr_get_pfns", asking)
+
+    def body(w: World) -> None:
+        iommu = VfioIommu(w.m)
+        w.bar(1, at=w(int(device_last)), touch=True)
+        w.p.write(w.p.mmap_anon(1, at=w(int(not device_last))))
+        assert vfio_dma_do_map(iommu, w.p, 0, w(0), 2 * PAGE, RW) == 0
+        assert asked == [w(0), w(1), w(1)][: 3 if device_last else looks]
+        assert at_rest(w, iommu)
 
     run(body, kernel)
 

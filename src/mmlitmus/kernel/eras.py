@@ -348,6 +348,7 @@ _ROWS = (
         {
             "pfnmap_flush": "before_unlink",
             "madvise_lock": "mmap_lock-one-flush",
+            "vfio_pin_pages_remote": "batches-kept",
             "pfnmap_track": "ctx",
             "track_pfn_copy": "clear-then-set",
             "memtype_match": "exact",

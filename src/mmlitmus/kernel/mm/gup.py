@@ -523,32 +523,40 @@ def __get_user_pages_locked(
     mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages | None, locked: Locked | None
 ) -> int:
     """``__get_user_pages``, and again where a fault has dropped mmap_lock, if the caller can do without it
-    (``locked``). It is taken here if he does not hold it.
+    (``locked``): the page whose fault that was is tried alone until it is there, told that it has been tried; the pages
+    behind it are not. mmap_lock is taken here if he does not hold it.
     """
     if nr_pages <= 0:
         return 0
-    must_unlock = False
+    must_unlock = tried = False
     if locked is not None and not locked.held:
         mmap_read_lock(mm)
         locked.held = must_unlock = True
     if flags & FOLL_PIN and not mm.has_pinned:
         mm.has_pinned = True
     done = 0
-    while True:
-        loop_point(mm, start, nr_pages, flags, pages, locked, must_unlock, done)
-        got = __get_user_pages(mm, start, nr_pages - done, flags, pages, locked)
-        if locked is None or locked.held:
-            done = done + got if got > 0 else done or got
+    while done < nr_pages:
+        loop_point(mm, start, nr_pages, flags, pages, locked, must_unlock, tried, done)
+        if tried and locked is not None:
+            if mm.machine.fatal_signal_pending():
+                done = done or -EINTR
+                break
+            mmap_read_lock(mm)
+            locked.held = True
+        nr, foll_flags = (1, flags | FOLL_TRIED) if tried else (nr_pages - done, flags)
+        got = __get_user_pages(mm, start, nr, foll_flags, pages, locked)
+        if got > 0:
+            done += got
+            start += got << PAGE_SHIFT
+        if locked is not None and not locked.held:
+            must_unlock = tried = True
+            continue
+        if got <= 0:
+            done = done or got
             break
-        done += got
-        start += got << PAGE_SHIFT
-        flags |= FOLL_TRIED
-        must_unlock = True
-        if mm.machine.fatal_signal_pending():
-            done = done or -EINTR
+        if not tried:
             break
-        mmap_read_lock(mm)
-        locked.held = True
+        tried = False
     if must_unlock and locked is not None and locked.held:
         mmap_read_unlock(mm)
         locked.held = False

@@ -30,7 +30,14 @@ from mmlitmus.kernel.mm.device_exclusive import zap_device_exclusive
 from mmlitmus.kernel.mm.huge_memory import split_huge_pmd, split_huge_pud, zap_huge_pmd, zap_huge_pud
 from mmlitmus.kernel.mm.memory_pages import vm_normal_pages
 from mmlitmus.kernel.mm.mm_types import VM_PFNMAP, AddressSpace, MmStruct, VmArea, vma_pages
-from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_end_vma, tlb_finish_mmu, tlb_gather_mmu, tlb_remove_tlb_entries
+from mmlitmus.kernel.mm.mmu_gather import (
+    MmuGather,
+    tlb_end_vma,
+    tlb_finish_mmu,
+    tlb_flush_mmu_tlbonly,
+    tlb_gather_mmu,
+    tlb_remove_tlb_entries,
+)
 from mmlitmus.kernel.mm.mmu_notifier import (
     MMU_NOTIFY_CLEAR,
     MMU_NOTIFY_UNMAP,
@@ -50,24 +57,29 @@ ULONG_MAX = (1 << 64) - 1
 
 def zap_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int) -> None:
     """Clear the PTEs of one table under its lock, noting what has to be flushed. What was counted is given
-    back after the flush.
+    back after the flush. That comes before the lock is dropped where a page that is not the process's own was dirty:
+    who cleans it must not miss a store.
     """
     mm = tlb.mm
     batch = mm.machine.batch
+    force_flush = False
     ptl = pte_offset_map_lock(table)
     while addr < end:
-        loop_point(tlb, table, addr, end, mm, batch, ptl)
+        loop_point(tlb, table, addr, end, mm, batch, ptl, force_flush)
         entry, nr = pte_run(table, addr, 1 if batch == 1 else batch_at(mm, addr, end - addr >> PAGE_SHIFT))
         if entry != NONE:
             cleared = get_and_clear_full_ptes(table, addr, nr)
             for folio in vm_normal_pages(mm, cleared, nr):
-                if cleared & DIRTY_BITS:
+                if cleared & DIRTY_BITS and not folio.anon:
                     folio_mark_dirty(folio)
+                    force_flush = True
                 folio.add_return("mapcount", -1)
                 tlb.pages.append(folio)
             zap_nonpresent(mm, cleared)
             tlb_remove_tlb_entries(tlb, addr, addr + (nr << PAGE_SHIFT))
         addr += nr << PAGE_SHIFT
+    if force_flush:
+        tlb_flush_mmu_tlbonly(tlb)
     pte_unmap_unlock(ptl)
 
 

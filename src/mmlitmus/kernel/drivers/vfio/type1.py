@@ -5,7 +5,7 @@ is a VM_PFNMAP: device memory is mapped by its frame number, without a reference
 mapping goes. Reserved frames, the zero page's among them, are neither accounted nor unpinned.
 
 Sizes and addresses are bytes, limits are pages. Source: drivers/vfio/vfio_iommu_type1.c, functions of the same name. Of
-the model's own: VfioIommu, VfioDma, limit_of, charge, whole_rounds, continues, pinned_run.
+the model's own: VfioIommu, VfioDma, fill_run, limit_of, charge, whole_rounds, continues, pinned_run.
 """
 
 from __future__ import annotations
@@ -348,16 +348,45 @@ def one_by_one(iommu: VfioIommu, dma: VfioDma, vaddr: int, npage: int, batch: Ru
 
 
 @pin_pages.alternative(
-    "batches", source="drivers/vfio/vfio_iommu_type1.c vfio_pin_pages_remote (from 6.1)", releases=">= v5.12"
+    "batches", source="drivers/vfio/vfio_iommu_type1.c vfio_pin_pages_remote (6.1 - 6.12)", releases="v5.12 - v6.14"
 )
 def by_batches(iommu: VfioIommu, dma: VfioDma, vaddr: int, npage: int, batch: Runs) -> tuple[int, int]:
-    """Up to 512 pages at once. What does not continue the run is left in ``batch`` for the next."""
+    """Up to 512 pages at once. What does not continue the run is left in ``batch`` for the next; but a single page
+    might be device memory, which cannot be kept there: it is put, and pinned again.
+    """
+    result, fresh = fill_run(iommu, dma, vaddr, npage, batch)
+    if fresh and sum(nr for _, nr in batch) == 1:
+        put_pfn(iommu, batch.pop()[0])
+    return result
+
+
+@pin_pages.alternative(
+    "batches-kept",
+    source="'vfio/type1: Use vfio_batch for vaddr_get_pfns()' (6.15); drivers/vfio/vfio_iommu_type1.c "
+    "vfio_pin_pages_remote (7.3)",
+    releases=">= v6.15",
+)
+def by_batches_that_know(iommu: VfioIommu, dma: VfioDma, vaddr: int, npage: int, batch: Runs) -> tuple[int, int]:
+    """... and the batch knows: device memory is looked up again, a page is kept."""
+    result, fresh = fill_run(iommu, dma, vaddr, npage, batch)
+    if fresh and is_invalid_reserved_pfn(iommu.machine, batch[0][0]):
+        batch.clear()
+    return result
+
+
+def fill_run(iommu: VfioIommu, dma: VfioDma, vaddr: int, npage: int, batch: Runs) -> tuple[tuple[int, int], bool]:
+    """Pin up to the end of a run: (what ``pinned_run`` says of it; is what is left in ``batch`` what was pinned last,
+    and nothing of it was used).
+
+    Source: drivers/vfio/vfio_iommu_type1.c vfio_pin_pages_remote.
+    """
     pinned = acct = error = base = 0
-    rsvd = False
+    rsvd = fresh = False
     while pinned < npage:
         if not batch:
             at = vaddr + pinned * PAGE_SIZE
             got, pfns = vaddr_get_pfns(iommu, dma, at, min(npage - pinned, whole_rounds(iommu, dma, at, npage, acct)))
+            fresh = got > 0
             if got < 0:
                 error = got
                 break
@@ -368,9 +397,10 @@ def by_batches(iommu: VfioIommu, dma: VfioDma, vaddr: int, npage: int, batch: Ru
         n, stop, error = continues(iommu, dma, batch, base + pinned, rsvd, acct)
         acct += 0 if rsvd else n
         pinned += n
+        fresh = fresh and not n
         if stop:
             break
-    return pinned_run(iommu, dma, base, pinned, acct, error)
+    return pinned_run(iommu, dma, base, pinned, acct, error), fresh
 
 
 def whole_rounds(iommu: VfioIommu, dma: VfioDma, vaddr: int, npage: int, acct: int) -> int:

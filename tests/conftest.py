@@ -7,8 +7,13 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from mmlitmus import explore
+
+# No property is judged by the time that it takes: a busy machine fails no test.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 #: what became of the tests marked ``pure``: file -> test -> what it said, nothing if it passed
 PURE: dict[str, dict[str, str]] = {}

@@ -26,6 +26,8 @@ MAX_LINES = 600
 # Files that a rule does not apply to, relative to the package.
 MAY_CATCH_BASE_EXCEPTION = frozenset({"explore/scheduler.py"})  # the one place that may see why a task died
 MAY_USE_BLOCKS_IN_KERNEL: frozenset[str] = frozenset()  # would be: a function that uses guard() in that kernel
+# time-outs that are what is tested, of programs in a guest
+MAY_WAIT_AS_LONG_AS_IT_TESTS = frozenset({"tests/lab/test_lab_boot.py"})
 MAY_TEST_VERSIONS = frozenset({"kernel/eras.py"})
 
 # ---------------------------------------------------------------- walking
@@ -200,6 +202,13 @@ def version_tests(text: str) -> list[Finding]:
 # ---------------------------------------------------------------- the tree
 
 
+def waits(text: str) -> list[Finding]:
+    """Time-outs that are numbers: of started commands there is one, ``waiting.WAIT``, which no busy machine exceeds."""
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    given = [word.value for call in calls for word in call.keywords if word.arg == "timeout"]
+    return [(value.lineno, "a time-out of its own: use waiting.WAIT") for value in given if isinstance(value, ast.Constant)]
+
+
 @pytest.fixture(scope="module")
 def package_modules() -> list[Path]:
     found = list(modules(ROOT))
@@ -229,6 +238,11 @@ def test_no_unwinding_in_the_model(package_modules):
 
 def test_no_version_tests(package_modules):
     assert sweep(package_modules, package(ROOT), version_tests, MAY_TEST_VERSIONS) == []
+
+
+def test_no_test_has_its_own_patience():
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    assert sweep(files, ROOT, waits, MAY_WAIT_AS_LONG_AS_IT_TESTS) == []
 
 
 def test_no_machine_paths():
@@ -269,6 +283,8 @@ SLASH = "/"
 BAD = [
     (too_long, LONG),
     (too_long, LONG.removesuffix("\n")),
+    (waits, "p.communicate(timeout=60)\n"),
+    (waits, "subprocess.run(\n    argv,\n    timeout=0.5)\n"),
     (bare_excepts, "try:\n    f()\nexcept:\n    pass\n"),
     (bare_excepts, "def f():\n    while True:\n        try:\n            g()\n        except:\n            raise\n"),
     (base_exceptions, "try:\n    f()\nexcept BaseException:\n    pass\n"),
@@ -306,6 +322,7 @@ BAD = [
 GOOD = [
     (too_long, SHORT),
     (too_long, ""),
+    (waits, "p.communicate(timeout=WAIT)\nsession.run(text)\n"),
     (bare_excepts, "try:\n    f()\nexcept Exception:\n    pass\n"),
     (base_exceptions, "try:\n    f()\nexcept (KeyError, Exception):\n    raise BaseException('x')\n"),
     (base_exceptions, "class Abort(BaseException): ...\nwith contextlib.suppress(KeyError):\n    f()\n"),
@@ -347,7 +364,7 @@ def test_checker_lets_pass(checker, text):
 
 
 def test_every_checker_has_a_bad_and_a_good_sample():
-    checkers = {too_long, bare_excepts, base_exceptions, unwinding_blocks, machine_paths, version_tests}
+    checkers = {too_long, waits, bare_excepts, base_exceptions, unwinding_blocks, machine_paths, version_tests}
     assert {checker for checker, _ in BAD} == {checker for checker, _ in GOOD} == checkers
 
 

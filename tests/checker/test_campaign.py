@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from waiting import WAIT
+
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parents[1] / "src"
 
@@ -55,7 +57,7 @@ def python(code: str, folder: Path, *args: str) -> subprocess.Popen[str]:
 
 
 def done(p: subprocess.Popen[str]) -> str:
-    out, err = p.communicate(timeout=300)
+    out, err = p.communicate(timeout=WAIT)
     assert p.returncode == 0, err
     return out
 
@@ -138,15 +140,16 @@ def test_a_cluster_of_which_half_is_killed(tmp_path: Path) -> None:
     assert got == want, (got, want)
     assert remarks == []
     assert len(set(taken)) == len(taken) > 3
-    assert told and all(text.endswith("is gone; what it was at is done again") for text in told), told
+    # whether the one that went had anything in hand is chance
+    assert all(text.endswith("is gone; what it was at is done again") for text in told), told
     """
     p = python(code, tmp_path, address := theirs.stdout.readline().strip())
     assert p.stdout is not None
     assert address.startswith("tcp://")
     if p.stdout.readline() == "three\n":
         os.kill(int(theirs.stdout.readline()), signal.SIGKILL)
-    _, err = p.communicate("\n", timeout=300)
-    theirs.communicate("\n", timeout=60)
+    _, err = p.communicate("\n", timeout=WAIT)
+    theirs.communicate("\n", timeout=WAIT)
     assert p.returncode == 0, err
 
 
@@ -157,7 +160,7 @@ def test_without_the_extra_it_says_so(tmp_path: Path) -> None:
     sys.exit(main(["check", "large.py", "--cluster", "tcp://127.0.0.1:1"]))
     """
     p = python(code, tmp_path)
-    _, err = p.communicate(timeout=60)
+    _, err = p.communicate(timeout=WAIT)
     assert (p.returncode, err) == (2, "mmlitmus: --cluster needs dask.distributed: pip install 'mmlitmus[cluster]'\n")
 
 

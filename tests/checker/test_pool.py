@@ -4,6 +4,8 @@ import subprocess
 import sys
 import textwrap
 
+from waiting import WAIT
+
 
 def test_crew():
     code = """
@@ -41,4 +43,4 @@ def test_crew():
     assert {n: r[0] for n, r in again.items()} == {1: 1, 2: 4, 3: 9}
     crew.stop()
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=WAIT)

@@ -1,6 +1,6 @@
 """The table's layout, on rows of any shape."""
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmlitmus.checker.case import never, sometimes
@@ -32,7 +32,6 @@ def test_fits(some, width, timing, details):
             assert row.status.replace(" ", "") in squeezed
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(st.lists(rows(), max_size=4))
 def test_totals_add_up(some):
     text = totals(some)

@@ -3,6 +3,7 @@
 import pytest
 
 from mmlitmus.checker import guard
+from waiting import WAIT
 
 GOOD = '\n\n@case()\ndef good(m):\n    @m.task\n    def t():\n        m.dev.on\n'
 
@@ -132,7 +133,7 @@ def test_wrong_use(run, args):
 
 def test_debug_shows_the_traceback(process, write):
     p = process("check", write("bad.py", "1 / 0\n"), "--debug")
-    _, err = p.communicate(timeout=60)
+    _, err = p.communicate(timeout=WAIT)
     assert p.returncode == 1  # Python's own
     assert "Traceback" in err
     assert "ZeroDivisionError" in err

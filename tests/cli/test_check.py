@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmlitmus.report.jsonout import SCHEMA, document
+from waiting import WAIT
 
 TWO_TASKS = '''
     @m.task
@@ -260,7 +261,7 @@ def test_ktap(run, write):
 def test_same_bytes(process, form):
     args = ("check", "--kernel", "v1,v2,v3 +check-early,v2 +nested", *form)
     runs = [process(*args, "-j", j, seed=seed) for j, seed in (("1", "0"), ("1", "1"), ("3", "2"), ("2", "3"))]
-    outs = {(p.communicate(timeout=60), p.returncode) for p in runs}
+    outs = {(p.communicate(timeout=WAIT), p.returncode) for p in runs}
     assert len(outs) == 1
     ((out, err), code) = outs.pop()
     assert out, err
@@ -301,7 +302,7 @@ def after(m):
         m.dev.on
 """.replace("m.task(lambda: m.dev.on)", "@m.task\n    def t():\n        m.dev.on"))
     p = process("check", file, "-j", "2")
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=WAIT)
     assert p.returncode == 2
     assert [line.split()[:2] for line in out.splitlines()[1:-1]] == [
         ["dies/before", "v1"], ["dies/before", "v2"], ["dies/once", "v3"], ["dies/after", "v3"]
@@ -349,7 +350,7 @@ def endless(m):
         time.sleep(0.05)
     time.sleep(0.5)
     p.send_signal(signal.SIGINT)
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=WAIT)
     assert p.returncode == 130
     assert re.search(r"long/quick +v1 +never", out)
     assert out.endswith("1 case x 1 kernel: 1 as expected, 0 surprises, 2 not run\n")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from waiting import WAIT
+
 LARGE = """
 @case(expect={"v1": sometimes("up")})
 def large(m):
@@ -62,7 +64,7 @@ def wait_for(what, seconds=60):
 def test_divided_it_says_the_same(process, large, undivided):
     for j, seed in (("2", "1"), ("3", "2")):
         p = process("check", large, *DPOR, "--json", "--max-executions", EXECUTIONS, "-j", j, seed=seed)
-        out, err = p.communicate(timeout=300)
+        out, err = p.communicate(timeout=WAIT)
         assert (p.returncode, out, err) == (*undivided, "")
 
 
@@ -71,7 +73,7 @@ def test_a_worker_is_killed_in_the_middle(process, large, undivided):
     p = process("check", large, *DPOR, "--json", "--max-executions", EXECUTIONS, "-j", "2")
     first = wait_for(lambda: workers_of(p.pid))
     os.kill(first[0], signal.SIGKILL)
-    out, err = p.communicate(timeout=300)
+    out, err = p.communicate(timeout=WAIT)
     assert (p.returncode, out) == undivided
     told = r"mmlitmus: large\.py:\d+: large/(large|small): its worker died \(signal 9\); "
     assert re.fullmatch(told + r"(running it|doing its part) again\n", err), err
@@ -82,12 +84,12 @@ def test_killed_and_gone_on_with(process, large, undivided):
     p = process(*args, "--checkpoint", "where", "--checkpoint-every", "0")
     wait_for(lambda: os.path.exists("where") and json.loads(Path("where").read_text())["rows"])
     p.kill()
-    p.communicate(timeout=60)
+    p.communicate(timeout=WAIT)
     assert p.returncode == -signal.SIGKILL
     before = json.loads(Path("where").read_text())["rows"]["large/large on v1"]["search"]["results"]["counts"]
     assert 0 < before["executions"] < int(EXECUTIONS)
     p = process(*args, "--resume", "where", "-j", "2")
-    out, err = p.communicate(timeout=300)
+    out, err = p.communicate(timeout=WAIT)
     assert (p.returncode, out) == undivided
     assert err == (
         f"mmlitmus: large/large on v1: bounded({EXECUTIONS} executions) after {EXECUTIONS} executions; to go on: "
@@ -103,11 +105,11 @@ def test_ctrl_c_leaves_a_checkpoint(process, large, undivided):
     )  # fmt: skip
     wait_for(lambda: os.path.exists("where") and json.loads(Path("where").read_text())["rows"])
     p.send_signal(signal.SIGINT)
-    _, err = p.communicate(timeout=60)
+    _, err = p.communicate(timeout=WAIT)
     assert p.returncode == 130
     assert "what was searched is in where: the same command with --resume where goes on" in err
     p = process(*args, "--resume", "where")
-    out, _ = p.communicate(timeout=300)
+    out, _ = p.communicate(timeout=WAIT)
     assert (p.returncode, out) == undivided
 
 

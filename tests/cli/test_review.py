@@ -9,6 +9,7 @@ import pytest
 from test_check import TWO_TASKS, valid
 
 from mmlitmus.report.reviewjson import SCHEMA
+from waiting import WAIT
 
 
 def test_table(run):
@@ -165,7 +166,7 @@ def test_json_object(run):
 def test_same_bytes(process, form):
     args = ("review", "check-early", "nested", *form)
     runs = [process(*args, "-j", j, seed=seed) for j, seed in (("1", "0"), ("1", "1"), ("3", "2"), ("2", "3"))]
-    outs = {(p.communicate(timeout=60), p.returncode) for p in runs}
+    outs = {(p.communicate(timeout=WAIT), p.returncode) for p in runs}
     assert len(outs) == 1
     ((out, err), code) = outs.pop()
     assert out, err
@@ -249,7 +250,7 @@ def endless(m):
         time.sleep(0.05)
     time.sleep(0.5)
     p.send_signal(signal.SIGINT)
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=WAIT)
     assert p.returncode == 130
     assert out.endswith("1 case x 1 kernel: 0 fixed, 1 broken, 0 changed, 0 unchanged\n2 not run\n")
     assert err == "mmlitmus: interrupted: 2 of 4 rows were not run\n"

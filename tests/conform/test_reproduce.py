@@ -54,6 +54,7 @@ from mmlitmus.conform.schema import (
     Unpin,
 )
 from mmlitmus.conform.store import RECORDINGS, header_of, part_of, programs_of
+from waiting import WAIT
 
 FLAGS = ("-O1", "-Wall", "-Wextra", "-Werror")
 LIVE = RECORDINGS / "live"
@@ -160,7 +161,7 @@ def runs(gcc: str, tmp_path: Path) -> Callable[[str], tuple[int, list[str]]]:
         source.write_text(text)
         static = ["-static"] if "/" in subprocess.check_output([gcc, "-print-file-name=libc.a"], text=True) else []
         subprocess.run([gcc, *FLAGS, *static, "-o", tmp_path / "p", source], check=True)
-        done = subprocess.run([tmp_path / "p"], capture_output=True, text=True, timeout=90)
+        done = subprocess.run([tmp_path / "p"], capture_output=True, text=True, timeout=WAIT)
         return done.returncode, done.stdout.splitlines()
 
     return run

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mmlitmus.explore import build, compiled
+from waiting import WAIT
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILDS = {"compiled": "", "interpreted": "1"}
@@ -44,7 +45,7 @@ def start(how: str, *args: str, **env: str) -> subprocess.Popen[str]:
 def say(how: str, *args: str, status: int | None = 0, **env: str) -> str:
     """What it prints."""
     process = start(how, *args, **env)
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=WAIT)
     assert status is None or process.returncode == status, err
     return out + (err if status is None else "")
 
@@ -144,7 +145,7 @@ def test_an_interrupt_ends_a_search(how: str) -> None:
     assert process.stdout.readline() == "go\n"
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=WAIT)
     assert "KeyboardInterrupt" in err
     assert process.returncode in (1, 130, -signal.SIGINT)
 

@@ -222,7 +222,7 @@ def test_canonical(text: str, canonical: str):
     assert replay(revoke(), text).text == canonical
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from(sorted(FAMILIES)),
     st.integers(0, 10_000),

@@ -112,7 +112,7 @@ def step(t: IntervalTree, naive: Naive, a: int, b: int) -> IntervalTree:
     return t
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(st.binary(max_size=60))
 def test_it_is_a_list_of_tuples_with_these_rules(data: bytes) -> None:
     t, naive = EMPTY, Naive()

@@ -192,14 +192,14 @@ def play(program: list[tuple[Any, ...]], kernel: str, rules: Rules) -> None:
 
 
 @pytest.mark.parametrize("kernel", VM_PAT)
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(program=PROGRAMS)
 def test_vm_pat_against_the_rules(kernel: str, program: list[tuple[Any, ...]]) -> None:
     play(program, kernel, VM_PAT[kernel])
 
 
 @pytest.mark.parametrize("kernel", CTX)
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(program=PROGRAMS)
 def test_a_shared_reservation_is_given_back_once(kernel: str, program: list[tuple[Any, ...]]) -> None:
     """Nothing is left, nothing is freed twice or under a live mapping, whatever is split, moved, zapped and forked."""
@@ -207,7 +207,7 @@ def test_a_shared_reservation_is_given_back_once(kernel: str, program: list[tupl
 
 
 @pytest.mark.fuzz
-@settings(max_examples=1200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1200, suppress_health_check=list(HealthCheck))
 @given(program=LONG_PROGRAMS, kernel=st.sampled_from(sorted(VM_PAT | CTX)))
 def test_more_calls_against_the_rules(kernel: str, program: list[tuple[Any, ...]]) -> None:
     play(program, kernel, (VM_PAT | CTX)[kernel])

@@ -230,14 +230,14 @@ def play(program: list[tuple[Any, ...]], kernel: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", [*ERAS, "v6.12 lockdep", "deb-6.1.192 +unmap-mapping-range"])
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(program=PROGRAMS)
 def test_calls_against_the_reference(kernel: str, program: list[tuple[Any, ...]]) -> None:
     play(program, kernel)
 
 
 @pytest.mark.fuzz
-@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=600, suppress_health_check=list(HealthCheck))
 @given(program=LONG_PROGRAMS, kernel=st.sampled_from(ERAS))
 def test_more_calls_against_the_reference(kernel: str, program: list[tuple[Any, ...]]) -> None:
     play(program, kernel)

@@ -23,6 +23,7 @@ from mmlitmus.conform import schema
 from mmlitmus.conform.codec import EXTRA, BadValueError, decode
 from mmlitmus.kernel import machine
 from mmlitmus.kernel.drivers.misc import probe
+from waiting import WAIT
 
 GUEST = Path(mmlitmus.conform.__file__).parent / "guest"
 WORDS = (GUEST / "words.c").read_text()
@@ -202,7 +203,7 @@ class Talk:
         """What the agent returns when nobody speaks any more."""
         assert self.process.stdin is not None
         self.process.stdin.close()
-        return self.process.wait(timeout=10)
+        return self.process.wait(timeout=WAIT)
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ from mmlitmus.conform.schema import (
     Unmap,
     Unpin,
 )
+from waiting import WAIT
 
 pytestmark = pytest.mark.slow
 KERNELS = ("5.10", "6.1", "6.12", "7.3")
@@ -56,7 +57,7 @@ class Guest:
 
     def answers(self, program: Program) -> Program:
         """A program with what was observed."""
-        outcome = self.session.run(text_of(program), timeout=60)
+        outcome = self.session.run(text_of(program), timeout=WAIT)
         objects = [json.loads(line) for line in outcome.lines]
         return hear(program, objects, outcome.kind, outcome.why, self.header, "gup").program
 

@@ -173,7 +173,7 @@ ACTIONS = st.one_of(
 )
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(st.sampled_from(["v6.1", "v6.12"]), st.lists(ACTIONS, min_size=1, max_size=5))
 def test_any_shape(kernel: str, actions: list[tuple[str, int, int, Any]]) -> None:
     """Parts of a mapping are touched, mapped for a device, unmapped and protected, in whatever order."""

@@ -206,7 +206,8 @@ def waits(text: str) -> list[Finding]:
     """Time-outs that are numbers: of started commands there is one, ``waiting.WAIT``, which no busy machine exceeds."""
     calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
     given = [word.value for call in calls for word in call.keywords if word.arg == "timeout"]
-    return [(value.lineno, "a time-out of its own: use waiting.WAIT") for value in given if isinstance(value, ast.Constant)]
+    numbers = [value for value in given if isinstance(value, ast.Constant)]
+    return [(value.lineno, "a time-out of its own: use waiting.WAIT") for value in numbers]
 
 
 @pytest.fixture(scope="module")

@@ -144,6 +144,9 @@ class Toy:
     def about(self, release):
         return "takes no lock" if release == "v1" else "takes memory_lock"
 
+    def configured(self, release):
+        return "a toy"
+
     def choices(self, kernel):
         return {"memory_lock": "taken: toy.c vfio_fault"} if kernel[0] != "v1" else {}
 

@@ -37,7 +37,9 @@ from mmlitmus.kernel.sync.folio_lock import folio_lock
 
 from .world import ERAS, World, run
 
-SINCE = tuple(k for k in ERAS if k not in ("v5.10", "deb-5.10.262"))
+#: Debian builds these two without CONFIG_DEVICE_PRIVATE
+WITHOUT = ("deb-6.1.192", "deb-6.12.117")
+SINCE = tuple(f"{k} DEVICE_PRIVATE" if k in WITHOUT else k for k in ERAS if k not in ("v5.10", "deb-5.10.262"))
 everywhere = pytest.mark.parametrize("kernel", SINCE)
 
 
@@ -102,7 +104,7 @@ def settled(w: World) -> None:
     assert not found, found
 
 
-@pytest.mark.parametrize("kernel", ["v5.10", "deb-5.10.262"])
+@pytest.mark.parametrize("kernel", ["v5.10", "deb-5.10.262", *WITHOUT])
 def test_there_was_a_time_without(kernel: str) -> None:
     def body(w: World) -> None:
         a = w.p.mmap_anon(1)
@@ -351,7 +353,7 @@ BESIDE: dict[str, Any] = {
 FIRST: dict[str, Any] = {"take": lambda p, a: take(p, a), "write": lambda p, a: p.write(a)}
 
 
-@pytest.mark.parametrize("kernel", ["deb-6.1.192", "v6.12", "v6.16"])
+@pytest.mark.parametrize("kernel", ["deb-6.1.192 DEVICE_PRIVATE", "v6.12", "v6.16"])
 @pytest.mark.parametrize("first", FIRST)
 @pytest.mark.parametrize("what", BESIDE)
 def test_beside_others(kernel: str, first: str, what: str) -> None:

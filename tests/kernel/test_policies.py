@@ -961,6 +961,12 @@ def test_every_option_matters() -> None:
         w.char.on_fault = lambda vmf: vmf_insert_mixed(vmf.vma, vmf.address, folio.pfn)
         return w.p.get(w.p.mmap(w.char.file, 1), 1)[0]
 
+    def empty_table_goes(w: World) -> int:
+        a = w.p.mmap_anon(512)
+        w.p.write(a)
+        w.p.madvise(a, 512, madvise.MADV_DONTNEED)
+        return w.p.munmap(a, 512)
+
     without_special = observe(eras.kernel("v6.12 NO_PTE_SPECIAL"), by_the_fast_path_alone)
     assert without_special == observe(eras.kernel("v6.12 NO_GUP_FAST"), by_the_fast_path_alone)
     shown = {
@@ -968,6 +974,10 @@ def test_every_option_matters() -> None:
         != answer(CASES["gup/isolated-page/driver"], eras.kernel("v6.12")),
         "lockdep": answer(CASES["vfio/remap-in-fault"], eras.kernel("v6.6 lockdep"))
         != answer(CASES["vfio/remap-in-fault"], eras.kernel("v6.6")),
+        "DEVICE_PRIVATE": observe(eras.kernel("deb-6.12.117 DEVICE_PRIVATE"), given_to_a_device)
+        != observe(eras.kernel("deb-6.12.117"), given_to_a_device),
+        "PT_RECLAIM": observe(eras.kernel("v6.16"), empty_table_goes)
+        != observe(without("PT_RECLAIM", "v6.16"), empty_table_goes),
         "PER_VMA_LOCK": observe(eras.kernel("v6.12"), vma_is_locked)
         != observe(without("PER_VMA_LOCK", "v6.12"), vma_is_locked),
         "ANON_INODE_NOEXEC": observe(eras.kernel("v6.16"), executable)

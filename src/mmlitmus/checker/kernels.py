@@ -55,6 +55,10 @@ class Provider(Protocol):
         """A release in one line."""
         ...
 
+    def configured(self, release: str) -> str:
+        """Whence a release's configuration is known."""
+        ...
+
     def choices(self, kernel: Any) -> Mapping[str, str]:
         """What the kernel does at each seam, and how that is known."""
         ...
@@ -104,6 +108,15 @@ class Modelled:
         """What is new in the release, and the evidence."""
         row = self.eras.RELEASES[release]
         return f"{row.why} [{row.evidence}]"
+
+    def configured(self, release: str) -> str:
+        """The package that the configuration was read in; a release of kernel.org has none."""
+        build = self.eras.BUILDS.get(release)
+        return (
+            "as docs/model.md says, for a release has no configuration"
+            if build is None
+            else (f"read in {build.package} {build.version}")
+        )
 
     def choices(self, kernel: Any) -> Mapping[str, str]:
         """Each seam's alternative, where it was read, and the evidence that this kernel has it."""

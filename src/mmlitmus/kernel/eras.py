@@ -14,6 +14,7 @@ from importlib import import_module
 from mmlitmus.kernel.config import OPTIONS, Option
 from mmlitmus.kernel.patches import PATCHES, Patch
 from mmlitmus.kernel.policy import HOMES, SEAMS, Kernel, KernelSpecError, NotApplicable
+from mmlitmus.kernel.stock import BUILDS
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ _ROWS = (
         "dossier",
         "abafbc551fdd (5.8) VFIO memory_lock and vma_list; fork opens after the copy; no PFNMAP flush at VMA end yet; "
         "VM_PAT, its frames read from the first page whatever that is",
+        frozenset({"DEVICE_PRIVATE"}),
     ),
     Release(
         "deb-5.10.262",
@@ -340,6 +342,7 @@ _ROWS = (
         {"__gup_longterm_locked": "list-empty"},
         "dossier",
         "1aaf8c122918, until June 2025, and in stable: a long-term pin is done when nothing can be isolated",
+        frozenset({"PT_RECLAIM"}),
         apart=True,
     ),
     Release(
@@ -361,7 +364,7 @@ _ROWS = (
         "dossier",
         "tlb_free_vmas at the head of free_pgtables; anonymous inodes noexec; VM_PAT gone, pfnmap_track_ctx instead, "
         "and with it the free of an entry's tail",
-        frozenset({"ANON_INODE_NOEXEC"}),
+        frozenset({"ANON_INODE_NOEXEC", "PT_RECLAIM"}),
     ),
     Release("deb-6.16.12", "v6.16", {}, "recorded", "as v6.16 at these seams; BAR revocation recorded"),
     Release(
@@ -433,9 +436,13 @@ def choices_of(release: str) -> dict[str, str]:
 
 
 def config_of(release: str) -> frozenset[str]:
-    """The config that comes with a release."""
+    """The config that comes with a release: its build's own where there is one, else what its row says."""
     row = RELEASES[release]
-    return row.config | (config_of(row.based_on) if row.based_on else frozenset())
+    own = row.config | (config_of(row.based_on) if row.based_on else frozenset())
+    build = BUILDS.get(release)
+    if build is None:
+        return own
+    return frozenset(o.name for o in OPTIONS.values() if (o.on(build.config) if o.symbols else o.name in own))
 
 
 def kernel(spec: str) -> Kernel:

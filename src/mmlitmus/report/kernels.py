@@ -35,6 +35,8 @@ def portrait(known: Provider, name: str, width: int) -> list[str]:
     kernel = known.kernel(name)
     release, _, _ = canonical(name)
     lines = [spell(name), *wrap(f"  {known.about(release)}", width, "  ")]
+    on = ", ".join(sorted(getattr(kernel, "config", ()))) or "nothing that the model knows"
+    lines += wrap(f"  configured with {on} ({known.configured(release)})", width, "  ")
     return lines + _two(known.choices(kernel).items(), width)
 
 

@@ -36,14 +36,28 @@ from mmlitmus.api import (
     sometimes,
 )
 
-SOURCE = dict.fromkeys(("deb-6.1.192", "deb-6.12.117", "deb-7.3.4"), "source")
+#: Debian builds these two without CONFIG_DEVICE_PRIVATE
+WITHOUT = ("deb-6.1.192", "deb-6.12.117")
+BUILT = tuple(f"{kernel} DEVICE_PRIVATE" for kernel in WITHOUT)
+SOURCE = dict.fromkeys((*BUILT, "deb-7.3.4"), "source")
 APART = ("v5.14", "v5.19", "v6.0")
 NONE_YET = releases("v5.10", "deb-5.10.262", na("no page can be had by a device alone before 5.14"))
 
 
+NOT_BUILT = dict.fromkeys(
+    WITHOUT, na("Debian's build is without CONFIG_DEVICE_PRIVATE: make_device_exclusive is not in it")
+)
+
+
+def among(first: str, last: str, answer: Any) -> dict[str, Any]:
+    """The same answer from ``first`` to ``last``; of a build without it, what it would do with it."""
+    found = releases(first, last, answer)
+    return {f"{kernel} DEVICE_PRIVATE" if kernel in WITHOUT else kernel: answer for kernel in found}
+
+
 def everywhere(answer: Any) -> dict[str, Any]:
     """The same answer wherever there is such a thing."""
-    return {**NONE_YET, **dict.fromkeys(APART, answer), **releases("v6.1", "deb-7.3.4", answer)}
+    return {**NONE_YET, **dict.fromkeys(APART, answer), **among("v6.1", "deb-7.3.4", answer), **NOT_BUILT}
 
 
 class Device(Model):
@@ -265,8 +279,9 @@ def fault_beside_a_zap(m: Machine) -> None:
     expect={
         **NONE_YET,
         **dict.fromkeys(APART, sometimes("not-given")),
-        **releases("v6.1", "deb-6.12.117", sometimes("not-given")),
-        **releases("v6.16", "deb-7.3.4", never),
+        **among("v6.1", "deb-6.12.117", sometimes("not-given")),
+        **among("v6.16", "deb-7.3.4", never),
+        **NOT_BUILT,
     },
     evidence=SOURCE,
 )

@@ -35,6 +35,7 @@ from mmlitmus.api import (
 )
 
 SOURCE = {f"{k} CMA": "source" for k in ("deb-5.10.262", "deb-6.1.192", "deb-6.12.117", "deb-7.3.4")}
+SOURCE["deb-7.3.4"] = "source"  # the stock build has CONFIG_CMA
 ENOMEM, EINVAL = -12, -22
 LIVELOCK = always("hard livelock of pin")
 IN_CMA = always("pinned-in-cma")
@@ -90,6 +91,7 @@ def cma_page(m: Machine) -> tuple[Process, int, Folio]:
     expect={
         "v5.10 CMA": sometimes("pinned-in-cma"),
         **releases("deb-5.10.262", "deb-7.3.4", never, "CMA"),
+        "deb-7.3.4": never,
         **dict.fromkeys(("v5.14 CMA", "v5.19 CMA", "v6.0 CMA"), never),
         "v6.0 +longterm-isolation-errno CMA": sometimes("pin-failed-einval"),
         "v6.12 +longterm-isolation-errno CMA": sometimes("pin-failed-einval"),
@@ -119,6 +121,7 @@ def isolated_page(m: Machine) -> None:
     expect={
         "v5.10 CMA": never,
         **releases("deb-5.10.262", "deb-7.3.4", sometimes("pin-failed-enomem"), "CMA"),
+        "deb-7.3.4": sometimes("pin-failed-enomem"),
         **dict.fromkeys(("v5.14 CMA", "v5.19 CMA", "v6.0 CMA", "v6.14 CMA"), sometimes("pin-failed-enomem")),
     },
     evidence=SOURCE,
@@ -146,7 +149,8 @@ def put_back(m: Machine) -> None:
         "v6.12 +longterm-isolation-errno CMA": always("pin-failed-einval"),
         "v6.14 CMA": IN_CMA,
         "v6.12 +longterm-list-empty CMA": IN_CMA,
-        **releases("v5.10", "deb-7.3.4", never),
+        **releases("v5.10", "v7.3", never),
+        "deb-7.3.4": LIVELOCK,
     },
     evidence=SOURCE,
 )
@@ -170,6 +174,7 @@ def page_of_a_driver(m: Machine) -> None:
         "deb-5.10.262 CMA": sometimes("hard livelock of pin"),
         **dict.fromkeys(("v5.14 CMA", "v6.0 CMA"), never),
         **releases("v6.1", "deb-7.3.4", never, "CMA"),
+        "deb-7.3.4": never,
     },
     evidence=SOURCE,
 )

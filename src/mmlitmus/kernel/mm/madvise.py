@@ -320,9 +320,9 @@ def madvise_vma_behavior(vma: VmArea, start: int, end: int, advice: int, tlb: Mm
             return -EINVAL
         if advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED):
             if tlb is None:
-                zap_page_range_single(vma, start, end - start)
+                zap_page_range_single(vma, start, end - start, reclaim_pt=True)
             else:
-                zap_page_range_single_batched(tlb, vma, start, end - start)
+                zap_page_range_single_batched(tlb, vma, start, end - start, reclaim_pt=True)
         if advice == MADV_PAGEOUT:
             madvise_pageout(vma, start, end)
         return populate_vma(vma, start, end, advice) if advice in POPULATES else 0

@@ -7,6 +7,7 @@ Source: mm/memory.c, include/linux/mm.h, functions of the same name; where a doc
 
 from __future__ import annotations
 
+from mmlitmus.explore.findings import not_modelled
 from mmlitmus.explore.runtime import loop_point
 from mmlitmus.kernel.arch.x86.pgtable import (
     DIRTY_BITS,
@@ -50,6 +51,7 @@ from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pgalloc import batch_at, pmd_batches, pud_chunks
 from mmlitmus.kernel.mm.swapfile import free_swap_and_cache
 from mmlitmus.kernel.mm.swapops import is_device_exclusive_entry, is_swap_entry, swp_offset
+from mmlitmus.kernel.policy import running
 from mmlitmus.kernel.sync.rwsem import down_read, up_read
 
 ULONG_MAX = (1 << 64) - 1
@@ -114,7 +116,7 @@ def unmap_page_range(tlb: MmuGather, vma: VmArea, addr: int, end: int) -> None:
 def unmap_pmd_range(tlb: MmuGather, addr: int, end: int) -> None:
     """``unmap_page_range`` below the 1G leaves.
 
-    Source: mm/memory.c zap_pmd_range.
+    Source: mm/memory.c zap_pmd_range; pte_table_reclaim_possible (7.3).
     """
     for start, stop in pmd_batches(tlb.mm, addr, end):
         table = pmd_offset(tlb.mm, start, stop - start >> PAGE_SHIFT)
@@ -125,6 +127,8 @@ def unmap_pmd_range(tlb: MmuGather, addr: int, end: int) -> None:
             zap_huge_pmd(tlb, table)
         elif entry != NONE:
             zap_pte_range(tlb, table, start, stop)
+            if tlb.reclaim_pt and stop - start >= PMD_SIZE:
+                not_modelled("freeing of a page table that MADV_DONTNEED has emptied (CONFIG_PT_RECLAIM)")
 
 
 def unmap_single_vma(tlb: MmuGather, vma: VmArea, start_addr: int, end_addr: int, mm_wr_locked: bool) -> None:
@@ -152,23 +156,26 @@ def unmap_vmas(tlb: MmuGather, vmas: list[VmArea], start_addr: int, end_addr: in
     mmu_notifier_invalidate_range_end(range)
 
 
-def zap_page_range_single(vma: VmArea, address: int, size: int) -> None:
+def zap_page_range_single(vma: VmArea, address: int, size: int, reclaim_pt: bool = False) -> None:
     """Unmap ``size`` bytes of one VMA and flush before returning. Any of mmap_lock, i_mmap_rwsem keeps the VMA
-    alive.
+    alive. ``reclaim_pt``: a page table that it empties may go, too.
 
     Source: mm/memory.c zap_page_range_single (to 6.12), zap_vma_range (7.3).
     """
     tlb = tlb_gather_mmu(vma.vm_mm)
-    zap_page_range_single_batched(tlb, vma, address, size)
+    zap_page_range_single_batched(tlb, vma, address, size, reclaim_pt)
     tlb_finish_mmu(tlb)
 
 
-def zap_page_range_single_batched(tlb: MmuGather, vma: VmArea, address: int, size: int) -> None:
+def zap_page_range_single_batched(
+    tlb: MmuGather, vma: VmArea, address: int, size: int, reclaim_pt: bool = False
+) -> None:
     """... and leave the flush to whoever finishes the gather.
 
     Source: mm/memory.c zap_page_range_single (to 6.12), zap_vma_range_batched (7.3).
     """
     range = mmu_notifier_range_init(vma.vm_mm, MMU_NOTIFY_CLEAR, address, address + size)
+    tlb.reclaim_pt = reclaim_pt and running().has("PT_RECLAIM")
     mmu_notifier_invalidate_range_start(range)
     unmap_single_vma(tlb, vma, address, address + size, False)
     mmu_notifier_invalidate_range_end(range)

@@ -22,10 +22,11 @@ pfnmap_flush = Seam("pfnmap_flush", "when the flush for an unmapped PFNMAP VMA c
 
 class MmuGather:
     """One unmapping in progress: the byte range cleared since the last flush, and the pages to be given back.
-    ``vma_pfn``: was any of its VMAs one whose frames nobody counts?
+    ``vma_pfn``: was any of its VMAs one whose frames nobody counts? ``reclaim_pt``: would the kernel free page tables
+    that it empties, too?
     """
 
-    __slots__ = ("end", "fullmm", "mm", "pages", "start", "vma_pfn")
+    __slots__ = ("end", "fullmm", "mm", "pages", "reclaim_pt", "start", "vma_pfn")
 
     def __init__(self, mm: MmStruct, fullmm: bool) -> None:
         self.mm = mm
@@ -33,6 +34,7 @@ class MmuGather:
         self.start, self.end = TASK_SIZE, 0
         self.pages: list[Folio] = []
         self.vma_pfn = False
+        self.reclaim_pt = False
 
 
 def tlb_gather_mmu(mm: MmStruct) -> MmuGather:

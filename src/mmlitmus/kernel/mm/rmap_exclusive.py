@@ -43,7 +43,7 @@ from mmlitmus.kernel.mm.mmu_notifier import (
 )
 from mmlitmus.kernel.mm.page_alloc import Folio, folio_put
 from mmlitmus.kernel.mm.rmap import mappings_of
-from mmlitmus.kernel.policy import Seam
+from mmlitmus.kernel.policy import Seam, running
 from mmlitmus.kernel.sync.folio_lock import folio_lock, folio_trylock, folio_unlock
 
 make_exclusive = Seam("make_device_exclusive", "how a device gets a page for itself")
@@ -51,10 +51,13 @@ make_exclusive = Seam("make_device_exclusive", "how a device gets a page for its
 
 def make_device_exclusive(mm: MmStruct, start: int, nr_pages: int, pages: Pages, owner: Any) -> int:
     """Give ``owner`` (who hears of it as such by his notifier) the pages from ``start`` on for himself: how many were
-    found, or an errno. Each that he has got is locked in ``pages``; a slot of a page that he has not is None.
+    found, or an errno. Each that he has got is locked in ``pages``; a slot of a page that he has not is None. Without
+    CONFIG_DEVICE_PRIVATE it is not built.
 
     Source: mm/rmap.c make_device_exclusive_range (6.1 - 6.12), make_device_exclusive (7.3); none (5.10).
     """
+    if not running().has("DEVICE_PRIVATE"):
+        return -EOPNOTSUPP
     result: int = make_exclusive(mm, start, nr_pages, pages, owner)
     return result
 

@@ -275,7 +275,8 @@ patches:
 config options:
   slow  a few more reads
 """
-    assert run("kernels", "v3")[1] == "v3\n  takes memory_lock\n  memory_lock  taken: toy.c vfio_fault\n"
+    configured = "  configured with nothing that the model knows (a toy)\n"
+    assert run("kernels", "v3")[1] == f"v3\n  takes memory_lock\n{configured}  memory_lock  taken: toy.c vfio_fault\n"
     assert run("kernels", "+nested")[1] == "nested: patch\n  about  a second lock, both ways round\n"
 
 

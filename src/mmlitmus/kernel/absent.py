@@ -26,6 +26,7 @@ ABSENT: dict[str, str] = {
     "MAP_DROPPABLE": "from 6.11: memory that reclaim throws away; -EINVAL before",
     # -- madvise
     "MADV_COLLAPSE": "a huge page is made of what is mapped, at once (`madvise_collapse`)",
+    "MADV_DONTNEED of all that a page table has, with CONFIG_PT_RECLAIM": "from 6.14: the empty table goes, too",
     # -- VFIO
     "VFIO_DMA_UNMAP_FLAG_VADDR": "from 5.12: mappings stay, and their addresses are given anew",
     "an IOMMU that is told to map what it maps already": "a second mapping at the end of the address space, up to 6.17",

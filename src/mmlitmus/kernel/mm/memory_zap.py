@@ -7,8 +7,8 @@ Source: mm/memory.c, include/linux/mm.h, functions of the same name; where a doc
 
 from __future__ import annotations
 
-from mmlitmus.explore.findings import not_modelled
 from mmlitmus.explore.runtime import loop_point
+from mmlitmus.kernel.absent import not_modelled
 from mmlitmus.kernel.arch.x86.pgtable import (
     DIRTY_BITS,
     NONE,
@@ -128,7 +128,7 @@ def unmap_pmd_range(tlb: MmuGather, addr: int, end: int) -> None:
         elif entry != NONE:
             zap_pte_range(tlb, table, start, stop)
             if tlb.reclaim_pt and stop - start >= PMD_SIZE:
-                not_modelled("freeing of a page table that MADV_DONTNEED has emptied (CONFIG_PT_RECLAIM)")
+                not_modelled("MADV_DONTNEED of all that a page table has, with CONFIG_PT_RECLAIM")
 
 
 def unmap_single_vma(tlb: MmuGather, vma: VmArea, start_addr: int, end_addr: int, mm_wr_locked: bool) -> None:

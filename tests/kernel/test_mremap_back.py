@@ -62,6 +62,28 @@ def test_what_stays_where_it_was_is_not_locked_twice(kernel: str) -> None:
     run(body, kernel)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "left", "layout"),
+    [("v6.12", 2, "a0-a3@0 b0-b1@1"), ("deb-6.12.117", 0, "a0-a1@0 a1-a2@1 a2-a3@2 b0-b1@1")],
+)
+def test_a_part_of_locked_memory_moves_and_stays(kernel: str, left: int, layout: str) -> None:
+    """Where the source is not split, all of it is unlocked, and what has not moved is counted for ever."""
+
+    def body(w: World) -> None:
+        w.p.mmap_anon(3)
+        w.p.mlock(w(0), 3)
+        flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP
+        assert w.p.mremap(w(1), 1, 1, to="b", flags=flags) == w(0, "b")
+        assert w.p.locked() == 3
+        assert w.layout() == layout
+        assert [bool(w.vma(w(n)).vm_flags & VM_LOCKED) for n in range(3)] == [not left, False, not left]
+        w.p.munmap(w(0), 3)
+        w.p.munmap(w(0, "b"), 1)
+        assert w.p.locked() == left
+
+    run(body, kernel)
+
+
 @pytest.mark.parametrize("kernel", ["v6.1", "v6.12", "v7.3"])
 def test_nobody_fills_the_copy_while_it_is_filled(kernel: str) -> None:
     """A store to where memory is being moved to waits for the move: the copy is write-locked before it can be found."""

@@ -10,10 +10,11 @@ import pytest
 from mmlitmus.kernel.arch.x86.pat import CacheMode, memtype_reserve, pmd_cachemode
 from mmlitmus.kernel.arch.x86.pgtable import PUD_SIZE, pmd_offset, pte_pfn, pud_offset
 from mmlitmus.kernel.drivers.misc.probe import BAR_PFN, RESERVED, ProbeMkwrite, open_probe
+from mmlitmus.kernel.fs.proc.clear_refs import CLEAR_REFS_ALL
 from mmlitmus.kernel.mm.huge_memory import vmf_insert_pfn_pmd, vmf_insert_pfn_pud
 from mmlitmus.kernel.mm.madvise import MADV_HUGEPAGE
 from mmlitmus.kernel.mm.memory import vmf_insert_mixed, vmf_insert_pfn
-from mmlitmus.kernel.mm.mm_types import VM_FAULT_FALLBACK, VM_FAULT_NOPAGE, VM_FAULT_SIGBUS, VM_MIXEDMAP
+from mmlitmus.kernel.mm.mm_types import VM_FAULT_FALLBACK, VM_FAULT_NOPAGE, VM_FAULT_SIGBUS, VM_MIXEDMAP, VM_PFNMAP
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 
@@ -430,6 +431,25 @@ def test_insert_of_a_1g_leaf_is_idempotent() -> None:
         assert pte_pfn(w.p.pte(GIANT_AT)) == 4 * GIANT
 
     run(body)
+
+
+@pytest.mark.parametrize("kernel", ["v5.10", "v6.1", "v6.12", "v7.3"])
+@pytest.mark.parametrize(("flags", "left"), [(VM_MIXEDMAP, 0), (VM_PFNMAP, 4 * GIANT)])
+def test_clear_refs_drops_a_1g_leaf(kernel: str, flags: int, left: int) -> None:
+    """The walk looks for smaller entries, so it splits the leaf, which clears it. A PFNMAP is left out of the walk."""
+
+    def body(w: World) -> None:
+        w.char.flags = flags
+        w.p.mmap(w.char.file, GIANT, at=GIANT_AT)
+        pud = pud_offset(w.p.mm, GIANT_AT)
+        assert pud is not None
+        mmap_read_lock(w.p.mm)
+        assert vmf_insert_pfn_pud(w.vma(GIANT_AT), pud, GIANT_AT, 4 * GIANT) == VM_FAULT_NOPAGE
+        mmap_read_unlock(w.p.mm)
+        w.p.clear_refs(CLEAR_REFS_ALL)
+        assert pte_pfn(w.p.pte(GIANT_AT)) == left
+
+    run(body, kernel)
 
 
 def test_a_vma_that_covers_no_whole_block_has_no_1g_leaf() -> None:

@@ -160,6 +160,13 @@ def pages_looked_up(w: World) -> Any:
     return asked
 
 
+def locked_part_moved(w: World) -> Any:
+    w.p.mmap_anon(2)
+    w.p.mlock(w(0), 2)
+    w.p.mremap(w(0), 1, 1, to="b", flags=MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP)
+    return w.p.smaps()
+
+
 def flushed_by_advice(w: World) -> Any:
     """How often MADV_DONTNEED of two mappings flushes."""
     flushed: list[tuple[int, int]] = []
@@ -707,6 +714,8 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("find_vma", "always"): ("v6.10", "lockdep", found_without_a_lock),
     ("vma_lookup", "find_vma"): ("v5.19 lockdep", "mtree_load", looked_up_without_a_lock),
     ("vma_lookup", "mtree_load"): ("v6.12", "find_vma", looked_up_without_a_lock),
+    ("mremap_dontunmap_locked", "whole"): ("v6.12", "moved-part", locked_part_moved),
+    ("mremap_dontunmap_locked", "moved-part"): ("deb-6.12.117", "whole", locked_part_moved),
     ("move_vma", "locked"): ("v6.12", "unlocked", "vfio/mremap-back"),
     ("move_vma", "unlocked"): ("v6.12 +mremap-back-unlocked", "locked", "vfio/mremap-back"),
     ("move_vma", "still-tracked"): ("v6.12 +mremap-back-tracked", "locked", "pat/mremap-fails"),

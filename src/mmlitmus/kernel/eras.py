@@ -59,6 +59,7 @@ _ROWS = (
             "madvise_behavior_valid": "to-pageout",
             "madvise_lock": "mmap_lock",
             "madvise_populate": "by-vma",
+            "mremap_dontunmap_locked": "whole",
             "move_vma": "locked",
             "do_mremap": "target-first",
             "mremap_dontunmap": "anonymous",
@@ -247,6 +248,7 @@ _ROWS = (
         "deb-6.1.192",
         "v6.1",
         {
+            "mremap_dontunmap_locked": "moved-part",
             "dup_mmap": "open-before-copy",
             "get_pat_info": "walk-not-anon",
             "track_pfn_copy": "clear-then-set",
@@ -332,7 +334,7 @@ _ROWS = (
     Release(
         "deb-6.12.117",
         "v6.12",
-        {"track_pfn_copy": "clear-then-set"},
+        {"mremap_dontunmap_locked": "moved-part", "track_pfn_copy": "clear-then-set"},
         "recorded",
         "fork's cleared VM_PAT (6.15) backported; BAR revocation and memtypes recorded, source read",
     ),
@@ -385,6 +387,7 @@ _ROWS = (
         "v7.3",
         "v6.18",
         {
+            "mremap_dontunmap_locked": "moved-part",
             "madvise_dofork": "not-special",
             "remap_flags": "first",
             "gup_fast_folio_allowed": "of-a-mapping-longterm",

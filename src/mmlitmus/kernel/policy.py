@@ -77,6 +77,7 @@ HOMES = {
     "madvise_lock": "mmlitmus.kernel.mm.madvise",
     "madvise_populate": "mmlitmus.kernel.mm.madvise",
     "mmap_replace": "mmlitmus.kernel.mm.mmap",
+    "mremap_dontunmap_locked": "mmlitmus.kernel.mm.mremap",
     "move_vma": "mmlitmus.kernel.mm.mremap",
     "do_mremap": "mmlitmus.kernel.mm.mremap",
     "mremap_dontunmap": "mmlitmus.kernel.mm.mremap",

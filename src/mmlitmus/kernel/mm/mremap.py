@@ -44,7 +44,7 @@ from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pgalloc import pte_alloc
 from mmlitmus.kernel.mm.rmap import i_mmap_lock_write, i_mmap_unlock_write
 from mmlitmus.kernel.mm.swapops import SWP_SOFT_DIRTY
-from mmlitmus.kernel.mm.vma import store_in_tree, vm_area_dup, vma_link_file, vma_lookup, vmas_in_range
+from mmlitmus.kernel.mm.vma import isolate_range, store_in_tree, vm_area_dup, vma_link_file, vma_lookup, vmas_in_range
 from mmlitmus.kernel.mm.vma_flags import vm_flags_clear
 from mmlitmus.kernel.policy import Seam
 from mmlitmus.kernel.sync.spinlock import SINGLE_DEPTH_NESTING, spin_lock, spin_lock_nested, spin_unlock
@@ -53,6 +53,7 @@ MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
 
 mremap_dontunmap = Seam("mremap_dontunmap", "which mappings MREMAP_DONTUNMAP refuses")
 prep_move_vma = Seam("prep_move_vma", "what mremap asks a driver before it moves part of his mapping")
+unlock_source = Seam("mremap_dontunmap_locked", "what MREMAP_DONTUNMAP unlocks where a part of locked memory moves")
 move_back = Seam("move_vma", "how a move that fails is taken back")
 do_mremap = Seam("do_mremap", "what mremap looks at before it takes away what is mapped at its target")
 
@@ -225,6 +226,8 @@ def move_vma(vma: VmArea, old_addr: int, length: int, new_len: int, new_addr: in
     """
     mm = vma.vm_mm
     refused: int = prep_move_vma(vma, old_addr, length)
+    if not refused and flags & MREMAP_DONTUNMAP and vma.vm_flags & VM_LOCKED:
+        refused = unlock_source(vma, old_addr, length)
     if refused:
         return refused
     vma_start_write(vma)
@@ -274,6 +277,22 @@ def asks_before_it_moves(vma: VmArea, old_addr: int, length: int) -> int:
     if ops.may_split is not None and not error and vma.vm_end != old_addr + length:
         error = ops.may_split(vma, old_addr + length)
     return error
+
+
+@unlock_source.alternative("whole", source="mm/mremap.c move_vma, 5.10.262", releases="<= v6.18")
+def unlock_the_whole_vma(vma: VmArea, old_addr: int, length: int) -> int:
+    """All of the VMA, which is not split; what has not moved goes on being counted in VmLck, for ever."""
+    return 0
+
+
+@unlock_source.alternative(
+    "moved-part",
+    source="mm/mremap.c move_vma (6.1 - 6.12), needs_pre_split (7.3), prep_move_vma (7.3)",
+    releases=">= v7.3, deb-6.1.192, deb-6.12.117",
+)
+def unlock_what_moves(vma: VmArea, old_addr: int, length: int) -> int:
+    """What has moved: it is split off first. 0 or an errno."""
+    return isolate_range(vma, old_addr, old_addr + length)
 
 
 @move_back.alternative(

@@ -12,6 +12,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PAGE_SIZE,
     RW,
     SOFT_DIRTY,
+    TABLE,
     PteTable,
     pmd_leaf,
     pmd_offset,
@@ -21,11 +22,14 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     ptep_get,
     ptep_modify_prot_commit,
     ptep_modify_prot_start,
+    pud_leaf,
+    pud_offset,
     set_pte_at,
     stop_writing,
 )
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
 from mmlitmus.kernel.errno import EINVAL
+from mmlitmus.kernel.mm.huge_memory import split_huge_pud
 from mmlitmus.kernel.mm.memory_pages import vm_normal_page
 from mmlitmus.kernel.mm.memory_zap import ULONG_MAX
 from mmlitmus.kernel.mm.mm_types import (
@@ -47,7 +51,7 @@ from mmlitmus.kernel.mm.mmu_notifier import (
     mmu_notifier_range_init,
 )
 from mmlitmus.kernel.mm.page_alloc import folio_maybe_dma_pinned
-from mmlitmus.kernel.mm.pgalloc import pmd_chunks
+from mmlitmus.kernel.mm.pgalloc import pmd_chunks, pud_chunks
 from mmlitmus.kernel.mm.swapops import SWP_SOFT_DIRTY
 from mmlitmus.kernel.mm.vma import vma_tree
 from mmlitmus.kernel.mm.vma_flags import vm_flags_clear
@@ -76,16 +80,31 @@ def clear_refs_write(mm: MmStruct, kind: int) -> int:
     for vma in vma_tree(mm):
         if not clear_refs_test_walk(vma, kind):
             continue
-        for start, end in pmd_chunks(vma.vm_start, vma.vm_end):
-            table = pmd_offset(mm, start)
-            entry = table.entry
-            if entry != NONE and not pmd_leaf(entry):
-                clear_refs_pte_range(vma, table, start, end, kind)
+        for first, last in pud_chunks(vma.vm_start, vma.vm_end):
+            pud = pud_offset(mm, first)
+            upper = TABLE if pud is None else pud.entry
+            if pud is not None and pud_leaf(upper):
+                split_huge_pud(mm, pud)
+            elif upper != NONE:
+                clear_refs_pmd_range(vma, first, last, kind)
     if kind == CLEAR_REFS_SOFT_DIRTY:
         mmu_notifier_invalidate_range_end(range)
         flush_tlb_range(mm, 0, TASK_SIZE)
     mmap_write_unlock(mm)
     return 0
+
+
+def clear_refs_pmd_range(vma: VmArea, first: int, last: int, kind: int) -> None:
+    """Below the 1G leaves, which do not survive a walk that looks for smaller ones: they are faulted again. (A 2M leaf
+    of a VM_MIXEDMAP stays as it is here; the kernel ages it, and takes its write permission away.)
+
+    Source: mm/pagewalk.c walk_pud_range, walk_pmd_range.
+    """
+    for start, end in pmd_chunks(first, last):
+        table = pmd_offset(vma.vm_mm, start)
+        entry = table.entry
+        if entry != NONE and not pmd_leaf(entry):
+            clear_refs_pte_range(vma, table, start, end, kind)
 
 
 def clear_refs_test_walk(vma: VmArea, kind: int) -> bool:

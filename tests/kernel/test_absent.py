@@ -12,7 +12,7 @@ from mmlitmus.kernel.arch.x86.pgtable import PMD_SIZE
 from mmlitmus.kernel.drivers.vfio.type1 import VfioIommu, vfio_dma_do_map, vfio_iommu_type1_unmap_dma
 from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.mm import mmap
-from mmlitmus.kernel.mm.madvise import MADV_COLLAPSE
+from mmlitmus.kernel.mm.madvise import MADV_COLD, MADV_COLLAPSE, MADV_FREE, MADV_GUARD_INSTALL, MADV_PAGEOUT
 from mmlitmus.kernel.uapi import Process
 
 
@@ -38,6 +38,12 @@ def map_twice(app):
     iommu, at, last = VfioIommu(app.machine), app.mmap_anon(2), (1 << 64) - 4096
     assert vfio_dma_do_map(iommu, app, last, at, 4096, 3) == 0
     vfio_dma_do_map(iommu, app, last, at + 4096, 4096, 3)
+def swapped(app):
+    app.machine.swapon()
+    at = app.mmap_anon(1)
+    app.write(at)
+    app.madvise(at, 1, MADV_PAGEOUT)
+    app.mincore(at, 1)
 
 
 #: how a program asks for what is no call of its own name
@@ -53,6 +59,10 @@ ASKS = {
     "fork of a process that has huge pages of its own": lambda app: (huge(app), app.fork("child")),
     "VFIO_DMA_UNMAP_FLAG_VADDR": lambda app: vfio_iommu_type1_unmap_dma(VfioIommu(app.machine), 0, 4096, 4),
     "an IOMMU that is told to map what it maps already": map_twice,
+    "guard regions": lambda app: app.madvise(app.mmap_anon(1), 1, MADV_GUARD_INSTALL),
+    "MADV_FREE beside swap": lambda app: (app.machine.swapon(), app.madvise(app.mmap_anon(1), 1, MADV_FREE)),
+    "advice about a huge page of a process's own": lambda app: app.madvise(huge(app), 512, MADV_COLD),
+    "mincore of what is not present": swapped,
     "MADV_COLLAPSE": lambda app: app.madvise(app.mmap_anon(PMD_SIZE >> 12), PMD_SIZE >> 12, MADV_COLLAPSE),
 }
 
@@ -75,7 +85,7 @@ def test_it_is_said(what):
     if asks is None:
         assert f'not_modelled("{what}")' in inspect.getsource(execute)
         return
-    assert said(asks) == [f"not modelled: {what}"]
+    assert said(asks, "v7.3") == [f"not modelled: {what}"]
 
 
 def test_no_call_is_both_there_and_absent():

@@ -289,6 +289,50 @@ def moved_and_left(w: World) -> Any:
     return w.p.mremap(a, 2, 2, to="b", flags=flags), w.p.vm_flags(a)
 
 
+def grown_where_it_is(w: World) -> Any:
+    """A VM_MIXEDMAP is to become longer, one whose driver has no ->close and one whose driver has."""
+    w.char.flags = VM_MIXEDMAP
+    a, b = w.p.mmap(open_probe(w.m).file("mixed"), 1), w.p.mmap(w.char.file, 1, at="b")
+    return w.p.mremap(a, 1, 2), w.p.mremap(b, 1, 2)
+
+
+def in_memory(w: World) -> Any:
+    """What mincore says of a BAR that is mapped."""
+    a = w.p.mmap(w.dev.file, 1)
+    w.p.read(a)
+    return w.p.mincore(a, 1)
+
+
+def paged_out_and_young(w: World) -> Any:
+    """The entry of a page after MADV_PAGEOUT without swap."""
+    a = w.p.mmap_anon(1)
+    w.p.write(a)
+    w.p.madvise(a, 1, madvise.MADV_PAGEOUT)
+    return w.p.pte(a)
+
+
+def left_mapped(w: World) -> Any:
+    """A page that a driver has inserted, when private copies are to stay."""
+    probe = open_probe(w.m)
+    a = w.p.mmap(probe.file("insert_page", "", "ram"), 1)
+    probe.unmap_mapping_range(0, 1, even_cows=False)
+    return w.p.pte(a)
+
+
+def joined_from_below(w: World) -> Any:
+    """A mapping without pages, and behind it one with a page that becomes like it: how long is the first?"""
+    a = w.p.mmap_anon(1)
+    b = w.p.mmap_anon(1, at=a + PAGE, prot=PROT_READ | PROT_WRITE | 4)
+    w.p.write(b)
+    w.p.mprotect(b, 1, PROT_READ | PROT_WRITE)
+    return w.layout()
+
+
+def guards_of_a_device(w: World) -> Any:
+    """What is said of a guard region where a length is none: 0 where there are guard regions."""
+    return w.p.madvise(w.p.mmap(w.dev.file, 1), 0, madvise.MADV_GUARD_REMOVE)
+
+
 def tail_given_back(w: World) -> Any:
     """What is reserved when the second page of two has been given back."""
     start = open_probe(w.m).pfn(Fill("none", "", "hole", 0)) * PAGE
@@ -707,6 +751,18 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("madvise_lock", "mmap_lock"): ("v6.12", "mmap_lock-one-flush", flushed_by_advice),
     ("madvise_lock", "mmap_lock-one-flush"): ("v6.16", "mmap_lock", flushed_by_advice),
     ("madvise_lock", "vma_lock"): ("v6.18", "mmap_lock-one-flush", "locks/dontneed-notifier"),
+    ("madvise_behavior_valid", "to-guard"): ("v6.16", "to-collapse", guards_of_a_device),
+    ("madvise_pageout_young", "cleared"): ("v6.6", "kept", paged_out_and_young),
+    ("madvise_pageout_young", "kept"): ("v6.12", "cleared", paged_out_and_young),
+    ("should_zap_folio", "other-mapping"): ("v5.10", "anon", left_mapped),
+    ("should_zap_folio", "anon"): ("v6.12", "other-mapping", left_mapped),
+    ("is_mergeable_anon_vma", "singular"): ("v6.12", "not-forked", joined_from_below),
+    ("is_mergeable_anon_vma", "not-forked"): ("v6.16", "singular", joined_from_below),
+    ("mincore_walk", "not-pfnmap"): ("v6.12", "any", in_memory),
+    ("mincore_walk", "any"): ("v7.3", "not-pfnmap", in_memory),
+    ("expand_in_place", "adjust"): ("v5.10", "merge-or-adjust", grown_where_it_is),
+    ("expand_in_place", "merge-or-adjust"): ("deb-6.1.192", "merge", grown_where_it_is),
+    ("expand_in_place", "merge"): ("v6.12", "merge-or-adjust", grown_where_it_is),
     ("madvise_populate", "by-vma"): ("v6.1", "from-start", populated_behind_a_hole),
     ("madvise_populate", "from-start"): ("v6.12", "by-vma", populated_behind_a_hole),
     ("find_vma", "unasserted"): ("v5.10", "always", found_without_a_lock),

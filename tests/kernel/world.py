@@ -120,7 +120,7 @@ class World:
         mm = (process or self.p).mm
         parts = []
         for vma in mm.peek("mm_mt"):
-            pgoff = vma.peek("vm_pgoff")
+            pgoff = 0 if vma.peek("vm_ops").anonymous else vma.peek("vm_pgoff")
             if self.dev.pgoff_is_pfn and vma.vm_file is self.dev.file:
                 pgoff -= self.dev.pdev.bars[0].pfn
             parts.append(f"{label(vma.peek('vm_start'))}-{label(vma.peek('vm_end'))}@{pgoff}")

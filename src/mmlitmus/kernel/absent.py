@@ -30,7 +30,11 @@ ABSENT: dict[str, str] = {
     # -- VFIO
     "VFIO_DMA_UNMAP_FLAG_VADDR": "from 5.12: mappings stay, and their addresses are given anew",
     "an IOMMU that is told to map what it maps already": "a second mapping at the end of the address space, up to 6.17",
+    "guard regions": "from 6.13: pages whose every touch is SIGSEGV (MADV_GUARD_INSTALL, MADV_GUARD_REMOVE)",
+    "MADV_FREE beside swap": "slots are given back, and reclaim throws pages away instead of writing them out",
+    "advice about a huge page of a process's own": "MADV_FREE, COLD, PAGEOUT: it is aged, split or given up whole",
     # -- calls
+    "mincore of what is not present": "a page in swap is there while the swap cache has it, one under way always",
     "move_pages": "pages go to another node; a driver's own are -ENOENT or -EFAULT",
     "mbind": "a memory policy is set, and pages may move",
     "set_mempolicy": "a memory policy is set",

@@ -63,6 +63,11 @@ _ROWS = (
             "move_vma": "locked",
             "do_mremap": "target-first",
             "mremap_dontunmap": "anonymous",
+            "expand_in_place": "adjust",
+            "mincore_walk": "not-pfnmap",
+            "is_mergeable_anon_vma": "singular",
+            "should_zap_folio": "other-mapping",
+            "madvise_pageout_young": "cleared",
             "madvise_dofork": "not-io",
             "memtype_match": "exact-or-tail",
             "pgprot_combine": "or",
@@ -217,6 +222,8 @@ _ROWS = (
             "madvise_behavior_valid": "to-collapse",
             "do_mremap": "address-first",
             "mremap_dontunmap": "not-pfnmap",
+            "expand_in_place": "merge",
+            "should_zap_folio": "anon",
             "copy_present_page": "exclusive-and-pinned",
             "write_protect_seq": "seqcount",
             "wp_can_reuse_anon_folio": "exclusive",
@@ -249,6 +256,7 @@ _ROWS = (
         "v6.1",
         {
             "mremap_dontunmap_locked": "moved-part",
+            "expand_in_place": "merge-or-adjust",
             "dup_mmap": "open-before-copy",
             "get_pat_info": "walk-not-anon",
             "track_pfn_copy": "clear-then-set",
@@ -290,6 +298,7 @@ _ROWS = (
         "v6.9",
         "v6.6",
         {
+            "madvise_pageout_young": "kept",
             "dup_mmap": "open-before-copy",
             "vfio_pci": "v6.9",
             "get_pat_info": "walk-not-anon",
@@ -341,7 +350,7 @@ _ROWS = (
     Release(
         "v6.14",
         "v6.12",
-        {"__gup_longterm_locked": "list-empty"},
+        {"madvise_behavior_valid": "to-guard", "__gup_longterm_locked": "list-empty"},
         "dossier",
         "1aaf8c122918, until June 2025, and in stable: a long-term pin is done when nothing can be isolated",
         frozenset({"PT_RECLAIM"}),
@@ -351,6 +360,8 @@ _ROWS = (
         "v6.16",
         "v6.12",
         {
+            "is_mergeable_anon_vma": "not-forked",
+            "madvise_behavior_valid": "to-guard",
             "pfnmap_flush": "before_unlink",
             "madvise_lock": "mmap_lock-one-flush",
             "vfio_pin_pages_remote": "batches-kept",
@@ -388,6 +399,7 @@ _ROWS = (
         "v6.18",
         {
             "mremap_dontunmap_locked": "moved-part",
+            "mincore_walk": "any",
             "madvise_dofork": "not-special",
             "remap_flags": "first",
             "gup_fast_folio_allowed": "of-a-mapping-longterm",

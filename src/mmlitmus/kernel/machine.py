@@ -6,6 +6,7 @@ Addresses come in slots far apart, one letter each: page 3 of slot b prints as `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from string import ascii_lowercase
 from typing import Any
 
 from mmlitmus.explore import runtime as rt
@@ -169,6 +170,10 @@ class Machine:
     def slot(self, letter: str) -> int:
         """The first address of a slot, in bytes."""
         return SLOT_BASE + (ord(letter) - ord("a")) * SLOT_SIZE
+
+    def slots(self) -> Iterable[tuple[int, int]]:
+        """(first address, bytes) of every slot, from the top down: where an address may be of the kernel's choice."""
+        return ((self.slot(letter), SLOT_SIZE) for letter in reversed(ascii_lowercase))
 
     # -- what the kernel calls -------------------------------------------------------------------------------
     def new_mm(self, name: str) -> MmStruct:

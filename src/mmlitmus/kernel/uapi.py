@@ -13,7 +13,7 @@ from mmlitmus.explore.runtime import current
 from mmlitmus.kernel.absent import ABSENT, not_modelled
 from mmlitmus.kernel.arch.x86.fault import Unlocked, fixup_user_fault, user_access
 from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, PAGE_SIZE
-from mmlitmus.kernel.errno import EFAULT, ENOMEM
+from mmlitmus.kernel.errno import EFAULT, EINVAL, ENOMEM
 from mmlitmus.kernel.fs.proc import task_mmu
 from mmlitmus.kernel.fs.proc.clear_refs import clear_refs_write
 from mmlitmus.kernel.mm.fork import dup_mmap
@@ -31,8 +31,9 @@ from mmlitmus.kernel.mm.gup_fast import (
 )
 from mmlitmus.kernel.mm.gup_users import access_process_vm, direct_io, mem_rw, process_vm_rw, vmsplice_to_pipe
 from mmlitmus.kernel.mm.madvise import sys_madvise
-from mmlitmus.kernel.mm.mlock import mm_populate, sys_mlock
-from mmlitmus.kernel.mm.mm_types import File, MmStruct
+from mmlitmus.kernel.mm.mincore import sys_mincore
+from mmlitmus.kernel.mm.mlock import mm_populate, sys_mlock, sys_mlockall, sys_munlockall
+from mmlitmus.kernel.mm.mm_types import VM_LOCKED, File, MmStruct
 from mmlitmus.kernel.mm.mmap import (
     MAP_LOCKED,
     MAP_NONBLOCK,
@@ -49,6 +50,7 @@ from mmlitmus.kernel.mm.mmap import (
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from mmlitmus.kernel.mm.mprotect import sys_mprotect
 from mmlitmus.kernel.mm.mremap import MREMAP_FIXED, MREMAP_MAYMOVE, sys_mremap
+from mmlitmus.kernel.mm.msync import sys_msync
 
 PIN_FUNCTIONS = {
     "slow": pin_user_pages,
@@ -63,6 +65,9 @@ GET_FUNCTIONS = {
     "fast_only": get_user_pages_fast_only,
     "unlocked": get_user_pages_unlocked,
 }
+
+#: of a disk, in bytes
+BLOCK = 512
 
 
 class Process:
@@ -100,8 +105,9 @@ class Process:
         address = self.machine.slot(at) if isinstance(at, str) else at
         mmap_write_lock(self.mm)
         result = do_mmap(self.mm, file, address, pages << PAGE_SHIFT, prot, flags, offset)
+        locked = flags & MAP_LOCKED or self.mm.def_flags & VM_LOCKED
         mmap_write_unlock(self.mm)
-        if result >= 0 and (flags & MAP_LOCKED or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE):
+        if result >= 0 and (locked or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE):
             mm_populate(self.mm, address, address + (pages << PAGE_SHIFT))
         return result
 
@@ -132,13 +138,29 @@ class Process:
         """madvise(2): 0 or an errno."""
         return sys_madvise(self.mm, address, pages << PAGE_SHIFT, advice)
 
-    def mlock(self, address: int, pages: int) -> int:
-        """mlock(2): 0 or an errno."""
-        return sys_mlock(self.mm, address, pages << PAGE_SHIFT, True)
+    def mlock(self, address: int, pages: int, flags: int = 0) -> int:
+        """mlock(2), or mlock2(2) with MLOCK_ONFAULT: 0 or an errno."""
+        return sys_mlock(self.mm, address, pages << PAGE_SHIFT, True, flags)
 
     def munlock(self, address: int, pages: int) -> int:
         """munlock(2): 0 or an errno."""
         return sys_mlock(self.mm, address, pages << PAGE_SHIFT, False)
+
+    def mlockall(self, flags: int) -> int:
+        """mlockall(2): 0 or an errno."""
+        return sys_mlockall(self.mm, flags)
+
+    def munlockall(self) -> int:
+        """munlockall(2): 0."""
+        return sys_munlockall(self.mm)
+
+    def msync(self, address: int, pages: int, flags: int) -> int:
+        """msync(2): 0 or an errno."""
+        return sys_msync(self.mm, address, pages << PAGE_SHIFT, flags)
+
+    def mincore(self, address: int, pages: int) -> tuple[int, list[bool]]:
+        """mincore(2): (0 or an errno, which of the pages before the hole are in memory)."""
+        return sys_mincore(self.mm, address, pages << PAGE_SHIFT)
 
     # -- processes -----------------------------------------------------------------------------------------------
     def fork(self, name: str) -> Process | int:
@@ -271,18 +293,25 @@ class Process:
                 return n * PAGE_SIZE or -EFAULT
         return nr_pages * PAGE_SIZE
 
-    def o_direct(self, address: int, pages: int, write: bool) -> int:
-        """read(2) (``write``: of the device to memory) or write(2) of so many pages of a block device that is open with
-        O_DIRECT: bytes, or the errno of getting the first page. Where no more pages can be had the rest is copied
-        through the page cache, which may come further.
+    def o_direct(self, address: int, pages: int, write: bool, size: int | None = None) -> int:
+        """read(2) (``write``: of the device to memory) or write(2) of so many pages, or of ``size`` bytes of them from
+        ``address`` on, of a block device that is open with O_DIRECT: bytes, -EINVAL for a part of a block (512 bytes),
+        or the errno of getting the first page. Where no more pages can be had the rest is copied through the page
+        cache, which may come further.
         """
-        done = self.direct_io(address, pages, write)
+        size = pages * PAGE_SIZE if size is None else size
+        within = address & PAGE_SIZE - 1
+        if (address | size) & BLOCK - 1:
+            return -EINVAL
+        pages = within + size + PAGE_SIZE - 1 >> PAGE_SHIFT
+        first = address - within
+        done = self.direct_io(first, pages, write)
         if done < 0:
             return done
         access = self.write if write else self.read
-        while done < pages and not isinstance(access(address + done * PAGE_SIZE), str):
+        while done < pages and not isinstance(access(first + done * PAGE_SIZE), str):
             done += 1
-        return done * PAGE_SIZE
+        return max(min(size, done * PAGE_SIZE - within), 0)
 
     def clear_refs(self, kind: int) -> int:
         """A write of a number to /proc/self/clear_refs (``fs.proc.clear_refs``): 0."""

@@ -40,6 +40,7 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_MIXEDMAP,
     VM_PFNMAP,
     VM_SHARED,
+    VM_WIPEONFORK,
     VM_WRITE,
     MmStruct,
     VmArea,
@@ -93,6 +94,8 @@ def dup_mmap(mm: MmStruct, oldmm: MmStruct) -> int:
             error = -ENOMEM
             break
         tmp.vm_flags = flags & ~(VM_LOCKED | VM_LOCKONFAULT)
+        if flags & VM_WIPEONFORK:
+            tmp.anon_vma = ()
         if flags & VM_PFNMAP:
             tracking().fork_dup(tmp)
         pud_populate(mm, tmp.vm_start, tmp.vm_end)
@@ -170,10 +173,13 @@ def copy_page_range(dst_vma: VmArea, src_vma: VmArea) -> int:
     """Copy every translation of a PFNMAP or MIXEDMAP VMA, eagerly: nothing would fill the child's later. 0 or an errno.
 
     A VMA whose pages are counted is copied if it has a page of its own; one that has only been read is left to the
-    child's faults, as are all others, and gets no page table. Source: mm/memory.c copy_page_range (5.10),
+    child's faults, as are all others, and gets no page table; so is what MADV_WIPEONFORK keeps from the child.
+    Source: kernel/fork.c dup_mmap (to 6.12), mm/mmap.c dup_mmap (7.3); mm/memory.c copy_page_range (5.10),
     vma_needs_copy (from 6.1).
     """
     if not src_vma.has(VM_PFNMAP | VM_MIXEDMAP) and not src_vma.anon_vma:
+        return 0
+    if src_vma.vm_ops.anonymous and not dst_vma.peek("anon_vma"):
         return 0
     pfn = 0
     if src_vma.has(VM_PFNMAP):

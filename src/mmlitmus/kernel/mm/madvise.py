@@ -1,13 +1,16 @@
 """madvise on mappings of device memory, and MADV_PAGEOUT of a process's own. The
 refusals are also what the kernel's own tests check (selftests/mm/pfnmap.c).
 
-Source: mm/madvise.c, functions of the same name. Of the model's own: populate_vma, has_huge_block.
+Source: mm/madvise.c, functions of the same name. Of the model's own: populate_vma, has_huge_block,
+madvise_cold_or_pageout, madvise_pages.
 """
 
 from __future__ import annotations
 
 from mmlitmus.kernel.absent import not_modelled
 from mmlitmus.kernel.arch.x86.pgtable import (
+    ACCESSED,
+    DIRTY_BITS,
     NONE,
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -18,6 +21,8 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pte_offset_map_lock,
     pte_unmap_unlock,
     ptep_get,
+    ptep_get_and_clear,
+    set_pte_at,
 )
 from mmlitmus.kernel.errno import EACCES, EAGAIN, EINVAL, ENODEV, ENOMEM, EPERM
 from mmlitmus.kernel.mm.gup import FOLL_TOUCH, FOLL_WRITE, __get_user_pages, check_vma_flags
@@ -29,7 +34,9 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_HUGEPAGE,
     VM_IO,
     VM_LOCKED,
+    VM_MAYSHARE,
     VM_MAYWRITE,
+    VM_MERGEABLE,
     VM_NOHUGEPAGE,
     VM_PFNMAP,
     VM_RAND_READ,
@@ -49,12 +56,19 @@ from mmlitmus.kernel.mm.mmap_lock import (
     vma_end_read,
     vma_start_write,
 )
-from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_finish_mmu, tlb_gather_mmu
+from mmlitmus.kernel.mm.mmu_gather import ULONG_MAX, MmuGather, tlb_finish_mmu, tlb_gather_mmu, tlb_remove_tlb_entries
+from mmlitmus.kernel.mm.mmu_notifier import (
+    MMU_NOTIFY_CLEAR,
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+    mmu_notifier_range_init,
+)
 from mmlitmus.kernel.mm.page_alloc import LRU_ON, Folio
 from mmlitmus.kernel.mm.pgalloc import pmd_chunks
 from mmlitmus.kernel.mm.swap import folio_isolate_lru, lru_add_drain
-from mmlitmus.kernel.mm.vma import isolate_range, vma_lookup, vmas_in_range
+from mmlitmus.kernel.mm.vma import vma_lookup, vmas_in_range
 from mmlitmus.kernel.mm.vma_flags import vm_flags_reset
+from mmlitmus.kernel.mm.vma_merge import vma_modify
 from mmlitmus.kernel.mm.vmscan import reclaim_pages
 from mmlitmus.kernel.policy import Seam, running
 
@@ -62,12 +76,12 @@ from mmlitmus.kernel.policy import Seam, running
     MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED, MADV_FREE, MADV_REMOVE, MADV_DONTFORK,
     MADV_DOFORK, MADV_MERGEABLE, MADV_UNMERGEABLE, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_DODUMP,
     MADV_WIPEONFORK, MADV_KEEPONFORK, MADV_COLD, MADV_PAGEOUT, MADV_POPULATE_READ, MADV_POPULATE_WRITE,
-    MADV_DONTNEED_LOCKED, MADV_COLLAPSE, MADV_HWPOISON, MADV_SOFT_OFFLINE,
-) = (0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 100, 101)  # fmt: skip
+    MADV_DONTNEED_LOCKED, MADV_COLLAPSE, MADV_HWPOISON, MADV_SOFT_OFFLINE, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE,
+) = (*range(5), *range(8, 26), *range(100, 104))  # fmt: skip
 
 #: advice that a mapping of a device never takes, for it is no anonymous memory and no file that can have huge pages
 #: (madvise_free_single_vma; MADV_FREE of a MIXEDMAP is EINVAL on 5.10.262, 6.1.192, 6.12.117 and 7.3.4)
-NEVER = (MADV_FREE, MADV_COLLAPSE)
+ANONYMOUS = (MADV_FREE, MADV_COLLAPSE)
 #: advice that a locked VMA does not take
 NOT_LOCKED = (MADV_DONTNEED, MADV_FREE, MADV_COLD, MADV_PAGEOUT)
 #: advice that is refused for a PFNMAP, with mmap_lock R
@@ -82,8 +96,8 @@ FLAGS = {
     MADV_NORMAL: (VM_RAND_READ | VM_SEQ_READ, 0),
     MADV_RANDOM: (VM_SEQ_READ, VM_RAND_READ),
     MADV_SEQUENTIAL: (VM_RAND_READ, VM_SEQ_READ),
-    MADV_MERGEABLE: (0, 0),
-    MADV_UNMERGEABLE: (0, 0),
+    MADV_MERGEABLE: (0, VM_MERGEABLE),
+    MADV_UNMERGEABLE: (VM_MERGEABLE, 0),
     MADV_HUGEPAGE: (VM_NOHUGEPAGE, VM_HUGEPAGE),
     MADV_NOHUGEPAGE: (VM_HUGEPAGE, VM_NOHUGEPAGE),
     MADV_WIPEONFORK: (0, VM_WIPEONFORK),
@@ -96,10 +110,14 @@ FLAGS = {
 POPULATES = (MADV_POPULATE_READ, MADV_POPULATE_WRITE)
 #: advice that takes pages away
 ZAPS = (MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE)
+GUARDS = (MADV_GUARD_INSTALL, MADV_GUARD_REMOVE)
+#: what KSM never merges: MADV_MERGEABLE of it is a success that does nothing
+NOT_MERGEABLE = VM_SHARED | VM_MAYSHARE | VM_SPECIAL
 
 madvise_behavior_valid = Seam("madvise_behavior_valid", "which advice the kernel knows")
 madvise_lock = Seam("madvise_lock", "what is locked while pages are taken away, and when the TLBs are flushed")
 madvise_dofork = Seam("madvise_dofork", "which mappings MADV_DOFORK refuses")
+madvise_pageout_young = Seam("madvise_pageout_young", "whether MADV_PAGEOUT makes the entries old")
 madvise_populate = Seam("madvise_populate", "what MADV_POPULATE says of a range that begins in a hole")
 
 
@@ -111,7 +129,9 @@ def sys_madvise(mm: MmStruct, start: int, length: int, advice: int) -> int:
     poisons = advice in (MADV_HWPOISON, MADV_SOFT_OFFLINE)
     if start & PAGE_SIZE - 1 or not (poisons or madvise_behavior_valid(advice)):
         return -EINVAL
-    end = start + (length + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1))
+    end = start + (length + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1) & ULONG_MAX)
+    if end > ULONG_MAX or (length and start == end):
+        return -EINVAL
     if start == end:
         return 0
     if poisons:
@@ -194,11 +214,19 @@ def advice_to_pageout(advice: int) -> bool:
 
 
 @madvise_behavior_valid.alternative(
-    "to-collapse", source="mm/madvise.c madvise_behavior_valid, 6.1.192, 6.12.117", releases=">= v6.1"
+    "to-collapse", source="mm/madvise.c madvise_behavior_valid, 6.1.192, 6.12.117", releases="v6.1 - v6.12"
 )
 def advice_to_collapse(advice: int) -> bool:
-    """All of it."""
+    """Without guard regions."""
     return advice in (*READS, *FLAGS)
+
+
+@madvise_behavior_valid.alternative(
+    "to-guard", source="mm/madvise.c madvise_behavior_valid, 7.3.4", releases=">= v6.13"
+)
+def advice_to_guard(advice: int) -> bool:
+    """All of it."""
+    return advice in (*READS, *FLAGS, *GUARDS)
 
 
 @madvise_populate.alternative(
@@ -254,34 +282,100 @@ def has_huge_block(vma: VmArea) -> bool:
     return first + PMD_SIZE <= vma.vm_end
 
 
-def madvise_pageout(vma: VmArea, start: int, end: int) -> None:
-    """Page out what is the process's own and mapped by nobody else; where there is no swap, and in mappings of files,
-    nothing happens. Entries stay young.
+def madvise_cold_or_pageout(vma: VmArea, start: int, end: int, pageout: bool) -> None:
+    """Make entries old, or page out what is the process's own; both only of pages that nobody else maps. Where there is
+    no swap nothing goes out; nor does what a mapping of a device has copied (the kernel would page it out, too).
+
+    Source: mm/madvise.c madvise_cold, madvise_pageout.
     """
-    machine = vma.vm_mm.machine
-    if machine.swap is None or not vma.vm_ops.anonymous:
-        return
+    machine, mm = vma.vm_mm.machine, vma.vm_mm
     lru_add_drain(machine)
+    reclaims = pageout and machine.swap is not None and vma.vm_ops.anonymous
+    ages = not pageout or madvise_pageout_young()
+    if not (reclaims or ages):
+        return
+    tlb = tlb_gather_mmu(mm)
     for first, last in pmd_chunks(start, end):
-        table = pmd_offset(vma.vm_mm, first)
+        table = pmd_offset(mm, first)
         entry = table.entry
-        if entry != NONE and not pmd_leaf(entry):
-            reclaim_pages(machine, madvise_pageout_pte_range(vma, table, first, last))
+        if pmd_leaf(entry):
+            not_modelled("advice about a huge page of a process's own")
+        if entry != NONE:
+            folios = madvise_cold_or_pageout_pte_range(tlb, table, first, last, ages, reclaims)
+            reclaim_pages(machine, folios)
+    tlb_finish_mmu(tlb)
 
 
-def madvise_pageout_pte_range(vma: VmArea, table: PteTable, start: int, end: int) -> list[Folio]:
-    """The pages of one table that are to be reclaimed, isolated.
-
-    Source: mm/madvise.c madvise_cold_or_pageout_pte_range.
-    """
+def madvise_cold_or_pageout_pte_range(
+    tlb: MmuGather, table: PteTable, start: int, end: int, ages: bool, reclaims: bool
+) -> list[Folio]:
+    """The pages of one table that are to be reclaimed, isolated; their entries made old if ``ages``."""
     folios = []
     ptl = pte_offset_map_lock(table)
     for address in range(start, end, PAGE_SIZE):
-        folio = vm_normal_page(vma.vm_mm, ptep_get(table, address))
-        if folio is not None and folio.lru == LRU_ON and folio.mapcount == 1 and folio_isolate_lru(folio):
+        entry = ptep_get(table, address)
+        folio = vm_normal_page(tlb.mm, entry)
+        if folio is None or folio.lru != LRU_ON or folio.mapcount != 1:
+            continue
+        if ages and entry & ACCESSED:
+            set_pte_at(table, address, ptep_get_and_clear(table, address) & ~ACCESSED)
+            tlb_remove_tlb_entries(tlb, address, address + PAGE_SIZE)
+        if reclaims and folio_isolate_lru(folio):
             folios.append(folio)
     pte_unmap_unlock(ptl)
     return folios
+
+
+@madvise_pageout_young.alternative(
+    "cleared", source="mm/madvise.c madvise_cold_or_pageout_pte_range, 5.10.262, 6.1.192", releases="<= v6.8"
+)
+def pageout_makes_old() -> bool:
+    """As MADV_COLD does, or reclaim would take the page for used."""
+    return True
+
+
+@madvise_pageout_young.alternative(
+    "kept", source="mm/madvise.c madvise_cold_or_pageout_pte_range, 6.12.117", releases=">= v6.9"
+)
+def pageout_ignores_references() -> bool:
+    """Reclaim is told to ignore it."""
+    return False
+
+
+def madvise_free_single_vma(vma: VmArea, start: int, end: int, shared: MmuGather | None) -> int:
+    """MADV_FREE of memory of the process's own: its entries become old and clean, and the pages may be thrown away
+    before somebody writes to them again. Nobody does so by himself here: 0.
+    ``shared``: who flushes, where it is not done at once.
+    """
+    mm = vma.vm_mm
+    if mm.machine.swap is not None:
+        not_modelled("MADV_FREE beside swap")
+    lru_add_drain(mm.machine)
+    tlb = tlb_gather_mmu(mm) if shared is None else shared
+    range = mmu_notifier_range_init(mm, MMU_NOTIFY_CLEAR, start, end)
+    mmu_notifier_invalidate_range_start(range)
+    for first, last in pmd_chunks(start, end):
+        table = pmd_offset(mm, first)
+        entry = table.entry
+        if pmd_leaf(entry):
+            not_modelled("advice about a huge page of a process's own")
+        if entry != NONE:
+            madvise_free_pte_range(tlb, table, first, last)
+    mmu_notifier_invalidate_range_end(range)
+    if shared is None:
+        tlb_finish_mmu(tlb)
+    return 0
+
+
+def madvise_free_pte_range(tlb: MmuGather, table: PteTable, start: int, end: int) -> None:
+    """One table's entries. What is not present, and what is no page, stays."""
+    ptl = pte_offset_map_lock(table)
+    for address in range(start, end, PAGE_SIZE):
+        entry = ptep_get(table, address)
+        if vm_normal_page(tlb.mm, entry) is not None and entry & (ACCESSED | DIRTY_BITS):
+            set_pte_at(table, address, ptep_get_and_clear(table, address) & ~(ACCESSED | DIRTY_BITS))
+            tlb_remove_tlb_entries(tlb, address, address + PAGE_SIZE)
+    pte_unmap_unlock(ptl)
 
 
 def madvise_walk_vmas(mm: MmStruct, start: int, end: int, advice: int, tlb: MmuGather | None = None) -> int:
@@ -292,10 +386,11 @@ def madvise_walk_vmas(mm: MmStruct, start: int, end: int, advice: int, tlb: MmuG
     """
     error = 0
     at = start
-    for vma in vmas_in_range(mm, start, end):
+    while at < end and (vmas := vmas_in_range(mm, at, end)):
+        vma = vmas[0]
         if vma.vm_start > at:
             error = -ENOMEM
-        first, at = max(start, vma.vm_start), min(end, vma.vm_end)
+        first, at = max(at, vma.vm_start), min(end, vma.vm_end)
         result = madvise_vma_behavior(vma, first, at, advice, tlb)
         if result:
             error = result
@@ -311,36 +406,75 @@ def madvise_vma_behavior(vma: VmArea, start: int, end: int, advice: int, tlb: Mm
     Source: mm/madvise.c madvise_vma, madvise_behavior (5.10), madvise_vma_behavior (from 6.1), madvise_dontneed_free.
     """
     flags = vma.vm_flags
+    anonymous = vma.vm_ops.anonymous and not flags & VM_SHARED
+    if advice in GUARDS:
+        if flags & (VM_SPECIAL | (VM_LOCKED if advice == MADV_GUARD_INSTALL else 0)):
+            return -EINVAL
+        not_modelled("guard regions")
     if advice in REFUSED:
         if flags & (VM_PFNMAP | VM_IO if advice in POPULATES else VM_PFNMAP):
             return -EINVAL
-        if advice == MADV_COLLAPSE and vma.vm_ops.anonymous and has_huge_block(vma):
-            not_modelled("MADV_COLLAPSE")
-        if advice in NEVER or (advice in NOT_LOCKED and flags & VM_LOCKED):
+        if advice in NOT_LOCKED and flags & VM_LOCKED:
             return -EINVAL
-        if advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED):
-            if tlb is None:
-                zap_page_range_single(vma, start, end - start, reclaim_pt=True)
-            else:
-                zap_page_range_single_batched(tlb, vma, start, end - start, reclaim_pt=True)
-        if advice == MADV_PAGEOUT:
-            madvise_pageout(vma, start, end)
-        return populate_vma(vma, start, end, advice) if advice in POPULATES else 0
-    if advice == MADV_WIPEONFORK or (advice == MADV_DOFORK and madvise_dofork(flags)):
+        if advice in ANONYMOUS and not anonymous:
+            return -EINVAL
+        return madvise_pages(vma, start, end, advice, tlb)
+    if advice == MADV_WIPEONFORK and not anonymous:
+        return -EINVAL
+    if advice == MADV_DOFORK and madvise_dofork(flags):
         return -EINVAL
     if advice == MADV_DODUMP and flags & VM_SPECIAL:
         return -EINVAL
     if advice == MADV_WILLNEED:
-        return 0
+        return madvise_willneed(vma)
     if advice == MADV_REMOVE:
-        return -ENODEV if flags & VM_SHARED and flags & VM_MAYWRITE else -EACCES
+        return madvise_remove(vma, flags)
+    if advice == MADV_MERGEABLE and flags & NOT_MERGEABLE:
+        return 0
     clear, set_ = FLAGS[advice]
     new = flags & ~clear | set_
     if new == flags:
         return 0
-    error = isolate_range(vma, start, end)
+    was = vma
+    error, vma = vma_modify(vma, start, end, new)
     if error:
         return -EAGAIN if error == -ENOMEM else error
     vma_start_write(vma)
-    vm_flags_reset(vma, new, flags)
+    vm_flags_reset(vma, new, flags if vma is was else vma.vm_flags)
     return 0
+
+
+def madvise_pages(vma: VmArea, start: int, end: int, advice: int, tlb: MmuGather | None) -> int:
+    """Advice that does something to pages: 0 or an errno. ``tlb``: who flushes what is taken away.
+
+    Source: mm/madvise.c madvise_dontneed_free, madvise_cold, madvise_pageout, madvise_populate.
+    """
+    if advice in POPULATES:
+        return populate_vma(vma, start, end, advice)
+    if advice == MADV_FREE:
+        return madvise_free_single_vma(vma, start, end, tlb)
+    if advice == MADV_COLLAPSE:
+        if has_huge_block(vma):
+            not_modelled("MADV_COLLAPSE")
+        return -EINVAL
+    if advice in (MADV_COLD, MADV_PAGEOUT):
+        madvise_cold_or_pageout(vma, start, end, advice == MADV_PAGEOUT)
+    elif tlb is None:
+        zap_page_range_single(vma, start, end - start, reclaim_pt=True)
+    else:
+        zap_page_range_single_batched(tlb, vma, start, end - start, reclaim_pt=True)
+    return 0
+
+
+def madvise_willneed(vma: VmArea) -> int:
+    """Read ahead what is in swap, or in a file. A device has nothing to read ahead, and nobody waits for it here: 0."""
+    return 0
+
+
+def madvise_remove(vma: VmArea, flags: int) -> int:
+    """Punch a hole into the file, which a device file has not: an errno."""
+    if vma.vm_ops.anonymous and flags & VM_SHARED:
+        not_modelled("shared anonymous memory")
+    if flags & VM_LOCKED or vma.vm_ops.anonymous:
+        return -EINVAL
+    return -ENODEV if flags & VM_SHARED and flags & VM_MAYWRITE else -EACCES

@@ -16,6 +16,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     ACCESSED,
     DIRTY,
     NONE,
+    PAGE_SHIFT,
     PAGE_SIZE,
     RW,
     SOFT_DIRTY,
@@ -42,6 +43,7 @@ from mmlitmus.kernel.mm.mm_types import (
     FAULT_FLAG_UNSHARE,
     FAULT_FLAG_VMA_LOCK,
     FAULT_FLAG_WRITE,
+    VM_EXEC,
     VM_FAULT_ERROR,
     VM_FAULT_NOPAGE,
     VM_FAULT_OOM,
@@ -49,7 +51,9 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_FAULT_WRITE,
     VM_MIXEDMAP,
     VM_PFNMAP,
+    VM_READ,
     VM_SHARED,
+    VM_SOFTDIRTY,
     VM_WRITE,
     MmStruct,
     VmArea,
@@ -123,8 +127,31 @@ def anon_vma_prepare(vmf: VmFault) -> int:
         vmf.nr = 1
         vma_end_read(vma)
         return VM_FAULT_RETRY
-    vma.anon_vma = True
+    vma.anon_vma = find_mergeable_anon_vma(vma) or (vma.name,)
     return 0
+
+
+def find_mergeable_anon_vma(vma: VmArea) -> tuple[str, ...]:
+    """The anon_vma of a neighbour with which this VMA might become one if their protections were the same, if there is
+    one. Needs mmap_lock.
+
+    Source: mm/mmap.c find_mergeable_anon_vma, reusable_anon_vma, anon_vma_compatible (to 6.1), mm/vma.c
+    find_mergeable_anon_vma (from 6.12).
+    """
+    if not vma.vm_ops.anonymous:
+        return ()
+    for near in reversed(vma.vm_mm.peek("mm_mt")):
+        before, after = (near, vma) if near.vm_start < vma.vm_start else (vma, near)
+        if near is vma or before.vm_end != after.vm_start or not near.vm_ops.anonymous:
+            continue
+        if after.vm_pgoff != before.vm_pgoff + (after.vm_start - before.vm_start >> PAGE_SHIFT):
+            continue
+        if (near.vm_flags ^ vma.vm_flags) & ~(VM_READ | VM_WRITE | VM_EXEC | VM_SOFTDIRTY):
+            continue
+        found: tuple[str, ...] = near.anon_vma
+        if len(found) == 1:
+            return found
+    return ()
 
 
 def do_anonymous_page(vmf: VmFault, table: PteTable) -> int:

@@ -22,6 +22,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pmd_leaf,
     pmd_offset,
     pte_offset_map_lock,
+    pte_present,
     pte_run,
     pte_unmap_unlock,
     pud_leaf,
@@ -29,9 +30,10 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 )
 from mmlitmus.kernel.mm.device_exclusive import zap_device_exclusive
 from mmlitmus.kernel.mm.huge_memory import split_huge_pmd, split_huge_pud, zap_huge_pmd, zap_huge_pud
-from mmlitmus.kernel.mm.memory_pages import vm_normal_pages
+from mmlitmus.kernel.mm.memory_pages import vm_normal_page, vm_normal_pages
 from mmlitmus.kernel.mm.mm_types import VM_PFNMAP, AddressSpace, MmStruct, VmArea, vma_pages
 from mmlitmus.kernel.mm.mmu_gather import (
+    ULONG_MAX,
     MmuGather,
     tlb_end_vma,
     tlb_finish_mmu,
@@ -46,15 +48,15 @@ from mmlitmus.kernel.mm.mmu_notifier import (
     mmu_notifier_invalidate_range_start,
     mmu_notifier_range_init,
 )
-from mmlitmus.kernel.mm.page_alloc import folio_mark_dirty
+from mmlitmus.kernel.mm.page_alloc import Folio, folio_mark_dirty
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pgalloc import batch_at, pmd_batches, pud_chunks
 from mmlitmus.kernel.mm.swapfile import free_swap_and_cache
 from mmlitmus.kernel.mm.swapops import is_device_exclusive_entry, is_swap_entry, swp_offset
-from mmlitmus.kernel.policy import running
+from mmlitmus.kernel.policy import Seam, running
 from mmlitmus.kernel.sync.rwsem import down_read, up_read
 
-ULONG_MAX = (1 << 64) - 1
+should_keep = Seam("should_zap_folio", "which pages unmap_mapping_range leaves mapped without even_cows")
 
 
 def zap_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int) -> None:
@@ -69,7 +71,7 @@ def zap_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int) -> None:
     while addr < end:
         loop_point(tlb, table, addr, end, mm, batch, ptl, force_flush)
         entry, nr = pte_run(table, addr, 1 if batch == 1 else batch_at(mm, addr, end - addr >> PAGE_SHIFT))
-        if entry != NONE:
+        if entry != NONE and (tlb.even_cows or not zap_spares(mm, entry)):
             cleared = get_and_clear_full_ptes(table, addr, nr)
             for folio in vm_normal_pages(mm, cleared, nr):
                 if cleared & DIRTY_BITS and not folio.anon:
@@ -83,6 +85,31 @@ def zap_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int) -> None:
     if force_flush:
         tlb_flush_mmu_tlbonly(tlb)
     pte_unmap_unlock(ptl)
+
+
+def zap_spares(mm: MmStruct, entry: int) -> bool:
+    """Is this entry left alone where private copies are to stay? One that maps no page is not.
+
+    Source: mm/memory.c zap_pte_range; should_zap_page (6.1), should_zap_folio (from 6.12).
+    """
+    if not pte_present(entry):
+        return True
+    folio = vm_normal_page(mm, entry)
+    return folio is not None and bool(should_keep(folio))
+
+
+@should_keep.alternative("other-mapping", source="mm/memory.c zap_pte_range, 5.10.262", releases="<= v5.17")
+def keep_what_has_another_mapping(folio: Folio) -> bool:
+    """Every page that does not say that it is the file's; a page that a driver has inserted does not."""
+    return True
+
+
+@should_keep.alternative(
+    "anon", source="mm/memory.c should_zap_page (6.1), should_zap_folio (from 6.12)", releases=">= v5.18"
+)
+def keep_copies(folio: Folio) -> bool:
+    """A process's own."""
+    return folio.anon
 
 
 def zap_nonpresent(mm: MmStruct, entry: int) -> None:
@@ -156,13 +183,16 @@ def unmap_vmas(tlb: MmuGather, vmas: list[VmArea], start_addr: int, end_addr: in
     mmu_notifier_invalidate_range_end(range)
 
 
-def zap_page_range_single(vma: VmArea, address: int, size: int, reclaim_pt: bool = False) -> None:
+def zap_page_range_single(
+    vma: VmArea, address: int, size: int, reclaim_pt: bool = False, even_cows: bool = True
+) -> None:
     """Unmap ``size`` bytes of one VMA and flush before returning. Any of mmap_lock, i_mmap_rwsem keeps the VMA
-    alive. ``reclaim_pt``: a page table that it empties may go, too.
+    alive. ``reclaim_pt``: a page table that it empties may go, too. ``even_cows`` False: all but private copies.
 
     Source: mm/memory.c zap_page_range_single (to 6.12), zap_vma_range (7.3).
     """
     tlb = tlb_gather_mmu(vma.vm_mm)
+    tlb.even_cows = even_cows
     zap_page_range_single_batched(tlb, vma, address, size, reclaim_pt)
     tlb_finish_mmu(tlb)
 
@@ -191,8 +221,9 @@ def zap_vma_ptes(vma: VmArea, address: int, size: int) -> None:
     zap_page_range_single(vma, address, size)
 
 
-def unmap_mapping_range(mapping: AddressSpace, holebegin: int, holelen: int) -> None:
-    """Unmap [holebegin, holebegin + holelen) bytes of the file from every VMA of every mm that maps them.
+def unmap_mapping_range(mapping: AddressSpace, holebegin: int, holelen: int, even_cows: bool = True) -> None:
+    """Unmap [holebegin, holebegin + holelen) bytes of the file from every VMA of every mm that maps them; with
+    ``even_cows`` private copies, too.
 
     ``holelen`` 0 is up to the end of the file. Each VMA is flushed before the next, all under i_mmap_rwsem R. A VMA
     that is not (or no longer) linked in ``i_mmap`` is not seen.
@@ -205,5 +236,5 @@ def unmap_mapping_range(mapping: AddressSpace, holebegin: int, holelen: int) -> 
         stop = min(last, vma.vm_pgoff + vma_pages(vma) - 1)
         if start <= stop:
             address = vma.vm_start + (start - vma.vm_pgoff << PAGE_SHIFT)
-            zap_page_range_single(vma, address, stop - start + 1 << PAGE_SHIFT)
+            zap_page_range_single(vma, address, stop - start + 1 << PAGE_SHIFT, even_cows=even_cows)
     up_read(mapping.i_mmap_rwsem)

@@ -24,7 +24,7 @@ VM_DONTCOPY, VM_DONTEXPAND, VM_LOCKONFAULT, VM_ACCOUNT = 1 << 17, 1 << 18, 1 << 
 VM_NORESERVE = 1 << 21
 VM_PAT = 1 << 24  # VM_ARCH_1 on x86, until 6.16
 VM_WIPEONFORK, VM_DONTDUMP, VM_SOFTDIRTY, VM_MIXEDMAP = 1 << 25, 1 << 26, 1 << 27, 1 << 28
-VM_HUGEPAGE, VM_NOHUGEPAGE = 1 << 29, 1 << 30
+VM_HUGEPAGE, VM_NOHUGEPAGE, VM_MERGEABLE = 1 << 29, 1 << 30, 1 << 31
 VM_ALLOW_ANY_UNCACHED = 1 << 39
 VM_SPECIAL = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
 
@@ -100,12 +100,13 @@ class MmStruct(Model):
     has_pinned = Once()  # MMF_HAS_PINNED: somebody has pinned pages of this mm; never cleared
     write_protect_seq = Atomic()  # odd while fork write-protects; what it orders is fast GUP
     total_vm = Guarded("mmap_lock")  # pages
+    def_flags = Guarded("mmap_lock")  # of every new VMA: mlockall's
     locked_vm = Guarded("mmap_lock")  # pages of VM_LOCKED mappings, and those accounted for pins
 
     def __init__(self, name: str, machine: Any) -> None:
         super().__init__(
             name, mm_users=1, mm_mt=(), mm_lock_seq=1, tlb_flush_pending=0, total_vm=0, locked_vm=0, has_pinned=False,
-            write_protect_seq=0,
+            write_protect_seq=0, def_flags=0,
         )  # fmt: skip
         self.machine = machine
         self.mmap_lock = RwSem(f"{name}:mmap_lock", "mmap_lock")
@@ -122,9 +123,10 @@ class VmArea(Model):
 
     ``vm_ops`` is the driver's operations object; ``rmap_lock`` its file's i_mmap_rwsem. ``pfnmap_track_ctx`` is what
     6.16's tracking of reserved frames keeps (``pfnmap_track``); ``memtype_owner`` is a ghost: who reserves frames for
-    this VMA and whatever is split off or moved from it. ``anon_vma``: a page of a process's own has been put into the
-    VMA, which is anonymous or filled with pages by its driver's ->fault; others have no use for it here
-    (include/linux/mm_types.h anon_vma).
+    this VMA and whatever is split off or moved from it. ``anon_vma``: empty until a page of a process's own has been
+    put into the VMA, which is anonymous or filled with pages by its driver's ->fault (others have no use for it
+    here); then the names of the anon_vma and of those that it came from by fork (include/linux/mm_types.h anon_vma,
+    anon_vma_chain).
     """
 
     __slots__ = ("rmap_lock", "vm_lock")
@@ -149,7 +151,7 @@ class VmArea(Model):
         super().__init__(
             name, vm_mm=mm, vm_file=file, vm_start=start, vm_end=end, vm_pgoff=pgoff,
             vm_lock_seq=0, detached=True, private=True, late=False, pfnmap_track_ctx=None,
-            **{"anon_vma": False, **values},
+            **{"anon_vma": (), **values},
         )  # fmt: skip
         self.vm_lock = RwSem(f"{name}:vm_lock", "vm_lock")
         self.rmap_lock = file.f_mapping.i_mmap_rwsem

@@ -26,6 +26,7 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_ACCOUNT,
     VM_EXEC,
     VM_LOCKED,
+    VM_LOCKONFAULT,
     VM_MAYEXEC,
     VM_MAYREAD,
     VM_MAYSHARE,
@@ -53,6 +54,7 @@ from mmlitmus.kernel.mm.mmap_lock import (
 )
 from mmlitmus.kernel.mm.mmu_gather import (
     TASK_SIZE,
+    ULONG_MAX,
     tlb_finish_mmu,
     tlb_gather_mmu,
     tlb_gather_mmu_fullmm,
@@ -74,6 +76,7 @@ from mmlitmus.kernel.mm.vma import (
     vmas_in_range,
 )
 from mmlitmus.kernel.mm.vma_flags import vm_flags_clear, vm_flags_set
+from mmlitmus.kernel.mm.vma_merge import vma_merge_new_range
 from mmlitmus.kernel.policy import Seam
 
 PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC = 0, 1, 2, 4
@@ -83,8 +86,6 @@ MAP_NORESERVE, MAP_POPULATE, MAP_NONBLOCK, MAP_STACK, MAP_HUGETLB = 0x4000, 0x80
 MAP_SYNC, MAP_FIXED_NOREPLACE = 0x80000, 0x100000
 #: what MAP_SHARED_VALIDATE lets pass (include/linux/mman.h LEGACY_MAP_MASK); others may be given, and do nothing
 LEGACY_MAP_MASK = 0x7C07_F9F3
-
-ULONG_MAX = (1 << 64) - 1
 
 #: what a VMA has whose driver has set nothing: no ->fault, so a touch of what is not there is SIGBUS
 DUMMY_VM_OPS = VmOperations()
@@ -143,7 +144,9 @@ def do_mmap(mm: MmStruct, file: File, addr: int, length: int, prot: int, flags: 
     """mmap() of a device file at ``addr`` (bytes; ``pgoff`` in pages): the address, or an errno. Needs mmap_lock W."""
     if length == 0:
         return -EINVAL
-    length = length + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1)
+    length = length + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1) & ULONG_MAX
+    if not length:
+        return -ENOMEM
     if pgoff + (length >> PAGE_SHIFT) > ULONG_MAX:
         return -EOVERFLOW
     if addr & PAGE_SIZE - 1:
@@ -154,7 +157,7 @@ def do_mmap(mm: MmStruct, file: File, addr: int, length: int, prot: int, flags: 
         return -EOVERFLOW
     if flags & MAP_FIXED_NOREPLACE and vmas_in_range(mm, addr, addr + length):
         return -EEXIST
-    vm_flags = prot & 7 | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
+    vm_flags = prot & 7 | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | mm.def_flags
     map_type = flags & MAP_TYPE
     own = file.f_op is ANONYMOUS
     if flags & MAP_STACK:
@@ -177,14 +180,17 @@ def do_mmap(mm: MmStruct, file: File, addr: int, length: int, prot: int, flags: 
         return -EINVAL
     elif flags & MAP_GROWSDOWN:
         not_modelled("MAP_GROWSDOWN")
+    if own and map_type == MAP_PRIVATE:
+        pgoff = addr >> PAGE_SHIFT
     if flags & MAP_NORESERVE:
         vm_flags |= VM_NORESERVE
     if flags & MAP_LOCKED:
         if mm.lock_limit == 0:
             return -EPERM
-        if mm.lock_limit is not None and mm.locked_vm + (length >> PAGE_SHIFT) > mm.lock_limit:
-            return -EAGAIN
         vm_flags |= VM_LOCKED
+    limit = mm.lock_limit if vm_flags & VM_LOCKED else None
+    if limit is not None and mm.locked_vm + (length >> PAGE_SHIFT) > limit:
+        return -EAGAIN
     if not mm.machine.may_exec(file):
         if vm_flags & VM_EXEC:
             return -EPERM
@@ -192,6 +198,20 @@ def do_mmap(mm: MmStruct, file: File, addr: int, length: int, prot: int, flags: 
     if not hasattr(file.f_op, "mmap"):
         return -ENODEV
     return mmap_region(mm, file, addr, length, vm_flags, pgoff)
+
+
+def get_unmapped_area(mm: MmStruct, length: int, hint: int = 0) -> int:
+    """An address for ``length`` bytes, of the kernel's choice: ``hint`` if there is room, else from the top down, here
+    slot by slot. -ENOMEM where nothing is free.
+
+    Source: mm/mmap.c get_unmapped_area (to 6.1), __get_unmapped_area (from 6.12).
+    """
+    if hint and hint + length <= TASK_SIZE and not vmas_in_range(mm, hint, hint + length):
+        return hint
+    for start, size in mm.machine.slots():
+        if not vmas_in_range(mm, start, start + max(length, size)):
+            return int(start)
+    return -ENOMEM
 
 
 def mmap_region(mm: MmStruct, file: File, addr: int, length: int, vm_flags: int, pgoff: int) -> int:
@@ -220,6 +240,10 @@ def map_new(mm: MmStruct, file: File, addr: int, length: int, vm_flags: int, pgo
     end = addr + length
     if vm_flags & (VM_SHARED | VM_WRITE | VM_NORESERVE) == VM_WRITE:
         vm_flags |= VM_ACCOUNT
+    own = file.f_op is ANONYMOUS and not vm_flags & VM_SHARED
+    merged = vma_merge_new_range(mm, addr, end, vm_flags, pgoff) if own else None
+    if merged is not None:
+        return mmap_complete(merged, addr, length)
     prot = vm_get_page_prot(vm_flags)
     pud_populate(mm, addr, end)
     vma = vm_area_alloc(
@@ -241,11 +265,20 @@ def map_new(mm: MmStruct, file: File, addr: int, length: int, vm_flags: int, pgo
     vma_start_write(vma)
     store_in_tree(vma)
     vma_link_file(vma)
-    mm.total_vm = mm.total_vm + vma_pages(vma)
-    if vm_flags & VM_LOCKED and vma.vm_flags & VM_SPECIAL:
-        vm_flags_clear(vma, VM_LOCKED)
-    elif vm_flags & VM_LOCKED:
-        mm.locked_vm = mm.locked_vm + vma_pages(vma)
+    return mmap_complete(vma, addr, length)
+
+
+def mmap_complete(vma: VmArea, addr: int, length: int) -> int:
+    """What is mapped at ``addr`` is counted; the VMA, which may be longer, is soft-dirty: ``addr``.
+
+    Source: mm/mmap.c mmap_region (5.10), __mmap_region (6.1 - 6.12), mm/vma.c __mmap_complete (7.3).
+    """
+    mm = vma.vm_mm
+    mm.total_vm = mm.total_vm + (length >> PAGE_SHIFT)
+    if vma.vm_flags & VM_LOCKED and vma.vm_flags & VM_SPECIAL:
+        vm_flags_clear(vma, VM_LOCKED | VM_LOCKONFAULT)
+    elif vma.vm_flags & VM_LOCKED:
+        mm.locked_vm = mm.locked_vm + (length >> PAGE_SHIFT)
     vm_flags_set(vma, VM_SOFTDIRTY)
     vma_set_page_prot(vma)
     if vma.vm_ops.mapped is not None:

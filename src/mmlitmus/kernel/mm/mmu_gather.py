@@ -16,6 +16,7 @@ from mmlitmus.kernel.mm.swapfile import free_swap_cache
 from mmlitmus.kernel.policy import Seam
 
 TASK_SIZE = 1 << 47
+ULONG_MAX = (1 << 64) - 1
 
 pfnmap_flush = Seam("pfnmap_flush", "when the flush for an unmapped PFNMAP VMA comes, relative to its unlinking")
 
@@ -23,10 +24,10 @@ pfnmap_flush = Seam("pfnmap_flush", "when the flush for an unmapped PFNMAP VMA c
 class MmuGather:
     """One unmapping in progress: the byte range cleared since the last flush, and the pages to be given back.
     ``vma_pfn``: was any of its VMAs one whose frames nobody counts? ``reclaim_pt``: would the kernel free page tables
-    that it empties, too?
+    that it empties, too? ``even_cows``: what the kernel has in zap_details, are private copies of a file's pages to go?
     """
 
-    __slots__ = ("end", "fullmm", "mm", "pages", "reclaim_pt", "start", "vma_pfn")
+    __slots__ = ("end", "even_cows", "fullmm", "mm", "pages", "reclaim_pt", "start", "vma_pfn")
 
     def __init__(self, mm: MmStruct, fullmm: bool) -> None:
         self.mm = mm
@@ -35,6 +36,7 @@ class MmuGather:
         self.pages: list[Folio] = []
         self.vma_pfn = False
         self.reclaim_pt = False
+        self.even_cows = True
 
 
 def tlb_gather_mmu(mm: MmStruct) -> MmuGather:

@@ -59,8 +59,9 @@ from mmlitmus.kernel.mm.swapops import (
     migration_pfn,
     migration_type,
 )
-from mmlitmus.kernel.mm.vma import isolate_range, vmas_in_range
+from mmlitmus.kernel.mm.vma import vma_lookup
 from mmlitmus.kernel.mm.vma_flags import vm_flags_reset
+from mmlitmus.kernel.mm.vma_merge import vma_modify
 from mmlitmus.kernel.mm.writable import can_change_pte_writable
 from mmlitmus.kernel.policy import Seam, running
 
@@ -84,8 +85,9 @@ def sys_mprotect(mm: MmStruct, start: int, length: int, prot: int) -> int:
     tlb = tlb_gather_mmu(mm)
     error = 0
     at = start
-    for vma in vmas_in_range(mm, start, end):
-        if vma.vm_start > at:
+    while at < end:
+        vma = vma_lookup(mm, at)
+        if vma is None:
             break
         seen = vma.vm_flags
         if prot & ~(seen >> 4):
@@ -96,13 +98,14 @@ def sys_mprotect(mm: MmStruct, start: int, length: int, prot: int) -> int:
             flags |= VM_ACCOUNT
         elif not flags & VM_WRITE and flags != seen:
             flags = mprotect_account(vma, flags)
-        at = min(vma.vm_end, end)
-        error = driver_objects(vma, max(start, vma.vm_start), at, seen & ~(VM_READ | VM_WRITE | VM_EXEC) | prot)
+        stop = min(vma.vm_end, end)
+        error = driver_objects(vma, at, stop, seen & ~(VM_READ | VM_WRITE | VM_EXEC) | prot)
         if error:
             break
-        error = mprotect_fixup(tlb, vma, max(start, vma.vm_start), at, flags, seen)
+        error = mprotect_fixup(tlb, vma, at, stop, flags, seen)
         if error:
             break
+        at = stop
     if not error and at < end:
         error = -ENOMEM
     tlb_finish_mmu(tlb)
@@ -123,18 +126,20 @@ def is_asked(vma: VmArea, start: int, end: int, newflags: int) -> int:
 
 
 def mprotect_fixup(tlb: MmuGather, vma: VmArea, start: int, end: int, newflags: int, seen: int) -> int:
-    """Give [start, end) bytes of ``vma`` new flags: split off what is outside (it gets ->open), then change.
+    """Give [start, end) bytes of ``vma`` new flags: split off what is outside (it gets ->open), or join a
+    neighbour that has them, then change.
 
     Locked memory of the process's own that may be written from now on is copied, or made, at once, so that no store
     faults later; whether that succeeds nobody asks.
     """
     if vma.vm_flags == newflags:
         return 0
-    error = isolate_range(vma, start, end)
+    was = vma
+    error, vma = vma_modify(vma, start, end, newflags)
     if error:
         return error
     vma_start_write(vma)
-    vm_flags_reset(vma, newflags, seen)
+    vm_flags_reset(vma, newflags, seen if vma is was else vma.vm_flags)
     vma.vm_page_prot = vma.vm_page_prot & CACHE_MASK | vm_get_page_prot(newflags)
     vma_set_page_prot(vma)
     change_protection(tlb, vma, start, end)

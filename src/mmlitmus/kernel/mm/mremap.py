@@ -20,8 +20,9 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     set_pte_at,
 )
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
-from mmlitmus.kernel.errno import EFAULT, EINVAL, ENOMEM
+from mmlitmus.kernel.errno import EAGAIN, EFAULT, EINVAL, ENOMEM
 from mmlitmus.kernel.mm.huge_memory import split_huge_pmd, split_huge_pud
+from mmlitmus.kernel.mm.mlock import mm_populate
 from mmlitmus.kernel.mm.mm_types import (
     VM_DONTEXPAND,
     VM_LOCKED,
@@ -29,11 +30,14 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_MAYSHARE,
     VM_PFNMAP,
     VM_SHARED,
+    VM_SPECIAL,
     MmStruct,
     VmArea,
+    VmOperations,
 )
-from mmlitmus.kernel.mm.mmap import do_munmap
+from mmlitmus.kernel.mm.mmap import do_munmap, get_unmapped_area
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_unlock, mmap_write_lock, mmap_write_unlock, vma_start_write
+from mmlitmus.kernel.mm.mmu_gather import TASK_SIZE, ULONG_MAX
 from mmlitmus.kernel.mm.mmu_notifier import (
     MMU_NOTIFY_UNMAP,
     mmu_notifier_invalidate_range_end,
@@ -44,8 +48,17 @@ from mmlitmus.kernel.mm.pfnmap_track import design as tracking
 from mmlitmus.kernel.mm.pgalloc import pte_alloc
 from mmlitmus.kernel.mm.rmap import i_mmap_lock_write, i_mmap_unlock_write
 from mmlitmus.kernel.mm.swapops import SWP_SOFT_DIRTY
-from mmlitmus.kernel.mm.vma import isolate_range, store_in_tree, vm_area_dup, vma_link_file, vma_lookup, vmas_in_range
+from mmlitmus.kernel.mm.vma import (
+    isolate_range,
+    store_in_tree,
+    vm_area_dup,
+    vma_expand,
+    vma_link_file,
+    vma_lookup,
+    vmas_in_range,
+)
 from mmlitmus.kernel.mm.vma_flags import vm_flags_clear
+from mmlitmus.kernel.mm.vma_merge import merge_with_next, own_memory, vma_merge_new_range
 from mmlitmus.kernel.policy import Seam
 from mmlitmus.kernel.sync.spinlock import SINGLE_DEPTH_NESTING, spin_lock, spin_lock_nested, spin_unlock
 
@@ -55,23 +68,30 @@ mremap_dontunmap = Seam("mremap_dontunmap", "which mappings MREMAP_DONTUNMAP ref
 prep_move_vma = Seam("prep_move_vma", "what mremap asks a driver before it moves part of his mapping")
 unlock_source = Seam("mremap_dontunmap_locked", "what MREMAP_DONTUNMAP unlocks where a part of locked memory moves")
 move_back = Seam("move_vma", "how a move that fails is taken back")
+expand_in_place = Seam("expand_in_place", "which mappings mremap grows where they are")
 do_mremap = Seam("do_mremap", "what mremap looks at before it takes away what is mapped at its target")
 
 
 def sys_mremap(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: int, new_addr: int) -> int:
-    """mremap(2), lengths in bytes: the new address, or an errno."""
-    old_len = old_len + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1)
-    new_len = new_len + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1)
+    """mremap(2), lengths in bytes: the new address, or an errno. A length that wraps is none. What a locked mapping has
+    grown by is faulted in at once.
+    """
+    old_len = old_len + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1) & ULONG_MAX
+    new_len = new_len + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1) & ULONG_MAX
     if flags & ~7 or (flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) and not flags & MREMAP_MAYMOVE):
         return -EINVAL
     if (flags & MREMAP_DONTUNMAP and old_len != new_len) or addr & PAGE_SIZE - 1 or not new_len:
         return -EINVAL
     mmap_write_lock(mm)
     result, downgraded = do_mremap(mm, addr, old_len, new_len, flags, new_addr)
+    grown = vma_lookup(mm, result) if new_len > old_len and result >= 0 else None
+    populates = grown is not None and grown.vm_flags & VM_LOCKED
     if downgraded:
         mmap_read_unlock(mm)
     else:
         mmap_write_unlock(mm)
+    if populates:
+        mm_populate(mm, result + old_len, result + new_len)
     return int(result)
 
 
@@ -152,15 +172,72 @@ def mremap_at(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: int) -
     if old_len > new_len:
         result = do_munmap(mm, addr + new_len, old_len - new_len, downgrade=True)
         return (addr, True) if result == 1 else (result or addr, False)
-    return vma_to_resize(mm, addr, old_len, new_len, flags) or -ENOMEM, False
+    error = vma_to_resize(mm, addr, old_len, new_len, flags)
+    if error:
+        return error, False
+    vma = vma_lookup(mm, addr)
+    assert vma is not None, "vma_to_resize has looked"
+    if old_len == vma.vm_end - addr and vma_expandable(vma, new_len - old_len):
+        if not expand_in_place(vma, addr + new_len):
+            return -ENOMEM, False
+        mm.total_vm = mm.total_vm + (new_len - old_len >> PAGE_SHIFT)
+        if vma.vm_flags & VM_LOCKED:
+            mm.locked_vm = mm.locked_vm + (new_len - old_len >> PAGE_SHIFT)
+        return addr, False
+    if not flags & MREMAP_MAYMOVE:
+        return -ENOMEM, False
+    new_addr = get_unmapped_area(mm, new_len)
+    return (move_vma(vma, addr, old_len, new_len, new_addr, flags) if new_addr >= 0 else new_addr), False
+
+
+def vma_expandable(vma: VmArea, delta: int) -> bool:
+    """Is nothing mapped in the ``delta`` bytes behind the VMA?"""
+    end: int = vma.vm_end + delta
+    return end <= TASK_SIZE and not vmas_in_range(vma.vm_mm, vma.vm_end, end)
+
+
+@expand_in_place.alternative("adjust", source="mm/mremap.c sys_mremap, 5.10.262", releases="<= v5.19")
+def any_may_expand(vma: VmArea, end: int) -> bool:
+    """Whatever may grow at all. One that has grown up to a neighbour stays for itself."""
+    vma_expand(vma, end)
+    return True
+
+
+@expand_in_place.alternative(
+    "merge-or-adjust", source="mm/mremap.c sys_mremap, 6.1.192", releases="v6.2 - v6.3, backported to 6.1"
+)
+def special_may_not_without_close(vma: VmArea, end: int) -> bool:
+    """What has ->close is adjusted; all else is merged with what it grows by, and nothing that is special merges."""
+    if type(vma.vm_ops).close is VmOperations.close:
+        return special_may_not(vma, end)
+    vma_expand(vma, end)
+    return True
+
+
+@expand_in_place.alternative(
+    "merge",
+    source="mm/mremap.c sys_mremap (6.12), expand_vma_in_place (7.3), mm/vma.c vma_merge_new_range (6.12, 7.3)",
+    releases="v6.0 - v6.1, >= v6.4",
+)
+def special_may_not(vma: VmArea, end: int) -> bool:
+    """A VMA is merged with what it grows by, and with a neighbour that it grows up to. Nothing that is special merges:
+    a VM_MIXEDMAP is -ENOMEM, even where it might move.
+    """
+    if vma.vm_flags & VM_SPECIAL:
+        return False
+    vma_expand(vma, end)
+    merge_with_next(vma)
+    return True
 
 
 def overlaps(addr: int, old_len: int, new_addr: int, new_len: int) -> bool:
-    """May a move not go there: an address within a page, or one in the range that is moved?
+    """May a move not go there: an address within a page or beyond all, or one in the range that is moved?
 
     Source: mm/mremap.c mremap_to (to 6.12), vrm_overlaps, check_mremap_params (7.3).
     """
-    return bool(new_addr & PAGE_SIZE - 1) or (addr < new_addr + new_len and new_addr < addr + old_len)
+    if new_addr & PAGE_SIZE - 1 or new_len > TASK_SIZE or new_addr > TASK_SIZE - new_len:
+        return True
+    return addr < new_addr + new_len and new_addr < addr + old_len
 
 
 def mremap_to(mm: MmStruct, addr: int, old_len: int, new_addr: int, new_len: int, flags: int) -> int:
@@ -180,21 +257,24 @@ def mremap_to(mm: MmStruct, addr: int, old_len: int, new_addr: int, new_len: int
     if error:
         return error
     vma = vma_lookup(mm, addr)
-    return move_vma(vma, addr, old_len, new_len, new_addr, flags) if vma is not None else -EFAULT
+    assert vma is not None, "vma_to_resize has looked"
+    if not flags & MREMAP_FIXED:
+        new_addr = get_unmapped_area(mm, new_len, new_addr)
+    return move_vma(vma, addr, old_len, new_len, new_addr, flags) if new_addr >= 0 else new_addr
 
 
 @mremap_dontunmap.alternative("anonymous", source="mm/mremap.c vma_to_resize, 5.10.262", releases="<= v5.12")
-def refused_for_files(vm_flags: int) -> bool:
-    """Every mapping of a file, so all of these."""
-    return True
+def refused_for_files(vma: VmArea) -> bool:
+    """Every mapping of a file, and what is shared."""
+    return not vma.vm_ops.anonymous or bool(vma.has(VM_SHARED))
 
 
 @mremap_dontunmap.alternative(
     "not-pfnmap", source="mm/mremap.c vma_to_resize (6.1 - 6.12), check_prep_vma (7.3)", releases=">= v5.13"
 )
-def refused_for_pfnmap(vm_flags: int) -> bool:
+def refused_for_pfnmap(vma: VmArea) -> bool:
     """What may not grow, and device memory: a VM_MIXEDMAP may stay mapped where it was, without its translations."""
-    return bool(vm_flags & (VM_DONTEXPAND | VM_PFNMAP))
+    return bool(vma.vm_flags & (VM_DONTEXPAND | VM_PFNMAP))
 
 
 def vma_to_resize(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: int) -> int:
@@ -208,13 +288,20 @@ def vma_to_resize(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: in
     vm_flags = vma.vm_flags
     if not old_len and not vm_flags & (VM_SHARED | VM_MAYSHARE):
         return -EINVAL
-    if flags & MREMAP_DONTUNMAP and mremap_dontunmap(vm_flags):
+    if flags & MREMAP_DONTUNMAP and mremap_dontunmap(vma):
         return -EINVAL
     if old_len > vma.vm_end - addr:
         return -EFAULT
     if new_len == old_len:
         return 0
-    return -EFAULT if vm_flags & (VM_DONTEXPAND | VM_PFNMAP) else 0
+    if vma.vm_pgoff + (addr - vma.vm_start >> PAGE_SHIFT) + (new_len >> PAGE_SHIFT) > ULONG_MAX:
+        return -EINVAL
+    if vm_flags & (VM_DONTEXPAND | VM_PFNMAP):
+        return -EFAULT
+    limit = mm.lock_limit if vm_flags & VM_LOCKED else None
+    if limit is not None and mm.locked_vm + (new_len - old_len >> PAGE_SHIFT) > limit:
+        return -EAGAIN
+    return 0
 
 
 def move_vma(vma: VmArea, old_addr: int, length: int, new_len: int, new_addr: int, flags: int) -> int:
@@ -247,6 +334,8 @@ def move_vma(vma: VmArea, old_addr: int, length: int, new_len: int, new_addr: in
         tracking().moved(gone)
     if flags & MREMAP_DONTUNMAP and not error:
         vm_flags_clear(vma, VM_LOCKED | VM_LOCKONFAULT)
+        if vma.anon_vma and vma.vm_start == old_addr and vma.vm_end == old_addr + length:
+            vma.anon_vma = ()  # no page of a process's own is left in it (mm/rmap.c unlink_anon_vmas)
         return new_addr
     do_munmap(mm, at, size, downgrade=False)
     if locked:
@@ -324,10 +413,16 @@ def move_back_and_track(new: VmArea, new_addr: int, old_addr: int, moved: int) -
 
 
 def copy_vma(vma: VmArea, addr: int, length: int, pgoff: int) -> VmArea | None:
-    """A VMA like ``vma`` at another address, opened and linked, its page tables empty; None without memory.
+    """A VMA like ``vma`` at another address, opened and linked, its page tables empty; None without memory. Of memory
+    of the process's own it may be a neighbour there that has become longer.
 
     Source: mm/mmap.c copy_vma (to 6.1), mm/vma.c copy_vma (from 6.12).
     """
+    if own_memory(vma):
+        pgoff = pgoff if vma.anon_vma else addr >> PAGE_SHIFT
+        merged = vma_merge_new_range(vma.vm_mm, addr, addr + length, vma.vm_flags, pgoff, vma.anon_vma)
+        if merged is not None:
+            return merged
     new = vm_area_dup(vma, vma.vm_mm)
     if new is None:
         return None

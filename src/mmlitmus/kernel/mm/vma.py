@@ -23,6 +23,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pmd_offset,
     pud_leaf,
     pud_offset,
+    pud_populate,
 )
 from mmlitmus.kernel.errno import ENOMEM
 from mmlitmus.kernel.mm.huge_memory import split_huge_pmd, split_huge_pud
@@ -150,12 +151,23 @@ def vm_area_dup(orig: VmArea, mm: MmStruct) -> VmArea | None:
         vm_page_prot=orig.vm_page_prot,
         vm_ops=orig.vm_ops,
         vm_private_data=orig.vm_private_data,
-        anon_vma=bool((orig.vm_ops.anonymous or orig.vm_ops.answers_pages) and orig.anon_vma),
+        anon_vma=anon_vma_of_copy(orig, mm),
     )
     if new is not None and tracking().dup(orig, new):
         new.free()
         return None
     return new
+
+
+def anon_vma_of_copy(orig: VmArea, mm: MmStruct) -> tuple[str, ...]:
+    """The anon_vmas of a copy: its source's within a process; a child has one of its own before them.
+
+    Source: mm/rmap.c anon_vma_clone, anon_vma_fork.
+    """
+    if not (orig.vm_ops.anonymous or orig.vm_ops.answers_pages) or not orig.anon_vma:
+        return ()
+    chain: tuple[str, ...] = orig.anon_vma
+    return chain if mm is orig.vm_mm else (f"{mm.name}:{orig.vm_start:#x}", *chain)
 
 
 def vm_area_free(vma: VmArea) -> None:
@@ -324,6 +336,20 @@ def isolate_range(vma: VmArea, start: int, end: int) -> int:
         if error:
             return error
     return 0
+
+
+def vma_expand(vma: VmArea, end: int) -> None:
+    """The VMA ends at ``end`` from now on, where nothing is mapped. Needs mmap_lock W.
+
+    Source: mm/mmap.c __vma_adjust (5.10), vma_expand (6.1), mm/vma.c vma_expand (from 6.12).
+    """
+    vma_start_write(vma)
+    pud_populate(vma.vm_mm, vma.vm_end, end)
+    mapping = vma.vm_file.f_mapping
+    down_write(mapping.i_mmap_rwsem)
+    vma.vm_end = end
+    vma.vm_mm.mm_mt = vma.vm_mm.peek("mm_mt")
+    up_write(mapping.i_mmap_rwsem)
 
 
 def split_huge_leaf_if_needed(vma: VmArea, addr: int) -> None:

@@ -151,9 +151,11 @@ class Probe:
         """
         self.moved = pages
 
-    def unmap_mapping_range(self, page: int, pages: int) -> int:
-        """Take ``pages`` pages from page offset ``page`` of the file away from everybody. 0."""
-        unmap_mapping_range(self.mapping, page << PAGE_SHIFT, pages << PAGE_SHIFT)
+    def unmap_mapping_range(self, page: int, pages: int, even_cows: bool = True) -> int:
+        """Take ``pages`` pages from page offset ``page`` of the file away from everybody, with ``even_cows`` private
+        copies, too. 0.
+        """
+        unmap_mapping_range(self.mapping, page << PAGE_SHIFT, pages << PAGE_SHIFT, even_cows)
         return 0
 
 

@@ -74,7 +74,7 @@ def smaps(mm: MmStruct) -> str:
         flags, start, end = vma.peek("vm_flags"), vma.peek("vm_start"), vma.peek("vm_end")
         perms = "".join(c if flags & bit else "-" for c, bit in (("r", VM_READ), ("w", VM_WRITE), ("x", VM_EXEC)))
         perms += "s" if flags & VM_MAYSHARE else "p"
-        offset = vma.peek("vm_pgoff") << PAGE_SHIFT
+        offset = 0 if vma.peek("vm_ops").anonymous else vma.peek("vm_pgoff") << PAGE_SHIFT
         lines += [
             f"{start:08x}-{end:08x} {perms} {offset:08x} 00:0e 0 ".ljust(NAME_COLUMN) + vma.vm_file.name,
             f"Size:           {end - start >> 10:8d} kB",

@@ -37,6 +37,7 @@ from mmlitmus.explore.state import (
 # What must hold: a case asks for it with machine.check.
 from mmlitmus.invariants.exclusive import device_has_its_pages
 from mmlitmus.invariants.folios import folios_at_rest, pin_is_coherent
+from mmlitmus.invariants.leaves import leaves_are_sound
 from mmlitmus.invariants.memtype import memtypes_at_rest, memtypes_now
 from mmlitmus.invariants.revocation import revoked_now, stale_translations
 
@@ -143,6 +144,7 @@ from mmlitmus.kernel.mm.madvise import (
     MADV_DONTDUMP,
     MADV_DONTFORK,
     MADV_DONTNEED,
+    MADV_NOHUGEPAGE,
     MADV_NORMAL,
     MADV_PAGEOUT,
 )
@@ -338,6 +340,7 @@ __all__ = [
     "MADV_DONTDUMP",
     "MADV_DONTFORK",
     "MADV_DONTNEED",
+    "MADV_NOHUGEPAGE",
     "MADV_NORMAL",
     "MADV_PAGEOUT",
     "MAP_FIXED",
@@ -468,6 +471,7 @@ __all__ = [
     "is_new_memtype_allowed",
     "is_zero_pfn",
     "look",
+    "leaves_are_sound",
     "lookup_memtype",
     "loop_point",
     "lru_add_drain",

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
-from mmlitmus.kernel.arch.x86.pgtable import SOFT_DIRTY
+from mmlitmus.explore.scheduler import Results
+from mmlitmus.invariants.leaves import leaves_are_sound
+from mmlitmus.kernel.arch.x86.pgtable import SOFT_DIRTY, pud_leaf
+from mmlitmus.kernel.errno import ENOMEM
 from mmlitmus.kernel.mm import madvise
 from mmlitmus.kernel.mm.huge_memory import vmf_insert_pfn_pmd
-from mmlitmus.kernel.mm.memory import pmd_offset
+from mmlitmus.kernel.mm.memory import pmd_offset, remap_pfn_range, vmf_insert_mixed, vmf_insert_pfn
+from mmlitmus.kernel.mm.memory_pages import vm_insert_page
 from mmlitmus.kernel.mm.memory_zap import unmap_mapping_range, zap_vma_ptes
-from mmlitmus.kernel.mm.mm_types import VM_FAULT_NOPAGE, VM_FAULT_SIGBUS, VM_IO, VM_MIXEDMAP, VM_PFNMAP, VmOperations
+from mmlitmus.kernel.mm.mm_types import (
+    VM_FAULT_NOPAGE,
+    VM_FAULT_OOM,
+    VM_FAULT_SIGBUS,
+    VM_IO,
+    VM_MIXEDMAP,
+    VM_PFNMAP,
+    VmOperations,
+)
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_NONE, PROT_READ
-from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
+from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
+from mmlitmus.kernel.mm.page_alloc import DRIVER, new_folio
 
-from .world import HUGE, PAGE, World, found, run, search
+from .world import HUGE, PAGE, Ran, World, found
+from .world import run as run_on
+from .world import search as search_on
 
+#: a kernel whose VFIO inserts a leaf wherever one fits
+KERNEL = "deb-6.12.117"
 LEAF = 0x80000000FEA002B7
+
+
+def run(body: Callable[[World], Any], kernel: str = KERNEL, **how: Any) -> Ran:
+    return run_on(body, kernel, **how)
+
+
+def search(build: Callable[[World], Any], kernel: str = KERNEL, **how: Any) -> Results:
+    return search_on(build, kernel, **how)
 
 
 def huge(w: World, pages: int = 512, at: str | int = "a") -> int:
@@ -249,3 +277,105 @@ def test_leaf_against_disable() -> None:
 def test_a_driver_without_huge_fault_has_no_leaves() -> None:
     assert VmOperations.huge_fault is None
     assert HUGE == 512 * PAGE
+
+
+GIB = 1 << 30
+BIG = 0x7F80_0000_0000
+
+
+def test_leaves_of_2m_in_a_mapping_of_1g_are_inherited_and_moved() -> None:
+    """Whoever makes a lower level makes the upper one: the child and the new place have their own PUD entries."""
+
+    def body(w: World) -> None:
+        a = w.p.mmap(w.dev.file, GIB // PAGE, at=BIG, offset=512)  # frames that 1G does not fit
+        w.p.read(a + 3 * PAGE)
+        assert w.p.pte(a) & 0x80
+        assert w.m.translation(w.p.mm, a + HUGE) == 0
+        child = w.p.fork("child")
+        assert not isinstance(child, int)
+        assert child.pte(a) & 0x80
+        assert child.read(a + 5 * PAGE) == 0
+        assert w.p.mremap(a, GIB // PAGE, GIB // PAGE, to=BIG + 2 * GIB) == BIG + 2 * GIB
+        assert w.p.pte(BIG + 2 * GIB) & 0x80
+        assert w.p.read(BIG + 2 * GIB + PAGE) == 0
+
+    run(body, pages=GIB // PAGE + 512)
+
+
+@pytest.mark.parametrize("kernel", ["v6.1", "v6.12", "deb-7.3.4"])
+@pytest.mark.parametrize("how", ["insert_pfn", "remap", "insert_page", "insert_mixed"])
+def test_what_finds_a_leaf_where_a_table_should_be(kernel: str, how: str) -> None:
+    """-ENOMEM or VM_FAULT_OOM with memory to spare; up to 6.4 the leaf is taken for a table."""
+    errors = {"insert_pfn": VM_FAULT_OOM, "remap": -ENOMEM, "insert_page": -ENOMEM, "insert_mixed": VM_FAULT_OOM}
+
+    def body(w: World) -> Any:
+        mixed = how in ("insert_page", "insert_mixed")
+        w.char.flags = VM_MIXEDMAP if mixed else VM_PFNMAP | VM_IO
+        w.p.mmap(w.char.file, 512)
+        assert insert(w, w(0), 0xFD000) == VM_FAULT_NOPAGE
+        vma = w.vma(w(0))
+        lock, unlock = (mmap_write_lock, mmap_write_unlock) if how == "remap" else (mmap_read_lock, mmap_read_unlock)
+        folio = new_folio(w.m, DRIVER, "the driver")
+        lock(w.p.mm)
+        if how == "insert_pfn":
+            result = vmf_insert_pfn(vma, w(3), 0xFD003)
+        elif how == "insert_mixed":
+            result = vmf_insert_mixed(vma, w(3), 0xFD003)
+        elif how == "insert_page":
+            result = vm_insert_page(vma, w(3), folio)
+        else:
+            result = remap_pfn_range(vma, w(3), 0xFD003, PAGE, vma.vm_page_prot)
+        unlock(w.p.mm)
+        assert list(leaves_are_sound(w.m)) == []
+        return result
+
+    through = kernel == "v6.1"
+    ran = run(body, kernel, finds=["walk-through-leaf"] if through else [])
+    assert through or ran.result == errors[how]
+
+
+@pytest.mark.parametrize("how", ["insert_pfn", "remap"])
+def test_what_finds_a_leaf_of_1g_where_a_table_should_be(how: str) -> None:
+    """No release looks whether the PUD entry is a leaf."""
+
+    def body(w: World) -> None:
+        w.p.read(w.p.mmap(w.dev.file, GIB // PAGE, at=BIG))
+        assert pud_leaf(w.p.mm.puds[BIG // GIB].peek("entry"))
+        vma = w.vma(BIG)
+        if how == "remap":
+            mmap_write_lock(w.p.mm)
+            remap_pfn_range(vma, BIG, 0x100000, PAGE, vma.vm_page_prot)
+        else:
+            mmap_read_lock(w.p.mm)
+            vmf_insert_pfn(vma, BIG, 0x100000)
+
+    run(body, "deb-7.3.4", pages=GIB // PAGE, finds=["walk-through-leaf"])
+
+
+def test_entries_under_a_leaf_are_noticed() -> None:
+    def body(w: World) -> list[str]:
+        w.p.mmap(w.char.file, 512)
+        insert(w, w(0), 0xFD000)
+        mmap_read_lock(w.p.mm)
+        assert vmf_insert_pfn(w.vma(w(0)), w(3), 0xFD003) == VM_FAULT_NOPAGE
+        mmap_read_unlock(w.p.mm)
+        return [f.name for f in leaves_are_sound(w.m)]
+
+    assert run(body, "v6.12 +pte-under-leaf").result == ["entry-under-leaf"]
+    assert run(body, "v6.1 +pte-under-leaf").result == ["entry-under-leaf"]
+
+
+def test_a_leaf_is_counted_once() -> None:
+    """A huge page of a process's own is mapped once by its leaf, and not at all when that is gone."""
+
+    def body(w: World) -> None:
+        w.m.thp = True
+        a = w.p.mmap_anon(512)
+        w.p.write(a)
+        folio = w.m.pages[w.p.pte(a) >> 12 & 0xFFFFFFE00]
+        assert folio.peek("mapcount") == 1
+        w.p.munmap(a, 512)
+        assert folio.peek("mapcount") == 0
+        assert folio.freed
+
+    run(body)

@@ -185,7 +185,7 @@ def test_a_private_copy_without_memory(kernel: str) -> None:
         assert w.p.write(w(0)) == 0  # the fault is VM_FAULT_OOM, and tried again
         assert w.p.pte(w(0)) & 0xFFF == 0x867
 
-    ran = run(body, kernel, before=before, once=False, failures=1)
+    ran = run(body, kernel, before=before, once=False, failures=1, finds=["oom-leaked"])
     assert ran.results.counts.complete == 2
 
 

@@ -49,7 +49,7 @@ from mmlitmus.kernel.mm import gup_longterm, madvise, mmu_gather, vma
 from mmlitmus.kernel.mm.gates import Gate, listen
 from mmlitmus.kernel.mm.gup import FOLL_FORCE, FOLL_LONGTERM, FOLL_WRITE, Locked, Pages
 from mmlitmus.kernel.mm.gup_fast import pin_user_pages_remote
-from mmlitmus.kernel.mm.memory import remap_pfn_range, vmf_insert_mixed
+from mmlitmus.kernel.mm.memory import remap_pfn_range, vmf_insert_mixed, vmf_insert_pfn
 from mmlitmus.kernel.mm.memory_pages import vm_insert_page
 from mmlitmus.kernel.mm.mm_types import VM_ACCOUNT, VM_MIXEDMAP, AddressSpace, File, VmFault, VmOperations
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_READ, PROT_WRITE
@@ -217,11 +217,6 @@ def letters_of_a_bar(w: World) -> Any:
 
 def filled_by_mmap(w: World) -> Any:
     w.bar(2)
-    return w.populated()
-
-
-def filled_by_one_fault(w: World) -> Any:
-    w.p.read(w.bar(3))
     return w.populated()
 
 
@@ -526,6 +521,16 @@ def forced_and_protected(w: World) -> int:
     return w.p.pte(a)
 
 
+def inserted_beside_a_leaf(w: World) -> Any:
+    """What vmf_insert_pfn says of a page that a huge leaf maps already."""
+    a = w.p.mmap(open_probe(w.m, 512, pfn=0x100000).file("huge"), 512)
+    w.p.read(a)
+    mmap_read_lock(w.p.mm)
+    said = vmf_insert_pfn(w.vma(a), a + PAGE, 0x100001)
+    mmap_read_unlock(w.p.mm)
+    return said
+
+
 def longterm_reference(w: World) -> int:
     """What the function that never sleeps says of a reference for long."""
     a = w.p.mmap_anon(1)
@@ -722,6 +727,16 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("dup_mmap", "open-before-copy"): ("deb-6.1.192", "open-after-copy", "fork/fork-then-disable"),
     ("dup_mmap", "link-after-copy"): ("v6.12 +fork-link-after-copy", "open-before-copy", "fork/fork-vs-disable"),
     ("dup_mmap", "link-before-parent"): ("v6.12 +fork-link-before-parent", "open-before-copy", "fork/fork-vs-disable"),
+    ("pte_offset_map_lock", "through-leaf"): ("v6.1", "none", inserted_beside_a_leaf),
+    ("pte_offset_map_lock", "none"): ("v6.12", "through-leaf", inserted_beside_a_leaf),
+    ("pte_offset_map_lock", "unseen"): ("v6.12 +pte-under-leaf", "none", "vfio/huge-handlers/pin-beside-touch"),
+    ("vma_adjust_trans_huge", "pmd-only"): ("v6.12", "pud-too", "vfio/split-1g"),
+    ("vma_adjust_trans_huge", "pud-too"): ("v6.12 +split-pud-leaf", "pmd-only", "vfio/split-1g"),
+    ("copy_huge_pmd", "refilled"): ("v6.1", "special", "fork/huge-leaf"),
+    ("copy_huge_pmd", "special"): ("v6.12", "locked", "fork/huge-leaf/vs-disable"),
+    ("copy_huge_pmd", "locked"): ("v6.12 +copy-huge-pmd-locked", "special", "fork/huge-leaf/vs-disable"),
+    ("copy_huge_pud", "read-only"): ("v6.1", "as-it-is", "fork/huge-leaf/1g"),
+    ("copy_huge_pud", "as-it-is"): ("v6.12", "read-only", "fork/huge-leaf/1g"),
     ("can_change_pte_writable", "shared"): ("v5.10", "or-exclusive", copied_and_protected),
     ("can_change_pte_writable", "or-exclusive-and-dirty"): ("v6.1", "or-exclusive", forced_and_protected),
     ("can_change_pte_writable", "or-exclusive"): ("v6.12", "shared", copied_and_protected),
@@ -893,7 +908,9 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("vfio_pci", "v5.14"): ("v6.1", "v5.8", listed_twice),
     ("vfio_pci", "v6.9"): ("v6.9", "v5.14", letters_of_a_bar),
     ("vfio_pci", "v6.10"): ("v6.10", "v6.9", "vfio/remap-in-fault"),
-    ("vfio_pci", "v6.12"): ("v6.12", "v6.10", filled_by_one_fault),
+    ("vfio_pci", "v6.12"): ("v6.12", "v6.13", "vfio/huge-handlers"),
+    ("vfio_pci", "v6.13"): ("v6.14", "v6.15", "vfio/huge-handlers/pin-beside-touch"),
+    ("vfio_pci", "v6.15"): ("deb-6.12.117", "v6.13", "vfio/huge-handlers/pin-beside-touch"),
     ("vfio_pci", "write-lock-in-fault"): (
         "v6.1 +write-lock-in-fault", "write-lock-in-fault-revalidate", "vfio/write-lock-in-fault",
     ),

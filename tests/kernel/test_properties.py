@@ -266,7 +266,7 @@ def unordered(module: Any, real: Any) -> Any:
 
 
 def zap_half(module: Any, real: Any) -> Any:
-    return lambda tlb, table, addr, end: real(tlb, table, addr, end - PAGE) if end - addr > PAGE else None
+    return lambda tlb, vma, table, addr, end: real(tlb, vma, table, addr, end - PAGE) if end - addr > PAGE else None
 
 
 def copy_nothing(module: Any, real: Any) -> Any:

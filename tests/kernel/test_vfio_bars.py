@@ -144,7 +144,7 @@ def test_a_leaf_of_the_second_bar() -> None:
         card.write_command(memory=False)
         assert w.populated() == ""
 
-    run(body, "v6.12", before=lambda w: cards.append(open_device(w.m, 1, "card", {2: 512})))
+    run(body, "deb-6.12.117", before=lambda w: cards.append(open_device(w.m, 1, "card", {2: 512})))
 
 
 @everywhere

@@ -298,6 +298,9 @@ def _judge(row: Row, case: Case, builder: Builder, how: How, expectation: Expect
             asked.append(found)
         else:
             row.notes.append(Note(f.kind, f.name, f.message))
+    if results.exhausted:
+        told = getattr(builder.context, "told", {})
+        row.search += "".join(f", {word}" for what, word in told.items() if what in results.reached)
     order = sorted(range(len(asked)), key=lambda n: (row.violations[n].name, row.violations[n].kind))
     row.violations = [row.violations[n] for n in order]
     asked = [asked[n] for n in order]

@@ -74,6 +74,10 @@ _ROWS = (
             "mmap_replace": "freed-first",
             "huge_pgprot": "as-4k",
             "pud_insert_prot": "lookup",
+            "copy_huge_pmd": "refilled",
+            "copy_huge_pud": "read-only",
+            "pte_offset_map_lock": "through-leaf",
+            "vma_adjust_trans_huge": "pmd-only",
             "copy_present_page": "pinned",
             "write_protect_seq": "unseen",
             "wp_can_reuse_anon_folio": "sole-reference",
@@ -277,6 +281,7 @@ _ROWS = (
             "split_for_munmap": "survivors-are-new",
             "saved_dirty": "saved",
             "pud_insert_prot": "vma",
+            "pte_offset_map_lock": "none",
             "fault_unshare": "any",
             "can_change_pte_writable": "or-exclusive",
             "writable_file_mapping_allowed": "untracked",
@@ -291,7 +296,8 @@ _ROWS = (
         },
         "dossier",
         "vm_flags wrappers (6.3), per-VMA locks (6.4), munmap's splits turned round with the maple-tree munmap (6.3), "
-        "a 1G leaf's type no longer looked up (between 6.1 and 6.12), shadow stacks (6.6)",
+        "a 1G leaf's type no longer looked up (between 6.1 and 6.12), who locks a PTE table asks whether there is one "
+        "(6.5), shadow stacks (6.6)",
         frozenset({"PER_VMA_LOCK"}),
     ),
     Release(
@@ -326,6 +332,8 @@ _ROWS = (
         "v6.10",
         {
             "vfio_pci": "v6.12",
+            "copy_huge_pmd": "special",
+            "copy_huge_pud": "as-it-is",
             "follow_pte_assert": "mmap_lock-or-i_mmap",
             "remap_error": "zap",
             "vm_mixed_ok": "sigbus",
@@ -343,14 +351,15 @@ _ROWS = (
     Release(
         "deb-6.12.117",
         "v6.12",
-        {"mremap_dontunmap_locked": "moved-part", "track_pfn_copy": "clear-then-set"},
+        {"mremap_dontunmap_locked": "moved-part", "track_pfn_copy": "clear-then-set", "vfio_pci": "v6.15"},
         "recorded",
-        "fork's cleared VM_PAT (6.15) backported; BAR revocation and memtypes recorded, source read",
+        "fork's cleared VM_PAT and VFIO's faults aligned to the leaf's order (both of 6.15) backported; BAR revocation "
+        "and memtypes recorded, source read",
     ),
     Release(
         "v6.14",
         "v6.12",
-        {"madvise_behavior_valid": "to-guard", "__gup_longterm_locked": "list-empty"},
+        {"madvise_behavior_valid": "to-guard", "__gup_longterm_locked": "list-empty", "vfio_pci": "v6.13"},
         "dossier",
         "1aaf8c122918, until June 2025, and in stable: a long-term pin is done when nothing can be isolated",
         frozenset({"PT_RECLAIM"}),
@@ -360,6 +369,7 @@ _ROWS = (
         "v6.16",
         "v6.12",
         {
+            "vfio_pci": "v6.15",
             "is_mergeable_anon_vma": "not-forked",
             "madvise_behavior_valid": "to-guard",
             "pfnmap_flush": "before_unlink",

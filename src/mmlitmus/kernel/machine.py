@@ -15,6 +15,7 @@ from mmlitmus.explore.primitives.rcu import Rcu
 from mmlitmus.explore.scheduler import Setup
 from mmlitmus.explore.state import Model, Once, look
 from mmlitmus.kernel.arch.x86.e820 import E820
+from mmlitmus.kernel.arch.x86.fault import ACCESS_GAVE_UP
 from mmlitmus.kernel.arch.x86.mtrr import Mtrr
 from mmlitmus.kernel.arch.x86.pat import MemtypeDatabase, cattr_name
 from mmlitmus.kernel.arch.x86.pgtable import (
@@ -55,6 +56,8 @@ from mmlitmus.kernel.uapi import Process
 SLOT_BASE = 0x7F00_0000_0000
 SLOT_SIZE = 0x0100_0000  # 16 MiB: room for 8 small pages or a few 2M ones, and a guard gap
 FIRST_PFN = 0xFEA00  # where QEMU puts the edu device's BAR0
+BAR_ROOM = 0x800  # pages from one BAR to the next
+FIRST_LARGE_PFN = 0x100000  # 4G, where BARs go that are longer
 SPAWN_SLOTS = 3
 
 #: what real kernels do and live with: reported as a note, unless a case asks about it by name
@@ -112,6 +115,7 @@ class Machine:
         self.checks: list[Callable[[], Iterable[Finding]]] = []
         self.warm: list[tuple[CpuState, MmStruct, int]] = []
         self.tolerated = TOLERATED
+        self.told = {ACCESS_GAVE_UP: "gave up"}  # what a row says if it was reached in any execution
         self._names: dict[str, int] = {}
 
     # -- what a case calls -----------------------------------------------------------------------------------
@@ -211,14 +215,20 @@ class Machine:
         """A device with a BAR 0 of ``pages`` pages, on the bus and answering. ``more``: the pages of other BARs, by
         number.
         """
-        device = PciDevice(name, self.free_pfn(), pages, more)
+        device = PciDevice(name, self.free_pfn(pages), pages, more)
         self.add_device(device)
         return device
 
-    def free_pfn(self) -> int:
-        """Where the next device's BARs go: 8M behind those of the one before, or more if they are larger."""
+    def free_pfn(self, pages: int = 1) -> int:
+        """Where the next device's BARs go: 8M behind those of the one before, or more if they are larger. If the first
+        is longer than that: behind 4G and all others, aligned as it is long.
+        """
+        ends = [bar.pfn + bar.pages for device in self.devices for bar in device.bars]
+        if pages > BAR_ROOM:
+            size = 1 << (pages - 1).bit_length()
+            return max([FIRST_LARGE_PFN, *ends]) + size - 1 & -size
         end = max((bar.pfn + bar.pages for device in self.devices for bar in device.bars[1:]), default=0)
-        return max(FIRST_PFN + len(self.devices) * 0x800, end + 0x7FF & ~0x7FF)
+        return max(FIRST_PFN + len(self.devices) * BAR_ROOM, end + BAR_ROOM - 1 & -BAR_ROOM)
 
     def zero_page(self) -> Folio:
         """The zero page, made when it is asked for first: while the machine is set up, or anonymous memory mapped."""

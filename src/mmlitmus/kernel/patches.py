@@ -30,7 +30,7 @@ class Patch:
 
 
 LISTED = ("v5.8", "v5.14", "v6.9")  # designs with VFIO's list of VMAs
-BY_MAPPING = ("v6.10", "v6.12")  # designs that revoke through the address_space
+BY_MAPPING = ("v6.10", "v6.12", "v6.13", "v6.15")  # designs that revoke through the address_space
 
 
 def _vfio(name: str, subject: str, over: tuple[str, ...], fate: str = "proposal") -> Patch:
@@ -199,6 +199,41 @@ _ALL = (
         {"pud_insert_prot": "lookup"},
         {"pud_insert_prot": ("vma",)},
         "merged in 6.17",
+    ),
+    Patch(
+        "vfio-align-pfn",
+        "vfio/pci: Fallback huge faults for unaligned pfn (09dfc8a5f2ce)",
+        {"vfio_pci": "v6.13"},
+        {"vfio_pci": ("v6.12",)},
+        "merged in 6.13, backported",
+    ),
+    Patch(
+        "vfio-align-to-order",
+        "vfio/pci: Align huge faults to order (c1d9dac0db16)",
+        {"vfio_pci": "v6.15"},
+        {"vfio_pci": ("v6.12", "v6.13")},
+        "merged in 6.15, backported",
+    ),
+    Patch(
+        "split-pud-leaf",
+        "vma_adjust_trans_huge: a 1G leaf is split before a 2M leaf is looked for",
+        {"vma_adjust_trans_huge": "pud-too"},
+        {"vma_adjust_trans_huge": ("pmd-only",)},
+        "not proposed yet",
+    ),
+    Patch(
+        "pte-under-leaf",
+        "who wants a PTE table where a huge leaf is gets one under it",
+        {"pte_offset_map_lock": "unseen"},
+        {"pte_offset_map_lock": ("through-leaf", "none")},
+        "negative control",
+    ),
+    Patch(
+        "copy-huge-pmd-locked",
+        "fork copies a 2M leaf of device memory as it is under its lock",
+        {"copy_huge_pmd": "locked"},
+        {"copy_huge_pmd": ("special",)},
+        "not proposed yet",
     ),
     Patch(
         "longterm-isolation-errno",

@@ -76,7 +76,7 @@ class WholeMachine(Machine):
         """Keep what the kernel counts itself."""
         self.counts[{"pgfault": "faults", "memtype_lookup": "memtype_lookups"}[item]] += delta
 
-    def free_pfn(self) -> int:
+    def free_pfn(self, pages: int = 1) -> int:
         """Devices begin at a block of 1G each, with 64 GiB and more in between."""
         return (self.e820.top + GIB_PAGES & -GIB_PAGES) + (len(self.devices) << 44 - PAGE_SHIFT)
 

@@ -21,6 +21,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pte_present,
     ptep_get,
     ptep_set_wrprotect,
+    pud_inherit,
     pud_leaf,
     pud_offset,
     pud_populate,
@@ -57,7 +58,7 @@ from mmlitmus.kernel.mm.mmu_notifier import (
 )
 from mmlitmus.kernel.mm.page_alloc import Folio, alloc_folio, folio_get, folio_maybe_dma_pinned, folio_put, page_tables
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
-from mmlitmus.kernel.mm.pgalloc import pmd_chunks, pmd_page, pte_alloc, pte_batches, pud_chunks
+from mmlitmus.kernel.mm.pgalloc import pmd_chunks, pmd_page, pte_alloc, pte_batches, pud_chunks, walk_to_pmd
 from mmlitmus.kernel.mm.swapfile import slot_of, swap_duplicate
 from mmlitmus.kernel.mm.swapops import (
     SWP_EXCLUSIVE,
@@ -83,6 +84,7 @@ def dup_mmap(mm: MmStruct, oldmm: MmStruct) -> int:
     """Give the new ``mm`` a copy of every VMA of ``oldmm``: 0 or an errno. Holds both mmap_locks W throughout."""
     mmap_write_lock(oldmm)
     mmap_write_lock_nested(mm, 1)
+    pud_inherit(mm, oldmm)
     error = 0
     for mpnt in vma_tree(oldmm):
         vma_start_write(mpnt)
@@ -209,7 +211,7 @@ def copy_pud_range(dst_vma: VmArea, src_vma: VmArea) -> int:
         if pud is not None and dst_pud is not None:
             upper = pud.entry
             if pud_leaf(upper):
-                copy_huge_pud(dst_pud, pud)
+                copy_huge_pud(dst_vma, dst_pud, pud)
             if pud_leaf(upper) or upper == NONE:
                 continue
         if src_vma.vm_mm.notifier_subscriptions and pmd_page(src_vma.vm_mm, first).there:
@@ -224,13 +226,14 @@ def copy_pmd_range(dst_vma: VmArea, src_vma: VmArea, first: int, last: int) -> i
     """The part below the 1G leaves: 0 or an errno."""
     for start, stop in pmd_chunks(first, last):
         src = pmd_offset(src_vma.vm_mm, start)
-        dst = pmd_offset(dst_vma.vm_mm, start)
         entry = src.entry
+        if entry == NONE:
+            continue
+        dst = walk_to_pmd(dst_vma.vm_mm, start)
         if pmd_leaf(entry):
-            copy_huge_pmd(dst, src)
-        elif entry != NONE:
-            if copy_pte_range(dst_vma, src_vma, dst, src, start, stop):
-                return -ENOMEM
+            copy_huge_pmd(dst, src, entry)
+        elif copy_pte_range(dst_vma, src_vma, dst, src, start, stop):
+            return -ENOMEM
     return 0
 
 
@@ -321,7 +324,7 @@ def copy_present_pte(
     Source: mm/memory.c copy_present_pte (to 6.1), copy_present_ptes (from 6.12).
     """
     flags = src_vma.has(VM_SHARED | VM_MAYWRITE)
-    folio = vm_normal_page(src_vma.vm_mm, entry)
+    folio = vm_normal_page(src_vma, addr, entry)
     if folio is not None:
         if folio.anon and is_cow_mapping(flags) and copy_present_page(src_vma.vm_mm, folio):
             if prealloc is None:

@@ -203,7 +203,7 @@ def follow_page_pte(
         if pte == NONE:
             return no_page_table(vma, flags), nr
         return stopped(NEEDS_FAULT, Gate.ENTRY, "not present, so faulted in"), nr
-    folio, nr = first_normal_page(vma, pte, nr)
+    folio, nr = first_normal_page(vma, address, pte, nr)
     if flags & FOLL_WRITE and not can_follow_write_pte(vma, pte, folio, flags):
         pte_unmap_unlock(ptl)
         return stopped(NEEDS_FAULT, Gate.ENTRY, "read-only, so faulted in for a store"), nr
@@ -228,7 +228,7 @@ def follow_trans_huge_pmd(
         spin_unlock(table.pmd_lock)
         return stopped(NEEDS_FAULT, Gate.ENTRY, "not present, so faulted in"), nr
     entry = mk_pte(pte_pfn(pmd & ~PSE) + (address - table.address >> PAGE_SHIFT), pmd & ~(PFN_MASK | PSE))
-    folio, nr = first_normal_page(vma, entry, nr)
+    folio, nr = first_normal_page(vma, address, entry, nr)
     if flags & FOLL_WRITE and not can_follow_write_pte(vma, entry, folio, flags):
         spin_unlock(table.pmd_lock)
         return stopped(NEEDS_FAULT, Gate.ENTRY, "read-only, so faulted in for a store"), nr
@@ -237,11 +237,11 @@ def follow_trans_huge_pmd(
     return result, nr
 
 
-def first_normal_page(vma: VmArea, entry: int, nr: int) -> tuple[Folio | None, int]:
+def first_normal_page(vma: VmArea, address: int, entry: int, nr: int) -> tuple[Folio | None, int]:
     """``page_of``, and how many of ``nr`` entries that go on with this one it stands for. What counts no page is looked
     at one by one.
     """
-    folio = page_of(vma, entry)
+    folio = page_of(vma, address, entry)
     return (folio, 1) if nr == 1 or folio is None else vma.vm_mm.machine.pages.first(pte_pfn(entry), nr)
 
 
@@ -266,7 +266,7 @@ def take_pages(
     return result
 
 
-def page_of(vma: VmArea, pte: int) -> Folio | None:
+def page_of(vma: VmArea, address: int, pte: int) -> Folio | None:
     """The page that a present entry maps; None for a frame without one, and for the zero page.
 
     An architecture without special entries cannot ask the entry (the model's bit stands for what is counted, and is not
@@ -276,7 +276,7 @@ def page_of(vma: VmArea, pte: int) -> Folio | None:
     Source: mm/memory.c vm_normal_page.
     """
     if not running().has("NO_PTE_SPECIAL"):
-        return vm_normal_page(vma.vm_mm, pte)
+        return vm_normal_page(vma, address, pte)
     folio: Folio | None = vma.vm_mm.machine.pages.get(pte_pfn(pte))
     return None if is_zero_pfn(pte_pfn(pte)) else folio
 

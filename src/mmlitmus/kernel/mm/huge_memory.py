@@ -8,6 +8,8 @@ and PAT is bit 12. Whether anybody moves the bit is ``huge_pgprot``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mmlitmus.explore.findings import bug, report
 from mmlitmus.explore.runtime import current
 from mmlitmus.kernel.absent import not_modelled
@@ -69,6 +71,8 @@ from mmlitmus.kernel.sync.spinlock import SINGLE_DEPTH_NESTING, spin_lock, spin_
 PMD_ORDER = PMD_SHIFT - PAGE_SHIFT
 
 huge_pgprot = Seam("huge_pgprot", "how a protection in 4K layout gets into a huge leaf")
+copy_pmd_leaf = Seam("copy_huge_pmd", "whether fork copies a 2M leaf of device memory, and which one")
+copy_pud_leaf = Seam("copy_huge_pud", "whether fork makes 1G leaves read-only")
 pud_insert_prot = Seam("pud_insert_prot", "the cache type of a 1G leaf: looked up, or what the VMA asks for")
 
 
@@ -103,6 +107,9 @@ def vmf_insert_pfn_pud(vma: VmArea, pud: PudEntry, address: int, pfn: int, write
 
 
 def _insert_leaf(vma: VmArea, slot: LeafSlot, pfn: int, prot: int, write: bool) -> None:
+    if pfn & (1 << slot.leaf_shift - PAGE_SHIFT) - 1:
+        where = f"{vma.vm_mm.name}'s page {vma.vm_mm.machine.page_label(slot.address)}"
+        report("invariant", "unaligned-leaf", f"{current().name} maps frame {pfn:#x} and on by a huge leaf at {where}")
     dirty = ACCESSED | DIRTY | SOFT_DIRTY | (RW if vma.vm_flags & VM_WRITE else 0) if write else 0
     spin_lock(slot.leaf_lock)
     entry = slot.entry
@@ -194,14 +201,14 @@ def look_up(vma: VmArea, pfn: int) -> int:
 
 
 # -- what becomes of a leaf: the same for both sizes ------------------------------------------------------------------
-def zap_huge_pmd(tlb: MmuGather, table: PteTable) -> None:
-    """Clear a 2M leaf that is unmapped whole; the gather flushes it."""
-    _zap_leaf(tlb, table)
+def zap_huge_pmd(tlb: MmuGather, vma: VmArea, table: PteTable) -> bool:
+    """Clear a 2M leaf that is unmapped whole; the gather flushes it. False if it is none by now."""
+    return _zap_leaf(tlb, vma, table)
 
 
-def zap_huge_pud(tlb: MmuGather, pud: PudEntry) -> None:
-    """Clear a 1G leaf that is unmapped whole; the gather flushes it."""
-    _zap_leaf(tlb, pud)
+def zap_huge_pud(tlb: MmuGather, vma: VmArea, pud: PudEntry) -> bool:
+    """Clear a 1G leaf that is unmapped whole; the gather flushes it. False if it is none by now."""
+    return _zap_leaf(tlb, vma, pud)
 
 
 def split_huge_pmd(mm: MmStruct, table: PteTable) -> None:
@@ -227,26 +234,79 @@ def change_huge_pud(tlb: MmuGather, pud: PudEntry, prot: int) -> None:
     _change_leaf(tlb, pud, prot)
 
 
-def copy_huge_pmd(dst: PteTable, src: PteTable) -> None:
-    """fork: the child gets the leaf with the accessed bit cleared; dirty stays."""
-    _copy_leaf(dst, src)
+def pud_clear_bad(mm: MmStruct, pud: PudEntry) -> None:
+    """A leaf where a table is wanted: it is called bad, and goes, without a flush.
+
+    Source: mm/pgtable-generic.c pud_clear_bad; arch/x86/include/asm/pgtable.h pud_bad; include/linux/pgtable.h
+    pud_none_or_clear_bad.
+    """
+    report("printk", "bad-pud", f"bad pud: {current().name} finds a 1G leaf of {mm.name} where a table should be")
+    pud.entry = NONE
 
 
-def copy_huge_pud(dst: PudEntry, src: PudEntry) -> None:
-    """As ``copy_huge_pmd``."""
-    _copy_leaf(dst, src)
+def copy_huge_pmd(dst: PteTable, src: PteTable, seen: int) -> None:
+    """fork: the child gets the 2M leaf ``seen`` with the accessed bit cleared; dirty stays. (Or it does not.)"""
+    if not seen & SPECIAL:
+        not_modelled("fork of a process that has huge pages of its own")
+    copy_pmd_leaf(dst, src, seen)
 
 
-def _zap_leaf(tlb: MmuGather, slot: LeafSlot) -> None:
+@copy_pmd_leaf.alternative("refilled", source="mm/huge_memory.c copy_huge_pmd, 6.1.192", releases="<= v6.11")
+def leave_it_to_the_child(dst: PteTable, src: PteTable, seen: int) -> None:
+    """What a fault can bring back is not copied: the child asks the driver for itself."""
+
+
+@copy_pmd_leaf.alternative(
+    "special", source="mm/huge_memory.c copy_huge_pmd, 6.12.117, 7.3.4; bc02afbd4d73 (6.12)", releases=">= v6.12"
+)
+def copy_what_was_seen(dst: PteTable, src: PteTable, seen: int) -> None:
+    """It is copied as it was seen before its lock was taken. A zap through the reverse map does not need mmap_lock: it
+    can have been to both since.
+    """
+    spin_lock(dst.leaf_lock)
+    spin_lock_nested(src.leaf_lock, SINGLE_DEPTH_NESTING)
+    dst.entry = seen & ~ACCESSED
+    spin_unlock(src.leaf_lock)
+    spin_unlock(dst.leaf_lock)
+
+
+@copy_pmd_leaf.alternative("locked", source="proposal", releases="proposal")
+def copy_what_is_there(dst: PteTable, src: PteTable, seen: int) -> None:
+    """It is copied if it is there still, now that its lock is held."""
+    _copy_leaf(dst, src, lambda entry: entry)
+
+
+def copy_huge_pud(dst_vma: VmArea, dst: PudEntry, src: PudEntry) -> None:
+    """fork: the child gets the 1G leaf, looked at under its lock, with the accessed bit cleared."""
+    _copy_leaf(dst, src, lambda entry: copy_pud_leaf(dst_vma, src, entry))
+
+
+@copy_pud_leaf.alternative("read-only", source="mm/huge_memory.c copy_huge_pud, 5.10.262, 6.1.192", releases="<= v6.11")
+def both_read_only(dst_vma: VmArea, src: PudEntry, entry: int) -> int:
+    """Parent's and child's are both write-protected, of shared memory, too."""
+    src.entry = stop_writing(entry)
+    return stop_writing(entry)
+
+
+@copy_pud_leaf.alternative("as-it-is", source="mm/huge_memory.c copy_huge_pud, 6.12.117, 7.3.4", releases=">= v6.12")
+def as_it_is(dst_vma: VmArea, src: PudEntry, entry: int) -> int:
+    """Only those of a private mapping that may be written are."""
+    return both_read_only(dst_vma, src, entry) if is_cow_mapping(dst_vma.has(VM_LASTING)) and entry & RW else entry
+
+
+def _zap_leaf(tlb: MmuGather, vma: VmArea, slot: LeafSlot) -> bool:
     spin_lock(slot.leaf_lock)
-    if pmd_leaf(slot.entry):
+    found = pmd_leaf(slot.entry)
+    if found:
         entry = pmdp_huge_get_and_clear(slot)
         size = slot.leaves << slot.leaf_shift
-        for folio in vm_normal_pages(tlb.mm, entry & ~PSE, 1 if slot.leaves == 1 else size >> PAGE_SHIFT):
+        nr = 1 if slot.leaves == 1 else size >> PAGE_SHIFT
+        for folio in vm_normal_pages(vma, slot.address, entry & ~PSE, nr):
             folio.add_return("mapcount", -1)
             tlb.pages.append(folio)
         tlb_remove_tlb_entries(tlb, slot.address, slot.address + size)
     spin_unlock(slot.leaf_lock)
+    return found
 
 
 def _split_leaf(mm: MmStruct, slot: LeafSlot) -> None:
@@ -273,13 +333,11 @@ def _change_leaf(tlb: MmuGather, slot: LeafSlot, prot: int) -> None:
     spin_unlock(slot.leaf_lock)
 
 
-def _copy_leaf(dst: LeafSlot, src: LeafSlot) -> None:
+def _copy_leaf(dst: LeafSlot, src: LeafSlot, change: Callable[[int], int]) -> None:
     spin_lock(dst.leaf_lock)
     spin_lock_nested(src.leaf_lock, SINGLE_DEPTH_NESTING)
     entry = src.entry
     if pmd_leaf(entry):
-        if not entry & SPECIAL:
-            not_modelled("fork of a process that has huge pages of its own")
-        dst.entry = entry & ~ACCESSED
+        dst.entry = change(entry) & ~ACCESSED
     spin_unlock(src.leaf_lock)
     spin_unlock(dst.leaf_lock)

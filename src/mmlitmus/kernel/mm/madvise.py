@@ -301,20 +301,20 @@ def madvise_cold_or_pageout(vma: VmArea, start: int, end: int, pageout: bool) ->
         if pmd_leaf(entry):
             not_modelled("advice about a huge page of a process's own")
         if entry != NONE:
-            folios = madvise_cold_or_pageout_pte_range(tlb, table, first, last, ages, reclaims)
+            folios = madvise_cold_or_pageout_pte_range(tlb, vma, table, first, last, ages, reclaims)
             reclaim_pages(machine, folios)
     tlb_finish_mmu(tlb)
 
 
 def madvise_cold_or_pageout_pte_range(
-    tlb: MmuGather, table: PteTable, start: int, end: int, ages: bool, reclaims: bool
+    tlb: MmuGather, vma: VmArea, table: PteTable, start: int, end: int, ages: bool, reclaims: bool
 ) -> list[Folio]:
     """The pages of one table that are to be reclaimed, isolated; their entries made old if ``ages``."""
     folios = []
     ptl = pte_offset_map_lock(table)
     for address in range(start, end, PAGE_SIZE):
         entry = ptep_get(table, address)
-        folio = vm_normal_page(tlb.mm, entry)
+        folio = vm_normal_page(vma, address, entry)
         if folio is None or folio.lru != LRU_ON or folio.mapcount != 1:
             continue
         if ages and entry & ACCESSED:
@@ -360,19 +360,19 @@ def madvise_free_single_vma(vma: VmArea, start: int, end: int, shared: MmuGather
         if pmd_leaf(entry):
             not_modelled("advice about a huge page of a process's own")
         if entry != NONE:
-            madvise_free_pte_range(tlb, table, first, last)
+            madvise_free_pte_range(tlb, vma, table, first, last)
     mmu_notifier_invalidate_range_end(range)
     if shared is None:
         tlb_finish_mmu(tlb)
     return 0
 
 
-def madvise_free_pte_range(tlb: MmuGather, table: PteTable, start: int, end: int) -> None:
+def madvise_free_pte_range(tlb: MmuGather, vma: VmArea, table: PteTable, start: int, end: int) -> None:
     """One table's entries. What is not present, and what is no page, stays."""
     ptl = pte_offset_map_lock(table)
     for address in range(start, end, PAGE_SIZE):
         entry = ptep_get(table, address)
-        if vm_normal_page(tlb.mm, entry) is not None and entry & (ACCESSED | DIRTY_BITS):
+        if vm_normal_page(vma, address, entry) is not None and entry & (ACCESSED | DIRTY_BITS):
             set_pte_at(table, address, ptep_get_and_clear(table, address) & ~(ACCESSED | DIRTY_BITS))
             tlb_remove_tlb_entries(tlb, address, address + PAGE_SIZE)
     pte_unmap_unlock(ptl)

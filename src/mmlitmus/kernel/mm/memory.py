@@ -45,9 +45,9 @@ from mmlitmus.kernel.mm.huge_memory import (
     split_huge_pud,
 )
 from mmlitmus.kernel.mm.memory_pages import (
+    __do_fault,
     do_anonymous_page,
     do_wp_page,
-    fault_of_a_page,
     vm_insert_page,
 )
 from mmlitmus.kernel.mm.memory_swap import do_swap_page
@@ -85,9 +85,10 @@ from mmlitmus.kernel.mm.pgalloc import (
     pmd_alloc,
     pmd_batches,
     pmd_page_alloc,
-    pte_alloc,
+    pte_alloc_map_lock,
     pte_batches,
     pte_prealloc,
+    walk_to_pmd,
 )
 from mmlitmus.kernel.mm.vma_flags import vm_flags_set, vma_set_flags
 from mmlitmus.kernel.policy import Seam, running
@@ -120,7 +121,7 @@ def __handle_mm_fault(vmf: VmFault) -> int:
     vma, mm, address = vmf.vma, vmf.vma.vm_mm, vmf.address
     huge_fault = vma.vm_ops.huge_fault
     pud = pud_offset(mm, address)
-    if pud is not None:
+    while pud is not None:
         entry = pud.entry
         if pud_leaf(entry):
             return leaf_fault(vmf, entry, PUD_SHIFT, lambda: split_huge_pud(mm, pud))
@@ -128,7 +129,9 @@ def __handle_mm_fault(vmf: VmFault) -> int:
             result: int = huge_fault(vmf, PUD_SHIFT - PAGE_SHIFT)
             if not result & VM_FAULT_FALLBACK:
                 return result
-        pmd_alloc(pud)
+        if not pud_leaf(pmd_alloc(pud)):
+            break
+        reached("a 1G leaf came in between")
     pmd_page_alloc(mm, address)
     table = pmd_offset(mm, address, vmf.nr)
     if vmf.nr > 1:
@@ -224,10 +227,7 @@ def do_fault(vmf: VmFault, table: PteTable) -> int:
     if pte_prealloc(vmf.vma.vm_mm, table) < 0:
         return VM_FAULT_OOM
     vmf.nr = vmf.nr if vmf.vma.vm_ops.batches else 1
-    if vmf.vma.vm_ops.answers_pages:
-        return fault_of_a_page(vmf, table)
-    result: int = vmf.vma.vm_ops.fault(vmf)
-    return result
+    return __do_fault(vmf, table)
 
 
 def page_align(size: int) -> int:
@@ -384,11 +384,13 @@ def zap_whole_pages(vma: VmArea, addr: int, size: int) -> None:
 
 
 def remap_pte_range(mm: MmStruct, addr: int, end: int, pfn: int, prot: int) -> int:
-    """Fill the PTEs of one table with special entries; a PTE that is not none is a BUG."""
-    table = pmd_offset(mm, addr, end - addr >> PAGE_SHIFT)
-    if pte_alloc(mm, table) < 0:
+    """Fill the PTEs of one table with special entries; a PTE that is not none is a BUG. -ENOMEM also where there can be
+    no table, for there is a huge leaf.
+    """
+    table = walk_to_pmd(mm, addr, end - addr >> PAGE_SHIFT)
+    ptl = pte_alloc_map_lock(mm, table, addr)
+    if ptl is None:
         return -ENOMEM
-    ptl = pte_offset_map_lock(table)
     for address, nr in pte_batches(addr, end, mm.machine.batch):
         if not pte_range_none(table, address, nr):
             bug("remap-over-populated", f"remap_pfn_range finds a populated PTE at {mm.machine.page_label(address)}")
@@ -426,13 +428,15 @@ def vmf_insert_pfn_prot(vma: VmArea, addr: int, pfn: int, prot: int, nr: int = 1
 
 
 def insert_pfn(vma: VmArea, addr: int, pfn: int, prot: int, nr: int = 1) -> int:
-    """Fill one free slot; NOPAGE, or OOM. ``nr`` slots, of a batch."""
+    """Fill one free slot; NOPAGE, or OOM: without memory for a table, or where there can be none, for there is a huge
+    leaf. ``nr`` slots, of a batch.
+    """
     mm = vma.vm_mm
     while nr:
-        table = pmd_offset(mm, addr, nr)
-        if pte_alloc(mm, table) < 0:
+        table = walk_to_pmd(mm, addr, nr)
+        ptl = pte_alloc_map_lock(mm, table, addr)
+        if ptl is None:
             return VM_FAULT_OOM
-        ptl = pte_offset_map_lock(table)
         entry, same = pte_run(table, addr, 1 if nr == 1 else min(nr, table.pages_from(addr)))
         if entry == NONE:
             set_ptes(table, addr, mk_pte(pfn, prot | SPECIAL), same)

@@ -123,7 +123,7 @@ def copies_whatever_becomes_of_the_entry(vma: VmArea, address: int, length: int,
     if lock is None:
         return error
     spin_unlock(lock)
-    if vm_normal_page(vma.vm_mm, entry) is not None or (write and not entry & RW):
+    if vm_normal_page(vma, address, entry) is not None or (write and not entry & RW):
         return -EINVAL
     mapping = map_io(vma, entry, address, length)
     if mapping is None:

@@ -3,14 +3,15 @@
 What mm/memory.c does with a special entry, which maps a frame and no page, is in ``memory.py``.
 
 Source: mm/memory.c, functions of the same name; where a docstring does not say otherwise. Of the model's own:
-map_anon_folio, wp_counted_page, locked_entry and fault_of_a_page.
+map_anon_folio, wp_counted_page and locked_entry.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from mmlitmus.explore.findings import bug, reached
+from mmlitmus.explore.findings import bug, reached, report
+from mmlitmus.explore.runtime import current
 from mmlitmus.kernel.absent import not_modelled
 from mmlitmus.kernel.arch.x86.pgtable import (
     ACCESSED,
@@ -24,7 +25,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PteTable,
     may_write,
     mk_pte,
-    pmd_offset,
+    pmd_leaf,
     pte_offset_map_lock,
     pte_pfn,
     pte_present,
@@ -59,7 +60,7 @@ from mmlitmus.kernel.mm.mm_types import (
     VmArea,
     VmFault,
 )
-from mmlitmus.kernel.mm.mmap_lock import vma_end_read
+from mmlitmus.kernel.mm.mmap_lock import mmap_read_trylock, vma_end_read
 from mmlitmus.kernel.mm.mmu_notifier import (
     MMU_NOTIFY_CLEAR,
     mmu_notifier_invalidate_range_end,
@@ -73,9 +74,10 @@ from mmlitmus.kernel.mm.page_alloc import (
     folio_get,
     folio_mark_dirty,
     folio_put,
+    is_zero_pfn,
     page_tables,
 )
-from mmlitmus.kernel.mm.pgalloc import pte_alloc
+from mmlitmus.kernel.mm.pgalloc import pte_alloc, pte_alloc_map_lock, walk_to_pmd
 from mmlitmus.kernel.mm.swap import folio_add_lru, lru_add_drain
 from mmlitmus.kernel.mm.swapfile import folio_free_swap, free_swap_cache, in_swap_cache
 from mmlitmus.kernel.mm.vma_flags import vm_flags_set
@@ -90,27 +92,39 @@ fault_unshare = Seam("fault_unshare", "what a fault with FAULT_FLAG_UNSHARE copi
 copied_from = Seam("wp_page_copy", "what becomes of a page in the swap cache that has been copied")
 
 
-def vm_normal_page(mm: MmStruct, entry: int) -> Folio | None:
+def vm_normal_page(vma: VmArea, address: int, entry: int) -> Folio | None:
     """The page that an entry maps and counts; None for a special entry, the zero page's among them, and for what is not
     present.
     """
-    if entry & SPECIAL or not pte_present(entry):
-        return None
-    folio: Folio | None = mm.machine.pages.get(pte_pfn(entry))
-    return folio
+    pages = vm_normal_pages(vma, address, entry, 1)
+    return pages[0] if pages else None
 
 
-def vm_normal_pages(mm: MmStruct, entry: int, nr: int) -> list[Folio]:
+def vm_normal_pages(vma: VmArea, address: int, entry: int, nr: int) -> list[Folio]:
     """... and of a batch of entries all that they map and count.
 
     Source: mm/memory.c vm_normal_page.
     """
-    if entry & SPECIAL or not pte_present(entry):
+    if not pte_present(entry):
         return []
+    if entry & SPECIAL:
+        if not vma.has(VM_PFNMAP | VM_MIXEDMAP) and not is_zero_pfn(pte_pfn(entry)):
+            print_bad_pte(vma, address, entry)
+        return []
+    frames = vma.vm_mm.machine.pages
     if nr == 1:
-        folio = mm.machine.pages.get(pte_pfn(entry))
+        folio = frames.get(pte_pfn(entry))
         return [] if folio is None else [folio]
-    return [folio for _, _, folio in mm.machine.pages.runs(pte_pfn(entry), nr) if folio is not None]
+    return [folio for _, _, folio in frames.runs(pte_pfn(entry), nr) if folio is not None]
+
+
+def print_bad_pte(vma: VmArea, address: int, entry: int) -> None:
+    """An entry that maps no page, in a mapping where each has to: it is left out, and the kernel tainted.
+
+    Source: mm/memory.c print_bad_pte (to 6.12), print_bad_page_map (7.3).
+    """
+    where = f"{vma.vm_mm.name}'s page {vma.vm_mm.machine.page_label(address)}"
+    report("BUG", "bad-page-map", f"Bad page map: {current().name} finds {entry:#x} at {where}, in {vma.name}")
 
 
 # -- the first touch --------------------------------------------------------------------------------------------------
@@ -121,7 +135,7 @@ def anon_vma_prepare(vmf: VmFault) -> int:
     6.12); mm/rmap.c.
     """
     vma = vmf.vma
-    if not (vma.vm_ops.anonymous or vma.vm_ops.answers_pages) or vma.anon_vma:
+    if vma.anon_vma:
         return 0
     if vmf.flags & FAULT_FLAG_VMA_LOCK:
         vmf.nr = 1
@@ -161,8 +175,12 @@ def do_anonymous_page(vmf: VmFault, table: PteTable) -> int:
     vma, mm = vmf.vma, vmf.vma.vm_mm
     if vma.has(VM_SHARED):
         not_modelled("shared anonymous memory")
-    if pte_alloc(mm, table) < 0:
+    pmd = pte_alloc(mm, table)
+    if pmd < 0:
         return VM_FAULT_OOM
+    if pmd_leaf(pmd):
+        vmf.nr = 1
+        return 0  # somebody has mapped a huge page meanwhile
     if not vmf.flags & FAULT_FLAG_WRITE:
         vmf.nr = 1
         ptl = pte_offset_map_lock(table)
@@ -212,11 +230,11 @@ def do_wp_page(vmf: VmFault, table: PteTable, orig: int, write: bool) -> int:
     before he pins it. ``write``: may the VMA be written? If not, somebody forces a store to a private mapping.
     """
     unshare = bool(vmf.flags & FAULT_FLAG_UNSHARE)
-    folio = vm_normal_page(vmf.vma.vm_mm, orig)
+    folio = vm_normal_page(vmf.vma, vmf.address, orig)
     if vmf.vma.has(VM_SHARED):
-        if folio is not None and not unshare:
-            folio_mark_dirty(folio)
-        return 0 if unshare else wp_pfn_shared(vmf, table, orig)
+        if unshare:
+            return 0
+        return wp_pfn_shared(vmf, table, orig) if folio is None else wp_page_shared(vmf, table, orig, folio)
     if unshare and not fault_unshare(folio):
         reached("unsharing did nothing")
         return 0
@@ -309,11 +327,30 @@ def wp_pfn_shared(vmf: VmFault, table: PteTable, orig: int) -> int:
         result: int = ops.pfn_mkwrite(vmf)
         if result & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
             return result
+    wp_page_reuse(vmf, table, orig)
+    return 0
+
+
+def wp_page_shared(vmf: VmFault, table: PteTable, orig: int, folio: Folio) -> int:
+    """The first store to a shared page that is counted: the driver has nothing to say to it by ->pfn_mkwrite, which is
+    for frames without a page.
+    """
+    if wp_page_reuse(vmf, table, orig):
+        folio_mark_dirty(folio)
+    return 0
+
+
+def wp_page_reuse(vmf: VmFault, table: PteTable, orig: int) -> bool:
+    """The entry becomes writable and dirty, if it is still ``orig``.
+
+    Source: mm/memory.c wp_page_reuse, finish_mkwrite_fault.
+    """
     ptl = pte_offset_map_lock(table)
-    if locked_entry(table, vmf.address) == orig:
+    same: bool = locked_entry(table, vmf.address) == orig
+    if same:
         set_pte_at(table, vmf.address, may_write(orig | RW | ACCESSED | DIRTY | SOFT_DIRTY))
     pte_unmap_unlock(ptl)
-    return 0
+    return same
 
 
 def copy_user_page(mm: MmStruct, table: PteTable, address: int, orig: int) -> None:
@@ -396,11 +433,12 @@ def taken_from_the_cache(machine: Any, old: Folio) -> None:
 
 
 # -- pages of drivers -----------------------------------------------------------------------------------------------
-def fault_of_a_page(vmf: VmFault, table: PteTable) -> int:
-    """A fault whose driver answers with a page: that is mapped; a store to a private mapping gets a copy instead, which
-    is allocated before the driver is asked.
+def __do_fault(vmf: VmFault, table: PteTable) -> int:
+    """Ask the driver, which maps the page itself (NOPAGE), says no, or answers with the page, and a reference to it for
+    the page tables: that is mapped. A store to a private mapping gets a copy instead, which is allocated before the
+    driver is asked. An answer without a page is an oops.
 
-    Source: mm/memory.c do_read_fault, do_cow_fault, do_shared_fault.
+    Source: mm/memory.c __do_fault, do_read_fault, do_cow_fault, do_shared_fault.
     """
     vma, mm = vmf.vma, vmf.vma.vm_mm
     cow: Folio | None = None
@@ -414,6 +452,8 @@ def fault_of_a_page(vmf: VmFault, table: PteTable) -> int:
         if cow is not None:
             folio_put(cow, page_tables(mm))
         return result
+    if vmf.page is None:
+        bug("fault-without-page", f"->fault of {vma.name} says {result:#x}, which is a page, and there is none")
     mapped = finish_fault(vmf, table, cow if cow is not None else vmf.page)
     if cow is not None or not mapped:
         folio_put(vmf.page, page_tables(mm))
@@ -443,7 +483,11 @@ def mapped_as_the_page_is(folio: Folio) -> bool:
 def finish_fault(vmf: VmFault, table: PteTable, folio: Folio) -> bool:
     """Map what a fault has found; False if somebody else has mapped something meanwhile."""
     vma, mm = vmf.vma, vmf.vma.vm_mm
-    if pte_alloc(mm, table) < 0:
+    pmd = pte_alloc(mm, table)
+    if pmd < 0:
+        return False
+    if pmd_leaf(pmd):
+        reached("no PTE table where a huge leaf is")
         return False
     entry = mk_pte(folio.pfn, vma.vm_page_prot)
     if vmf.flags & FAULT_FLAG_WRITE:
@@ -464,21 +508,23 @@ def finish_fault(vmf: VmFault, table: PteTable, folio: Folio) -> bool:
 
 def vm_insert_page(vma: VmArea, addr: int, folio: Folio) -> int:
     """Map a page that a driver has allocated and holds: 0 or an errno. The entry counts it. Needs mmap_lock W the first
-    time, when the VMA becomes a VM_MIXEDMAP.
+    time, when the VMA becomes a VM_MIXEDMAP: whoever can read-lock it then has it for reading at most, and is a BUG.
     """
     if not vma.vm_start <= addr < vma.vm_end:
         return -EFAULT
     if not vma.has(VM_MIXEDMAP):
+        if mmap_read_trylock(vma.vm_mm):
+            bug("insert-page-read-locked", f"vm_insert_page into {vma.name}, no MIXEDMAP yet, without mmap_lock W")
         if vma.has(VM_PFNMAP):
             bug("insert-page-pfnmap", f"vm_insert_page into {vma.name}, which is a PFNMAP")
         vm_flags_set(vma, VM_MIXEDMAP)
     if folio.anon:
         return -EINVAL
     mm = vma.vm_mm
-    table = pmd_offset(mm, addr)
-    if pte_alloc(mm, table) < 0:
+    table = walk_to_pmd(mm, addr)
+    ptl = pte_alloc_map_lock(mm, table, addr)
+    if ptl is None:
         return -ENOMEM
-    ptl = pte_offset_map_lock(table)
     if ptep_get(table, addr) != NONE:
         pte_unmap_unlock(ptl)
         return -EBUSY

@@ -220,7 +220,7 @@ def if_it_is_exclusive(vmf: VmFault, folio: Folio, slot: SwapSlot, orig: int) ->
 # -- pages that a device has for itself -------------------------------------------------------------------------------
 def restore(vma: VmArea, table: PteTable, address: int, orig: int, folio: Folio) -> None:
     """Map the page again that a device had for itself. It is locked, and so is the page table."""
-    entry: int = restore_exclusive_pte(vma, folio, orig)
+    entry: int = restore_exclusive_pte(vma, address, folio, orig)
     if not design().counted:
         folio.add_return("mapcount", 1)
     set_pte_at(table, address, entry)
@@ -305,19 +305,19 @@ def lock_referenced(vmf: VmFault, table: PteTable, orig: int, folio: Folio, even
 @restore_exclusive_pte.alternative(
     "by-type", source="none (5.10); mm/memory.c restore_exclusive_pte (6.1 - 6.12)", releases="v5.14 - v6.14"
 )
-def as_the_entry_says(vma: VmArea, folio: Folio, orig: int) -> int:
+def as_the_entry_says(vma: VmArea, address: int, folio: Folio, orig: int) -> int:
     """Old, and writable and dirty if the entry says so and the VMA allows it."""
     entry = restored_entry(vma, folio, orig)
     return written_entry(vma, entry) if orig >> TYPE_SHIFT == SWP_DEVICE_EXCLUSIVE_WRITE else entry
 
 
 @restore_exclusive_pte.alternative("by-vma", source="mm/memory.c restore_exclusive_pte, 7.3.4", releases=">= v6.15")
-def as_the_vma_says(vma: VmArea, folio: Folio, orig: int) -> int:
+def as_the_vma_says(vma: VmArea, address: int, folio: Folio, orig: int) -> int:
     """Old, and writable if the VMA is and mprotect would make it so; then dirty if the page is, which it has been since
     it was given to the device.
     """
     entry = restored_entry(vma, folio, orig)
-    if vma.vm_flags & VM_WRITE and can_change_pte_writable(vma, entry):
+    if vma.vm_flags & VM_WRITE and can_change_pte_writable(vma, address, entry):
         entry |= RW | DIRTY | SOFT_DIRTY
     return entry
 

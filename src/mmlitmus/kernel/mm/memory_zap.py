@@ -16,8 +16,8 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PAGE_SIZE,
     PMD_SIZE,
     PUD_SIZE,
-    TABLE,
     PteTable,
+    PudEntry,
     get_and_clear_full_ptes,
     pmd_leaf,
     pmd_offset,
@@ -29,7 +29,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     pud_offset,
 )
 from mmlitmus.kernel.mm.device_exclusive import zap_device_exclusive
-from mmlitmus.kernel.mm.huge_memory import split_huge_pmd, split_huge_pud, zap_huge_pmd, zap_huge_pud
+from mmlitmus.kernel.mm.huge_memory import pud_clear_bad, split_huge_pmd, split_huge_pud, zap_huge_pmd, zap_huge_pud
 from mmlitmus.kernel.mm.memory_pages import vm_normal_page, vm_normal_pages
 from mmlitmus.kernel.mm.mm_types import VM_PFNMAP, AddressSpace, MmStruct, VmArea, vma_pages
 from mmlitmus.kernel.mm.mmu_gather import (
@@ -59,7 +59,7 @@ from mmlitmus.kernel.sync.rwsem import down_read, up_read
 should_keep = Seam("should_zap_folio", "which pages unmap_mapping_range leaves mapped without even_cows")
 
 
-def zap_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int) -> None:
+def zap_pte_range(tlb: MmuGather, vma: VmArea, table: PteTable, addr: int, end: int) -> None:
     """Clear the PTEs of one table under its lock, noting what has to be flushed. What was counted is given
     back after the flush. That comes before the lock is dropped where a page that is not the process's own was dirty:
     who cleans it must not miss a store.
@@ -69,11 +69,11 @@ def zap_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int) -> None:
     force_flush = False
     ptl = pte_offset_map_lock(table)
     while addr < end:
-        loop_point(tlb, table, addr, end, mm, batch, ptl, force_flush)
+        loop_point(tlb, vma, table, addr, end, mm, batch, ptl, force_flush)
         entry, nr = pte_run(table, addr, 1 if batch == 1 else batch_at(mm, addr, end - addr >> PAGE_SHIFT))
-        if entry != NONE and (tlb.even_cows or not zap_spares(mm, entry)):
+        if entry != NONE and (tlb.even_cows or not zap_spares(vma, addr, entry)):
             cleared = get_and_clear_full_ptes(table, addr, nr)
-            for folio in vm_normal_pages(mm, cleared, nr):
+            for folio in vm_normal_pages(vma, addr, cleared, nr):
                 if cleared & DIRTY_BITS and not folio.anon:
                     folio_mark_dirty(folio)
                     force_flush = True
@@ -87,14 +87,14 @@ def zap_pte_range(tlb: MmuGather, table: PteTable, addr: int, end: int) -> None:
     pte_unmap_unlock(ptl)
 
 
-def zap_spares(mm: MmStruct, entry: int) -> bool:
+def zap_spares(vma: VmArea, address: int, entry: int) -> bool:
     """Is this entry left alone where private copies are to stay? One that maps no page is not.
 
     Source: mm/memory.c zap_pte_range; should_zap_page (6.1), should_zap_folio (from 6.12).
     """
     if not pte_present(entry):
         return True
-    folio = vm_normal_page(mm, entry)
+    folio = vm_normal_page(vma, address, entry)
     return folio is not None and bool(should_keep(folio))
 
 
@@ -130,30 +130,48 @@ def unmap_page_range(tlb: MmuGather, vma: VmArea, addr: int, end: int) -> None:
     """
     for first, last in pud_chunks(addr, end):
         pud = pud_offset(tlb.mm, first)
-        entry = TABLE if pud is None else pud.entry
-        if pud is not None and pud_leaf(entry) and last - first < PUD_SIZE:
-            split_huge_pud(tlb.mm, pud)
-        elif pud is not None and pud_leaf(entry):
-            zap_huge_pud(tlb, pud)
-        elif entry != NONE:
-            unmap_pmd_range(tlb, first, last)
+        if pud is None or not unmap_pud_leaf(tlb, vma, pud, last - first):
+            unmap_pmd_range(tlb, vma, first, last)
     tlb_end_vma(tlb, vma)
 
 
-def unmap_pmd_range(tlb: MmuGather, addr: int, end: int) -> None:
-    """``unmap_page_range`` below the 1G leaves.
+def unmap_pud_leaf(tlb: MmuGather, vma: VmArea, pud: PudEntry, size: int) -> bool:
+    """What a PUD entry has for the ``size`` bytes of it that are unmapped: True if there is no table below it to go
+    through. What comes in the place of a leaf meanwhile is looked at once more.
+
+    Source: mm/memory.c zap_pud_range.
+    """
+    entry = pud.entry
+    if pud_leaf(entry):
+        if size < PUD_SIZE:
+            split_huge_pud(tlb.mm, pud)
+        elif zap_huge_pud(tlb, vma, pud):
+            return True
+        entry = pud.entry
+    if pud_leaf(entry):
+        pud_clear_bad(tlb.mm, pud)
+        return True
+    return bool(entry == NONE)
+
+
+def unmap_pmd_range(tlb: MmuGather, vma: VmArea, addr: int, end: int) -> None:
+    """``unmap_page_range`` below the 1G leaves. A leaf is taken away until something else is in its place. (Up to 6.4
+    one that comes back at once stays. Whoever must not leave it keeps faults out, so nobody can tell.)
 
     Source: mm/memory.c zap_pmd_range; pte_table_reclaim_possible (7.3).
     """
     for start, stop in pmd_batches(tlb.mm, addr, end):
         table = pmd_offset(tlb.mm, start, stop - start >> PAGE_SHIFT)
         entry = table.entry
-        if pmd_leaf(entry) and stop - start < PMD_SIZE:
-            split_huge_pmd(tlb.mm, table)
-        elif pmd_leaf(entry):
-            zap_huge_pmd(tlb, table)
-        elif entry != NONE:
-            zap_pte_range(tlb, table, start, stop)
+        while pmd_leaf(entry):
+            if stop - start < PMD_SIZE:
+                split_huge_pmd(tlb.mm, table)
+            elif zap_huge_pmd(tlb, vma, table):
+                entry = NONE
+                break
+            entry = table.entry
+        if entry != NONE:
+            zap_pte_range(tlb, vma, table, start, stop)
             if tlb.reclaim_pt and stop - start >= PMD_SIZE:
                 not_modelled("MADV_DONTNEED of all that a page table has, with CONFIG_PT_RECLAIM")
 

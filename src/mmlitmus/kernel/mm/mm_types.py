@@ -123,10 +123,9 @@ class VmArea(Model):
 
     ``vm_ops`` is the driver's operations object; ``rmap_lock`` its file's i_mmap_rwsem. ``pfnmap_track_ctx`` is what
     6.16's tracking of reserved frames keeps (``pfnmap_track``); ``memtype_owner`` is a ghost: who reserves frames for
-    this VMA and whatever is split off or moved from it. ``anon_vma``: empty until a page of a process's own has been
-    put into the VMA, which is anonymous or filled with pages by its driver's ->fault (others have no use for it
-    here); then the names of the anon_vma and of those that it came from by fork (include/linux/mm_types.h anon_vma,
-    anon_vma_chain).
+    this VMA and whatever is split off or moved from it. ``anon_vma``: empty until a page of a process's own is put
+    into the VMA; then the names of the anon_vma and of those that it came from by fork (include/linux/mm_types.h
+    anon_vma, anon_vma_chain).
     """
 
     __slots__ = ("rmap_lock", "vm_lock")
@@ -176,9 +175,7 @@ class VmArea(Model):
         touch(self.oid("detached"), (self.oid("private"), self.oid("late")))
         self._values[self.fields["detached"].at] = False
         self.private = False
-        self.late = not self.vm_ops.anonymous and not self.vm_ops.answers_pages and not (
-            self.peek("vm_flags") & (VM_IO | VM_PFNMAP | VM_MIXEDMAP)
-        )
+        self.late = not self.vm_ops.anonymous and not self.peek("vm_flags") & (VM_IO | VM_PFNMAP | VM_MIXEDMAP)
 
     def retire(self) -> None:
         """Nobody else can reach the VMA any more: no tree and no reverse map has it, and who had locked it is gone."""
@@ -189,9 +186,10 @@ class VmArea(Model):
 class VmOperations:
     """vm_operations_struct: what the mm calls a driver for. A driver overrides what it has.
 
-    ``fault(vmf)`` provides the page at ``vmf.address`` and returns VM_FAULT_* bits; ``huge_fault(vmf, order)``
-    provides a leaf of that order. Either is None for a driver without it. ``pfn_mkwrite(vmf)`` is asked before a shared
-    page is written for the first time. ``mapped`` is called once the VMA is linked everywhere (the hook that came with
+    ``fault(vmf)`` provides the page at ``vmf.address`` and returns VM_FAULT_* bits: it maps it (NOPAGE), or answers
+    with it (``vmf.page``, with a reference for the page tables; 0). ``huge_fault(vmf, order)`` provides a leaf of that
+    order. Either is None for a driver without it. ``pfn_mkwrite(vmf)`` is asked before a shared frame without a page is
+    written for the first time. ``mapped`` is called once the VMA is linked everywhere (the hook that came with
     ``.mmap_prepare``). ``may_split(vma, addr)``, ``mremap(new_vma)`` and ``mprotect(vma, start, end, newflags)`` are
     asked where a VMA is to be split, has been moved, or is to get other permissions, and return 0 or an errno, which is
     what the system call says. ``access(vma, address, length, write)`` copies for a debugger what has no page, and
@@ -212,8 +210,6 @@ class VmOperations:
     access: Any = None
     #: of the model's own: the kernel's anonymous VMAs have no operations at all (vma_is_anonymous)
     anonymous = False
-    #: of the model's own: ->fault may answer with a page (``VmFault.page``), with a reference for the page tables
-    answers_pages = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

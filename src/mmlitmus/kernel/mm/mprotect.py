@@ -244,7 +244,7 @@ def change_pte_range(tlb: MmuGather, vma: VmArea, table: PteTable, addr: int, en
             continue
         entry = ptep_modify_prot_start(table, page)
         new = pte_modify(entry, prot)
-        if try_writable and not new & RW and can_change_pte_writable(vma, new):
+        if try_writable and not new & RW and can_change_pte_writable(vma, page, new):
             new = may_write(new | RW)
         ptep_modify_prot_commit(table, page, new)
         tlb_remove_tlb_entries(tlb, page, page + PAGE_SIZE)

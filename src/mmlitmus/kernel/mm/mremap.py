@@ -21,7 +21,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 )
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
 from mmlitmus.kernel.errno import EAGAIN, EFAULT, EINVAL, ENOMEM
-from mmlitmus.kernel.mm.huge_memory import split_huge_pmd, split_huge_pud
+from mmlitmus.kernel.mm.huge_memory import pud_clear_bad, split_huge_pmd
 from mmlitmus.kernel.mm.mlock import mm_populate
 from mmlitmus.kernel.mm.mm_types import (
     VM_DONTEXPAND,
@@ -45,7 +45,7 @@ from mmlitmus.kernel.mm.mmu_notifier import (
     mmu_notifier_range_init,
 )
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
-from mmlitmus.kernel.mm.pgalloc import pte_alloc
+from mmlitmus.kernel.mm.pgalloc import pte_alloc, walk_to_pmd
 from mmlitmus.kernel.mm.rmap import i_mmap_lock_write, i_mmap_unlock_write
 from mmlitmus.kernel.mm.swapops import SWP_SOFT_DIRTY
 from mmlitmus.kernel.mm.vma import (
@@ -455,9 +455,10 @@ def move_page_tables(vma: VmArea, old_addr: int, new_addr: int, length: int, *, 
     ``need_rmap_locks``: does the reverse map come to the VMA at ``new_addr`` before ``vma``? Whoever walks it could
     then miss an entry that is under way.
 
-    A 2M leaf that cannot be moved whole is cleared, and faulted again where it is needed; so is a 1G leaf (the kernel
-    moves one that is aligned at both ends). Not modelled: moving a whole 2M
-    block's PTE table at once (move_normal_pmd), which leaves the entries' soft-dirty bits alone.
+    A 2M leaf that cannot be moved whole is cleared, and faulted again where it is needed. A 1G leaf never gets so far:
+    who looks for a table of PMD entries (get_old_pud, get_old_pmd) finds a bad entry, says so, and clears it. Not
+    modelled: moving a whole 2M block's PTE table at once (move_normal_pmd), which leaves the entries' soft-dirty bits
+    alone.
     """
     mm = vma.vm_mm
     if not length:
@@ -468,16 +469,17 @@ def move_page_tables(vma: VmArea, old_addr: int, new_addr: int, length: int, *, 
     while done < length:
         pud = pud_offset(mm, old_addr + done)
         if pud is not None and pud_leaf(pud.entry):
-            split_huge_pud(mm, pud)
+            pud_clear_bad(mm, pud)
         src = pmd_offset(mm, old_addr + done)
         entry = src.entry
         step = min(length - done, PMD_SIZE - (old_addr + done & PMD_SIZE - 1))
         step = min(step, PMD_SIZE - (new_addr + done & PMD_SIZE - 1))
+        dst = walk_to_pmd(mm, new_addr + done) if entry != NONE else src
         if pmd_leaf(entry):
             if step < PMD_SIZE or not move_pgt_entry(vma, old_addr + done, new_addr + done, need_rmap_locks):
                 split_huge_pmd(mm, src)
         elif entry != NONE:
-            if pte_alloc(mm, pmd_offset(mm, new_addr + done)) < 0:
+            if pte_alloc(mm, dst) < 0:
                 break
             move_ptes(vma, old_addr + done, new_addr + done, step, need_rmap_locks)
         done += step

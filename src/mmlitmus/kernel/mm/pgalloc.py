@@ -2,12 +2,16 @@
 
 Source: mm/memory.c, include/linux/mm.h, functions of the same name; where a docstring does not say otherwise. Of the
 model's own: pmd_page, pmd_page_alloc, pmd_page_free, pte_batches, batch_at, Touched, fault_batch, pmd_chunks,
-pmd_batches, pud_chunks.
+pmd_batches, pud_chunks, walks_through, no_pte_table.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+from mmlitmus.explore.findings import bug, reached
 from mmlitmus.explore.primitives.choice import may_fail
+from mmlitmus.explore.runtime import current
 from mmlitmus.kernel.arch.x86.pgtable import (
     NONE,
     PAGE_SHIFT,
@@ -18,30 +22,96 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PmdPage,
     PteTable,
     PudEntry,
+    pmd_leaf,
+    pmd_offset,
+    pte_offset_map_lock,
+    pud_leaf,
     pud_offset,
 )
 from mmlitmus.kernel.errno import ENOMEM
 from mmlitmus.kernel.mm.mm_types import MmStruct, VmArea
+from mmlitmus.kernel.policy import Seam
 from mmlitmus.kernel.sync.might import might_alloc
 from mmlitmus.kernel.sync.spinlock import spin_lock, spin_unlock
 
+no_pte_table = Seam("pte_offset_map_lock", "what who wants a PTE table finds where a huge leaf is")
+
+
+def walk_to_pmd(mm: MmStruct, address: int, nr: int = 1) -> PteTable:
+    """The slot of the PMD entry for ``address``, with whatever is missing above it. ``nr``: of a batch of so many
+    pages.
+
+    Nobody asks whether the PUD entry is a leaf: it is taken for a table, and the frame that it maps is read as one.
+    Source: mm/memory.c walk_to_pmd, remap_pmd_range.
+    """
+    pud = pud_offset(mm, address)
+    if pud is not None and pud_leaf(pmd_alloc(pud)):
+        walks_through(mm, address, "a 1G leaf for a table of PMD entries")
+    pmd_page_alloc(mm, address)
+    return pmd_offset(mm, address, nr)
+
+
+def walks_through(mm: MmStruct, address: int, what: str) -> None:
+    """The kernel goes on through the frame that a leaf maps. A BAR has neither a direct map nor struct pages: an
+    oops. Of memory it would take whatever is in it for entries, or the frame's lock for the table's.
+    """
+    where = f"{mm.name}'s page {mm.machine.page_label(address)}"
+    bug("walk-through-leaf", f"{current().name} takes {what} at {where}: what it reads or locks is none")
+
 
 def pte_alloc(mm: MmStruct, table: PteTable) -> int:
-    """Make sure that there is a PTE table under the PMD entry: 0, or -ENOMEM. Sleeps."""
-    pud = pud_offset(mm, table.address)
-    if pud is not None:
-        pmd_alloc(pud)
-    pmd_page_alloc(mm, table.address)
-    if table.entry != NONE:
-        return 0
+    """Make sure that something is there under the PMD entry, a PTE table if it was none: the entry then (a huge leaf
+    stays), or -ENOMEM. Sleeps.
+    """
+    entry: int = table.entry
+    if entry != NONE:
+        return entry
     might_alloc(mm.machine)
     if may_fail("pte_alloc_one", mm.machine.failures):
         return -ENOMEM
     spin_lock(table.pmd_lock)
-    if table.entry == NONE:
-        table.entry = TABLE
+    entry = table.entry
+    if entry == NONE:
+        entry = table.entry = TABLE
     spin_unlock(table.pmd_lock)
-    return 0
+    return entry
+
+
+def pte_alloc_map_lock(mm: MmStruct, table: PteTable, address: int) -> Any:
+    """The PTE table under a PMD entry, locked, made if there was none. None without memory, and where there can be no
+    table (``no_pte_table``). The callers say -ENOMEM or VM_FAULT_OOM of either.
+    """
+    entry = pte_alloc(mm, table)
+    if entry < 0:
+        return None
+    return no_pte_table(mm, table, address) if pmd_leaf(entry) else pte_offset_map_lock(table)
+
+
+@no_pte_table.alternative(
+    "through-leaf",
+    source="include/linux/mm.h pte_offset_map_lock, pte_lockptr, v6.1",
+    releases="<= v6.4",
+)
+def lock_of_no_table(mm: MmStruct, table: PteTable, address: int) -> Any:
+    """It locks the table that the leaf's frame would be."""
+    walks_through(mm, address, "a 2M leaf for a PTE table")
+
+
+@no_pte_table.alternative("unseen", source="negative control", releases="never")
+def the_table_of_before(mm: MmStruct, table: PteTable, address: int) -> Any:
+    """Nobody looks: a PTE goes where the table would be."""
+    return pte_offset_map_lock(table)
+
+
+@no_pte_table.alternative(
+    "none",
+    source="'mm/pgtable: allow pte_offset_map[_lock]() to fail' (6.5); mm/pgtable-generic.c __pte_offset_map, 6.12.117",
+    releases=">= v6.5",
+)
+def there_is_no_table(mm: MmStruct, table: PteTable, address: int) -> Any:
+    """It finds that there is none, and says so."""
+    reached("no PTE table where a huge leaf is")
+    return None
 
 
 def pte_prealloc(mm: MmStruct, table: PteTable) -> int:
@@ -56,14 +126,19 @@ def pte_prealloc(mm: MmStruct, table: PteTable) -> int:
     return -ENOMEM if may_fail("pte_alloc_one", mm.machine.failures) else 0
 
 
-def pmd_alloc(pud: PudEntry) -> None:
-    """Make sure that there is a PMD table under the PUD entry, if it holds no leaf. Memory is never short for it."""
-    if pud.entry != NONE:
-        return
+def pmd_alloc(pud: PudEntry) -> int:
+    """Make sure that there is something under the PUD entry, a PMD table if it was none: the entry then (a leaf stays).
+    Memory is never short for it.
+    """
+    entry: int = pud.entry
+    if entry != NONE:
+        return entry
     spin_lock(pud.pud_lock)
-    if pud.entry == NONE:
-        pud.entry = TABLE
+    entry = pud.entry
+    if entry == NONE:
+        entry = pud.entry = TABLE
     spin_unlock(pud.pud_lock)
+    return entry
 
 
 def pmd_page(mm: MmStruct, address: int) -> PmdPage:

@@ -19,6 +19,8 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PMD_SHIFT,
     PMD_SIZE,
     PUD_SIZE,
+    TABLE,
+    PteTable,
     pmd_leaf,
     pmd_offset,
     pud_leaf,
@@ -31,13 +33,14 @@ from mmlitmus.kernel.mm.mm_types import File, MmStruct, VmArea
 from mmlitmus.kernel.mm.mmap_lock import vma_start_write
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_free_vmas
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
-from mmlitmus.kernel.mm.pgalloc import pmd_batches, pmd_page_free, pud_chunks
+from mmlitmus.kernel.mm.pgalloc import pmd_batches, pmd_page_free, pud_chunks, walks_through
 from mmlitmus.kernel.policy import Seam, running
 from mmlitmus.kernel.sync.might import might_alloc
 from mmlitmus.kernel.sync.rwsem import down_write, up_write
 
 find_vma_assert = Seam("find_vma", "who notices that find_vma is called without mmap_lock")
 vma_lookup_assert = Seam("vma_lookup", "who notices that vma_lookup is")
+adjust_trans_huge = Seam("vma_adjust_trans_huge", "which huge leaves the split of a VMA splits")
 
 
 class VmaLineage(MemtypeOwner):
@@ -164,9 +167,9 @@ def anon_vma_of_copy(orig: VmArea, mm: MmStruct) -> tuple[str, ...]:
 
     Source: mm/rmap.c anon_vma_clone, anon_vma_fork.
     """
-    if not (orig.vm_ops.anonymous or orig.vm_ops.answers_pages) or not orig.anon_vma:
+    chain: tuple[str, ...] = orig.peek("anon_vma")  # only faults change it, and mmap_lock W keeps them out
+    if not chain:
         return ()
-    chain: tuple[str, ...] = orig.anon_vma
     return chain if mm is orig.vm_mm else (f"{mm.name}:{orig.vm_start:#x}", *chain)
 
 
@@ -310,7 +313,7 @@ def split_vma(vma: VmArea, addr: int, new_below: bool) -> tuple[int, VmArea | No
     down_write(mapping.i_mmap_rwsem)
     vma_interval_tree_insert(new)
     mapping.i_mmap.remove(vma)
-    split_huge_leaf_if_needed(vma, addr)
+    adjust_trans_huge(vma, addr)
     if new_below:
         vma.vm_start = addr
         vma.vm_pgoff = vma.vm_pgoff + delta
@@ -352,22 +355,51 @@ def vma_expand(vma: VmArea, end: int) -> None:
     up_write(mapping.i_mmap_rwsem)
 
 
-def split_huge_leaf_if_needed(vma: VmArea, addr: int) -> None:
-    """A huge leaf may not lie across two VMAs: clear the one that lies across ``addr``.
+def split_huge_pmd_if_needed(vma: VmArea, addr: int) -> None:
+    """A 2M leaf of ``vma`` may not lie across two VMAs: clear the one that lies across ``addr``.
 
-    Source: mm/huge_memory.c vma_adjust_trans_huge.
+    Source: mm/huge_memory.c vma_adjust_trans_huge (5.10), split_huge_pmd_if_needed (from 6.1).
     """
-    mm = vma.vm_mm
-    pud = pud_offset(mm, addr)
-    if pud is not None and addr & PUD_SIZE - 1 and pud_leaf(pud.entry):
-        split_huge_pud(mm, pud)
-        return
     block = addr & ~(PMD_SIZE - 1)
     if addr == block or block < vma.vm_start or vma.vm_end < block + PMD_SIZE:
         return
-    table = pmd_offset(mm, addr)
-    if pmd_leaf(table.entry):
-        split_huge_pmd(mm, table)
+    table = mm_find_pmd(vma.vm_mm, addr)
+    if table is not None and pmd_leaf(table.entry):
+        split_huge_pmd(vma.vm_mm, table)
+
+
+def mm_find_pmd(mm: MmStruct, addr: int) -> PteTable | None:
+    """The slot of the PMD entry for ``addr``, None if there is no table that it is in. Whether the PUD entry is a leaf
+    is not asked: the frame that it maps is taken for that table.
+
+    Source: mm/huge_memory.c split_huge_pmd_address (5.10), mm/rmap.c mm_find_pmd (from 6.1).
+    """
+    pud = pud_offset(mm, addr)
+    entry = TABLE if pud is None else pud.entry
+    if pud_leaf(entry):
+        walks_through(mm, addr, "a 1G leaf for a table of PMD entries")
+    return None if entry == NONE else pmd_offset(mm, addr)
+
+
+@adjust_trans_huge.alternative(
+    "pmd-only",
+    source="mm/huge_memory.c vma_adjust_trans_huge, 6.12.117, 7.3.4; observed on both with stock vfio-pci",
+    releases="all",
+)
+def split_pmd_leaf(vma: VmArea, addr: int) -> None:
+    """Only of 2M leaves. Off a 2M boundary a 1G leaf is walked through; at one it stays, across both VMAs."""
+    split_huge_pmd_if_needed(vma, addr)
+
+
+@adjust_trans_huge.alternative("pud-too", source="proposal", releases="proposal")
+def split_leaves(vma: VmArea, addr: int) -> None:
+    """A 1G leaf of the VMA first, wherever in it the split is."""
+    block = addr & ~(PUD_SIZE - 1)
+    pud = pud_offset(vma.vm_mm, addr)
+    inside = vma.vm_start <= block and block + PUD_SIZE <= vma.vm_end
+    if addr != block and inside and pud is not None and pud_leaf(pud.entry):
+        split_huge_pud(vma.vm_mm, pud)
+    split_huge_pmd_if_needed(vma, addr)
 
 
 def remove_vma(vma: VmArea, unreachable: bool) -> None:

@@ -25,7 +25,7 @@ def shared_and_dirty(vma: VmArea, entry: int) -> bool:
 
 
 @can_change_pte_writable.alternative("shared", source="mm/mprotect.c change_pte_range, v5.10", releases="<= v5.18")
-def if_the_driver_knows(vma: VmArea, entry: int) -> bool:
+def if_the_driver_knows(vma: VmArea, address: int, entry: int) -> bool:
     """A shared page whose driver has heard of its first store: the entry is dirty, and soft-dirty where the VMA is."""
     return shared_and_dirty(vma, entry) and bool(entry & SOFT_DIRTY or not vma.vm_flags & VM_SOFTDIRTY)
 
@@ -35,17 +35,17 @@ def if_the_driver_knows(vma: VmArea, entry: int) -> bool:
     source="mm/mprotect.c can_change_pte_writable, 6.1.192; recorded: 6.1.192",
     releases="v5.19 - v6.1",
 )
-def if_the_driver_knows_or_nobody_shares_what_is_dirty(vma: VmArea, entry: int) -> bool:
+def if_the_driver_knows_or_nobody_shares_what_is_dirty(vma: VmArea, address: int, entry: int) -> bool:
     """Such a page, or a private anonymous one that no other process maps, if it is dirty: one that somebody has forced
     a store to need not be.
     """
-    return bool(entry & DIRTY_BITS) and if_the_driver_knows_or_nobody_shares(vma, entry)
+    return bool(entry & DIRTY_BITS) and if_the_driver_knows_or_nobody_shares(vma, address, entry)
 
 
 @can_change_pte_writable.alternative(
     "or-exclusive", source="mm/mprotect.c can_change_pte_writable, 6.12.117", releases=">= v6.2"
 )
-def if_the_driver_knows_or_nobody_shares(vma: VmArea, entry: int) -> bool:
+def if_the_driver_knows_or_nobody_shares(vma: VmArea, address: int, entry: int) -> bool:
     """Such a page, or a private anonymous one that no other process maps; where soft-dirty is tracked, only one that is
     soft-dirty.
     """
@@ -53,5 +53,5 @@ def if_the_driver_knows_or_nobody_shares(vma: VmArea, entry: int) -> bool:
         return False
     if vma.has(VM_SHARED):
         return shared_and_dirty(vma, entry)
-    page = vm_normal_page(vma.vm_mm, entry)
+    page = vm_normal_page(vma, address, entry)
     return page is not None and page.anon and bool(page.anon_exclusive)

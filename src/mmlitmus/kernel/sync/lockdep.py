@@ -29,7 +29,8 @@ class Rule:
 
 
 LISTED = ("v5.8", "v5.14", "v6.9")
-BY_MAPPING = ("v6.10", "v6.12")
+HUGE_FAULT = ("v6.12", "v6.13", "v6.15")
+BY_MAPPING = ("v6.10", *HUGE_FAULT)
 
 RULES = (
     Rule(("mmap_lock", "i_mmap_rwsem", "pmd_lock", "ptl"), "mm/rmap.c"),
@@ -48,7 +49,7 @@ RULES = (
     Rule(("memory_lock", "fs_reclaim"), "drivers/vfio/pci: a fault allocates page tables"),
     Rule(("mmap_lock", "memory_lock", "pmd_lock", "ptl"), "drivers/vfio/pci: a fault"),
     Rule(("memory_lock", "i_mmap_rwsem"), "drivers/vfio/pci, from 6.10: a zap", "vfio_pci", BY_MAPPING),
-    Rule(("vm_lock", "memory_lock"), "drivers/vfio/pci, 6.12: huge_fault under the VMA lock", "vfio_pci", ("v6.12",)),
+    Rule(("vm_lock", "memory_lock"), "drivers/vfio/pci, 6.12: huge_fault under the VMA lock", "vfio_pci", HUGE_FAULT),
     Rule(("mmap_lock", "status_mutex", "pmd_lock", "ptl"), "drivers/misc/cxl/context.c cxl_mmap_fault"),
     Rule(("status_mutex", "fs_reclaim"), "drivers/misc/cxl/context.c cxl_mmap_fault: vmf_insert_pfn allocates"),
     Rule(("vfio_iommu_lock", "mmap_lock", "ptl"), "drivers/vfio/vfio_iommu_type1.c vfio_dma_do_map: iommu->lock"),

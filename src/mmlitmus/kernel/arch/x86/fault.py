@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmlitmus.explore import runtime as rt
+from mmlitmus.explore.findings import bug, reached, report
 from mmlitmus.explore.ops import LOOK, TOUCH
 from mmlitmus.explore.scheduler import SetupError
 from mmlitmus.kernel.arch.x86.pgtable import (
@@ -16,6 +17,8 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     DIRTY,
     NONE,
     PAGE_SHIFT,
+    PAT_LARGE,
+    PFN_MASK,
     PMD_SIZE,
     PRESENT,
     RW,
@@ -64,6 +67,8 @@ BUS_ADRERR, SEGV_MAPERR, SEGV_ACCERR = 2, 1, 2
 SIGBUS = Signal("SIGBUS", BUS_ADRERR)
 SIGSEGV = Signal("SIGSEGV", SEGV_MAPERR)
 GAVE_UP = "gave up"
+#: what is reached then, in every case: the row says so
+ACCESS_GAVE_UP = "an access gave up"
 #: with VM_FAULT_SIGSEGV: the VMA is there, and forbids the access
 ACCERR = 1 << 16
 
@@ -99,6 +104,7 @@ def user_access(mm: MmStruct, cpu: Any, address: int, write: bool) -> Any:
         signal = do_user_addr_fault(mm, address, FAULT_FLAG_WRITE if write else 0)
         if signal:
             return signal
+    reached(ACCESS_GAVE_UP)
     return GAVE_UP
 
 
@@ -132,6 +138,8 @@ def walk_leaf(mm: MmStruct, cpu: Any, table: Any, cell: int, address: int, write
         entry = table.peek("entry") if leaf else table.peek_pte(address)
         if not entry & PRESENT or (leaf and not pmd_leaf(entry)) or (write and not entry & RW):
             return NONE
+        if leaf and entry & (1 << table.leaf_shift) - 1 & PFN_MASK & ~PAT_LARGE:
+            pgtable_bad(mm, address, entry)
         if entry & wanted == wanted:
             break
         if kind == TOUCH:
@@ -146,6 +154,14 @@ def walk_leaf(mm: MmStruct, cpu: Any, table: Any, cell: int, address: int, write
         entry = small_page(entry, table.leaf_shift, address)
     cpu.tlb[mm.name, address >> PAGE_SHIFT] = entry
     return entry
+
+
+def pgtable_bad(mm: MmStruct, address: int, entry: int) -> None:
+    """The CPU refuses a leaf that has bits of a frame within it (they are reserved; all but the lowest, which is the
+    leaf's PAT bit), and the kernel the fault.
+    """
+    where = mm.machine.page_label(address)
+    bug("corrupted-page-table", f"{rt.current().name}: Corrupted page table at {where}: the leaf {entry:#x}")
 
 
 def access_error(vma: VmArea, flags: int) -> bool:
@@ -166,7 +182,18 @@ def do_user_addr_fault(mm: MmStruct, address: int, flags: int, touched: Touched 
         return Signal("SIGSEGV", SEGV_ACCERR) if result & ACCERR else SIGSEGV
     if result & VM_FAULT_SIGBUS:
         return SIGBUS
-    return None  # done, or out of memory: pagefault_out_of_memory() lets the instruction run again
+    if result & VM_FAULT_OOM:
+        pagefault_out_of_memory()
+    return None
+
+
+def pagefault_out_of_memory() -> None:
+    """A fault says that memory was short, and the instruction is run again: whoever would have been killed for it has
+    been already. All that is seen of it is a line in the log, whether memory was short or not.
+
+    Source: mm/oom_kill.c pagefault_out_of_memory.
+    """
+    report("printk", "oom-leaked", f"{rt.current().name}: Huh VM_FAULT_OOM leaked out to the #PF handler. Retrying PF")
 
 
 def fault_under_mmap_lock(mm: MmStruct, address: int, flags: int, touched: Touched | None) -> int:

@@ -3,7 +3,8 @@
 Addresses are bytes; a pfn is an address >> PAGE_SHIFT. An entry is an int, laid out as the hardware has it. Source:
 arch/x86/include/asm/pgtable.h, arch/x86/include/asm/pgtable_types.h, arch/x86/include/asm/pgtable_64.h,
 arch/x86/include/asm/pgtable-invert.h, include/linux/pgtable.h, include/linux/mm.h, functions of the same name;
-pte_special is _PAGE_BIT_SOFTW1. Of the model's own: LeafSlot, PteTable, bits, describe, leaf_pfn, small_page, pte_run.
+pte_special is _PAGE_BIT_SOFTW1. Of the model's own: LeafSlot, PteTable, bits, describe, leaf_pfn, small_page,
+pte_run, pud_inherit.
 Recorded: a VFIO BAR page on 6.1.192 reads 0x80000000fea00237 (present, rw, user, PCD, accessed, special, NX).
 
 What takes ``nr`` works on a batch: that many entries of one page table, none of them or of consecutive frames with the
@@ -313,6 +314,14 @@ def pud_populate(mm: Any, start: int, end: int) -> None:
     for n in range(start + PUD_SIZE - 1 >> PUD_SHIFT, end >> PUD_SHIFT):
         if n not in mm.puds:
             mm.puds[n] = mm.machine.pud_entry(mm.name, n << PUD_SHIFT, mm.machine.page_label)
+
+
+def pud_inherit(mm: Any, oldmm: Any) -> None:
+    """Give a new mm the PUD entries that the one has that it is a copy of: a leaf may have stayed where no VMA covers
+    its block whole any more.
+    """
+    for n in sorted(oldmm.puds):
+        mm.puds[n] = mm.machine.pud_entry(mm.name, n << PUD_SHIFT, mm.machine.page_label)
 
 
 def pud_leaf(entry: int) -> bool:

@@ -165,7 +165,6 @@ class ProbeOps(VmOperations):
     def __init__(self, probe: Probe, fill: Fill) -> None:
         self.probe = probe
         self.fill = fill
-        self.answers_pages = fill.insert == "fault_page"
         if fill.insert == "huge":
             self.huge_fault = self._huge_fault
 

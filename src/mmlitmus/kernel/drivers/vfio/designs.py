@@ -1,7 +1,7 @@
 """Every design of vfio-pci's BAR mappings: the merged ones by release, and the proposals.
 
 One class a design. The merged ones: 5.8 (first), 5.14 (concurrent faults), 6.10 (vmf_insert_pfn and
-unmap_mapping_range), 6.12 (huge faults). The proposals are in ``proposals``.
+unmap_mapping_range), 6.12, 6.13, 6.15 (huge faults). The proposals are in ``proposals``.
 """
 
 from __future__ import annotations
@@ -300,13 +300,15 @@ class VfioPci610(VfioPciCoreDevice):
 
 
 @vfio_pci.alternative(
-    "v6.12",
-    source="f9e54c3a2f5b 'vfio/pci: implement huge_fault support'; "
-    "drivers/vfio/pci/vfio_pci_core.c vfio_pci_mmap_huge_fault, 6.12.117",
-    releases=">= v6.12",
+    "v6.15",
+    source="c1d9dac0db16 'vfio/pci: Align huge faults to order'; "
+    "drivers/vfio/pci/vfio_pci_core.c vfio_pci_mmap_huge_fault, 6.12.117, 7.3.4",
+    releases=">= v6.15, deb-6.12.117",
 )
 class VfioPci612(VfioPci610):
-    """6.10 with huge_fault: one leaf a fault, of whatever size fits VMA and frame."""
+    """6.10 with huge_fault: a leaf for a fault anywhere in it, if VMA and frame fit. Whether a block has a leaf or a
+    table is so no matter of who was first.
+    """
 
     def fault_locked(self, vmf: VmFault) -> int:
         """The handler's body, under memory_lock R: the faulting page only."""
@@ -314,17 +316,24 @@ class VfioPci612(VfioPci610):
             return VM_FAULT_SIGBUS
         return self.insert(vmf.vma, vmf.address, vmf.nr)
 
+    def fits(self, vmf: VmFault, order: int, pfn: int) -> bool:
+        """May the fault be served by a leaf of ``order``, whose first frame is ``pfn``? Asked before any lock is taken.
+
+        Source: drivers/vfio/pci/vfio_pci_core.c vfio_pci_mmap_huge_fault (from 6.12); none (to 6.1).
+        """
+        vma, size = vmf.vma, PAGE_SIZE << order
+        start = vmf.address & -size
+        return not pfn & (1 << order) - 1 and vma.vm_start <= start and start + size <= vma.vm_end
+
     def huge_fault(self, vmf: VmFault, order: int) -> int:
-        """FALLBACK (before any lock) unless leaf and frame are aligned.
+        """One leaf under memory_lock R; FALLBACK where none fits.
 
         Source: drivers/vfio/pci/vfio_pci_core.c vfio_pci_mmap_huge_fault (from 6.12); none (to 6.1).
         """
         vma = vmf.vma
         start = vmf.address & ~((PAGE_SIZE << order) - 1)
         pfn = self.vma_to_pfn(vma) + (start - vma.vm_start >> PAGE_SHIFT)
-        if order not in (PMD_ORDER, PUD_ORDER) or start < vma.vm_start or start + (PAGE_SIZE << order) > vma.vm_end:
-            return VM_FAULT_FALLBACK
-        if pfn & (1 << order) - 1:
+        if order not in (PMD_ORDER, PUD_ORDER) or not self.fits(vmf, order, pfn):
             return VM_FAULT_FALLBACK
         down_read(self.memory_lock)
         result = VM_FAULT_SIGBUS
@@ -340,3 +349,27 @@ class VfioPci612(VfioPci610):
             reached("huge leaf inserted")
         up_read(self.memory_lock)
         return result
+
+
+@vfio_pci.alternative(
+    "v6.12",
+    source="f9e54c3a2f5b 'vfio/pci: implement huge_fault support', v6.12",
+    releases="v6.12",
+)
+class VfioPci612Released(VfioPci612):
+    """A leaf only for a fault at its first byte, if the VMA has room for it, whatever the frame."""
+
+    def fits(self, vmf: VmFault, order: int, pfn: int) -> bool:
+        return not vmf.address & (PAGE_SIZE << order) - 1 and vmf.address + (PAGE_SIZE << order) <= vmf.vma.vm_end
+
+
+@vfio_pci.alternative(
+    "v6.13",
+    source="09dfc8a5f2ce 'vfio/pci: Fallback huge faults for unaligned pfn', v6.13",
+    releases="v6.13 - v6.14, stable of early 2025",
+)
+class VfioPci613(VfioPci612Released):
+    """... and if the frame is aligned as the leaf is."""
+
+    def fits(self, vmf: VmFault, order: int, pfn: int) -> bool:
+        return super().fits(vmf, order, pfn) and not pfn & (1 << order) - 1

@@ -124,7 +124,7 @@ def clear_refs_pte_range(vma: VmArea, table: PteTable, start: int, end: int, kin
             continue
         if kind == CLEAR_REFS_SOFT_DIRTY:
             clear_soft_dirty(vma, table, address, entry)
-        elif pte_present(entry) and vm_normal_page(vma.vm_mm, entry) is not None and entry & ACCESSED:
+        elif pte_present(entry) and vm_normal_page(vma, address, entry) is not None and entry & ACCESSED:
             set_pte_at(table, address, entry & ~ACCESSED)
     pte_unmap_unlock(ptl)
 
@@ -134,15 +134,15 @@ def clear_soft_dirty(vma: VmArea, table: PteTable, address: int, entry: int) -> 
     if not pte_present(entry):
         set_pte_at(table, address, entry & ~SWP_SOFT_DIRTY)
         return
-    if pte_is_pinned(vma, entry):
+    if pte_is_pinned(vma, address, entry):
         return
     old = ptep_modify_prot_start(table, address)
     ptep_modify_prot_commit(table, address, stop_writing(old) & ~SOFT_DIRTY)
 
 
-def pte_is_pinned(vma: VmArea, entry: int) -> bool:
+def pte_is_pinned(vma: VmArea, address: int, entry: int) -> bool:
     """Does a writable entry map a page that looks pinned, in a private mapping of an mm that has pinned anything?"""
     if not entry & RW or not is_cow_mapping(vma.has(VM_SHARED | VM_MAYWRITE)) or not vma.vm_mm.has_pinned:
         return False
-    folio = vm_normal_page(vma.vm_mm, entry)
+    folio = vm_normal_page(vma, address, entry)
     return folio is not None and folio_maybe_dma_pinned(folio)

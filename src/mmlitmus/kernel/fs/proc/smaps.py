@@ -67,15 +67,15 @@ def smap_gather_stats(vma: VmArea) -> MemSizeStats:
     start, end = vma.peek("vm_start"), vma.peek("vm_end")
     for address, entry, shift in vma.vm_mm.machine.leaves(vma.vm_mm):
         if start <= address < end:
-            smaps_pte_entry(stats, vma, entry, 1 << shift)
+            smaps_pte_entry(stats, vma, address, entry, 1 << shift)
     return stats
 
 
-def smaps_pte_entry(stats: MemSizeStats, vma: VmArea, entry: int, size: int) -> None:
+def smaps_pte_entry(stats: MemSizeStats, vma: VmArea, address: int, entry: int, size: int) -> None:
     """One entry, of ``size`` bytes."""
     machine, locked = vma.vm_mm.machine, bool(vma.peek("vm_flags") & VM_LOCKED)
     if pte_present(entry):
-        folio = vm_normal_page(vma.vm_mm, entry)
+        folio = vm_normal_page(vma, address, entry)
         if folio is not None:
             account_present(stats, folio, size, bool(entry & DIRTY_BITS), locked)
     elif is_swap_entry(entry):

@@ -104,7 +104,7 @@ def pagemap(mm: MmStruct, address: int) -> int:
     if not pte_present(entry):
         word |= PM_SOFT_DIRTY if entry & SWP_SOFT_DIRTY else 0
         return word | PM_SWAP | entry >> TYPE_SHIFT | swp_offset(entry) << TYPE_BITS
-    page = vm_normal_page(mm, entry)
+    page = vm_normal_page(vma, address, entry)
     word |= PM_SOFT_DIRTY if entry & SOFT_DIRTY else 0
     word |= PM_FILE if page is not None and not page.anon else 0
     word |= PM_MMAP_EXCLUSIVE if page is not None and page.peek("mapcount") == 1 else 0

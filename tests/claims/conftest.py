@@ -30,7 +30,7 @@ def fault_vs_disable(m):
         toy.vfio_disable(m)
 
 
-@case("vfio/fault-vs-disable/nobody", reach=("the moon",), expect={"v2": never})
+@case("vfio/fault-vs-disable/nobody", reach=("the moon",), names=("the moon",), expect={"v2": never})
 def nobody(m):
     @m.task
     def fault():

@@ -79,9 +79,9 @@ def test_without_expectations(run, write):
 @pytest.mark.parametrize(
     ("expect", "status"),
     [
-        ('never', "SURPRISE"), ('always("stale-translation")', "SURPRISE"), ('sometimes("other")', "SURPRISE"),
+        ('never', "SURPRISE"), ('always("stale-translation")', "SURPRISE"), ('sometimes("memtype-leak")', "SURPRISE"),
         ('na("no path")', "ok"), ('sometimes("stale-translation")', "ok (expected)"),
-        ('sometimes("stale-translation") & sometimes("other")', "SURPRISE"),
+        ('sometimes("stale-translation") & sometimes("memtype-leak")', "SURPRISE"),
     ],
 )  # fmt: skip
 def test_expectations(run, write, expect, status):
@@ -98,7 +98,8 @@ def test_always(run, write):
 
 
 def test_unreached_is_a_surprise(run, write):
-    code, out, _ = run("check", write("mine.py", f'@case(reach=("the moon",))\ndef mine(m):{TWO_TASKS}'))
+    head = '@case(reach=("the moon",), names=("the moon",))'
+    code, out, _ = run("check", write("mine.py", f"{head}\ndef mine(m):{TWO_TASKS}"))
     assert code == 1
     assert "    never reached: the moon\n" in out
 
@@ -119,7 +120,7 @@ def test_unfinished(run, write):
 def test_asks_and_ignores(run, write):
     rows = json.loads(run("check", "vfio/nested-locks", "--json")[1])
     assert [note["name"] for note in rows[1]["notes"]] == ["inversion memory_lock -> other_lock -> memory_lock"]
-    file = write("mine.py", f'@case(asks=("another",))\ndef mine(m):{TWO_TASKS}')
+    file = write("mine.py", f'@case(asks=("memtype-leak",))\ndef mine(m):{TWO_TASKS}')
     code, out, _ = run("check", file, "--kernel", "v1", "--verbose")
     assert code == 0
     assert "not asked about: invariant stale-translation" in out

@@ -260,6 +260,7 @@ def endless(m):
 
 FORK = "fork/fork-then-disable"
 HOLE = "always access-after-disable, stale-translation"
+WARNS = f"{HOLE}, untrack-walk-failed"  # the copy of the flag is untracked before there are entries
 
 
 @pytest.fixture
@@ -285,7 +286,7 @@ def test_a_backport_without_its_other_half(real):
 def test_both_halves(real):
     made = real("fork-defer-link", "unmap-mapping-range", "--cases", FORK, "--kernel", "v6.1")
     assert [(one["patches"], one["after"]) for one in made] == [
-        (["fork-defer-link"], HOLE),
+        (["fork-defer-link"], WARNS),
         (["unmap-mapping-range"], "never"),
         (["fork-defer-link", "unmap-mapping-range"], "never"),
     ]

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmlitmus.kernel import findings
+
 #: where a case's list of cases is kept in its module
 REGISTRY = "__mmlitmus_cases__"
 
@@ -115,6 +117,7 @@ class Case:
     evidence: Mapping[str, str] = field(default_factory=dict)
     bounds: Mapping[str, int | str] = field(default_factory=dict)
     engine: str = ""  # the search that it needs, where the ordinary one would not come to an end
+    names: tuple[str, ...] = ()  # findings and marks that it makes, where its file does not say them literally
     source: str = ""  # what a command line calls it: the id of a shipped case, else its file; the loader says
 
     def __call__(self, machine: Any) -> object:
@@ -160,6 +163,7 @@ def case(
     evidence: Mapping[str, str] | None = None,
     bounds: Mapping[str, int | str] | None = None,
     engine: str = "",
+    names: Sequence[str] | Mapping[str, str] = (),
 ) -> Callable[[Callable[[Any], object]], Case]:
     """Declare the decorated function a case; see docs/writing-a-case.md for what the arguments mean."""
     if callable(id):
@@ -185,6 +189,7 @@ def case(
             evidence=dict(evidence or {}),
             bounds=dict(bounds or {}),
             engine=engine,
+            names=tuple(names) if isinstance(names, Mapping) else _strings("names", names),
         )
         if engine and engine not in ENGINES:
             raise TypeError(f"engine={engine!r}; it is one of {', '.join(ENGINES)}")
@@ -196,14 +201,30 @@ def case(
                 raise TypeError(f"evidence[{spec!r}] is {what!r}; it is one of {', '.join(EVIDENCE)}")
             if made.expected(spec) is None:
                 raise TypeError(f"evidence[{spec!r}] speaks of a kernel that is not in expect")
-        for spec, answer in made.expect.items():
-            for name in sorted(answer.names):
-                if name in made.ignores or (made.asks and name not in made.asks):
-                    raise TypeError(f"expect[{spec!r}] speaks of {name!r}, which the case does not ask about")
+        _check_names(made)
         vars(sys.modules[build.__module__]).setdefault(REGISTRY, []).append(made)
         return made
 
     return register
+
+
+def _check_names(made: Case) -> None:
+    """CaseError for a name that nothing makes, and for an expectation of what would not count."""
+    from .load import shown
+    from .names import unknown
+
+    spoken = [("asks", name) for name in made.asks] + [("ignores", name) for name in made.ignores]
+    spoken += [(f"expect[{spec!r}]", name) for spec, answer in made.expect.items() for name in sorted(answer.names)]
+    for wrong in unknown(made.file, made.names, spoken, made.reach):
+        raise CaseError(wrong, shown(made.file), made.line)
+    for name in made.ignores:
+        if findings.never_ignored(name):
+            raise TypeError(f"ignores names {name!r}, which counts always: nothing is known of what comes after it")
+    for where, name in spoken[len(made.asks) + len(made.ignores) :]:
+        found = findings.known(name)
+        narrowed = made.asks and name not in made.asks and (found is None or not findings.complains(found.kind))
+        if name in made.ignores or (narrowed and found is not None):
+            raise TypeError(f"{where} speaks of {name!r}, which the case does not ask about")
 
 
 def _strings(what: str, values: Sequence[str]) -> tuple[str, ...]:

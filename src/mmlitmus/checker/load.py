@@ -208,6 +208,9 @@ def _execute(name: str, spec: ModuleSpec, path: Path) -> None:
         del sys.modules[name]
         file, line = (e.filename, e.lineno or 1) if e.filename else (str(path), e.lineno or 1)
         raise CaseError(f"{type(e).__name__}: {e.msg}", shown(file), line) from e
+    except CaseError:
+        del sys.modules[name]
+        raise
     except (Exception, SystemExit) as e:
         del sys.modules[name]
         raise located(e, path) from e

@@ -11,8 +11,6 @@ from .case import Expectation, answers_text
 
 #: kinds of finding that are the case's or the model's own fault: never expected, never a mere note
 OWN_FAULT = ("raised",)
-#: kinds that are violations whatever the case asks about
-ALWAYS_ASKED = ("raised", "never-ends", "not-modelled")
 #: the kind that is no answer, but says that there is none
 NO_ANSWER = "not-modelled"
 
@@ -32,11 +30,14 @@ class Violation:
 
 @dataclass
 class Note:
-    """A finding that the case does not ask about."""
+    """A finding that does not count here. ``why``: the case does not ask about it (``not-asked``) or says that it does
+    not count (``ignored``); kernels live with it (``tolerated``); it is no defect (``no-defect``); the row says that
+    something is not modelled, and nothing else (``not-modelled``)."""
 
     kind: str
     name: str
     message: str
+    why: str = "not-asked"
 
 
 @dataclass

@@ -11,12 +11,13 @@ from mmlitmus.explore import runtime
 from mmlitmus.explore.findings import LIVELOCK, NO_DEFECT, Finding
 from mmlitmus.explore.scheduler import Found, Results, Scheduler, Setup
 from mmlitmus.explore.verdict import completeness, mode
+from mmlitmus.kernel.findings import complains, never_ignored
 
 from .case import Case, CaseError, Expectation, canonical
 from .guard import Guard, NeverEnds
 from .kernels import provider
 from .load import innermost, located, shown
-from .row import ALWAYS_ASKED, NO_ANSWER, OWN_FAULT, Note, Row, Violation
+from .row import NO_ANSWER, OWN_FAULT, Note, Row, Violation
 
 if TYPE_CHECKING:
     from mmlitmus.explore.limits import Limits
@@ -201,9 +202,7 @@ def _not_applicable(row: Row, reason: str) -> None:
     row.result, row.reason = "n/a", reason
 
 
-def make_engine(
-    name: str, build: Callable[[], Setup], max_executions: int | None, *, reduce: bool = True
-) -> Scheduler:
+def make_engine(name: str, build: Callable[[], Setup], max_executions: int | None, *, reduce: bool = True) -> Scheduler:
     """The explorer called ``name``."""
     if name == "naive":
         from mmlitmus.explore.naive import Naive
@@ -293,11 +292,14 @@ def _judge(row: Row, case: Case, builder: Builder, how: How, expectation: Expect
     answered = all(finding.kind != NO_ANSWER for finding in results.found)
     for found in results.found.values():
         f = found.finding
-        if is_asked(case, f, tolerated) and (answered or f.kind in (NO_ANSWER, *OWN_FAULT)):
+        why = passed_over(case, f, tolerated)
+        if not answered and f.kind not in (NO_ANSWER, *OWN_FAULT):
+            why = "not-modelled"
+        if why:
+            row.notes.append(Note(f.kind, f.name, f.message, why))
+        else:
             row.violations.append(Violation(f.kind, f.name, f.message, mode(found, results)))
             asked.append(found)
-        else:
-            row.notes.append(Note(f.kind, f.name, f.message))
     if results.exhausted:
         told = getattr(builder.context, "told", {})
         row.search += "".join(f", {word}" for what, word in told.items() if what in results.reached)
@@ -314,17 +316,25 @@ def _judge(row: Row, case: Case, builder: Builder, how: How, expectation: Expect
 
 
 def is_asked(case: Case, finding: Finding, tolerated: Container[str] = ()) -> bool:
-    """Does the finding answer the case's question?
+    """Does the finding count? What a kernel complains of by itself does, whatever the case asks about; only a case that
+    says that it ignores this very name does without (and its row says so).
 
     ``tolerated``: what the kernel is known to do and to live with; it counts only where a case asks about it by name.
     """
-    if finding.kind in ALWAYS_ASKED:
-        return True
-    if case.asks:
-        return finding.name in case.asks
+    return not passed_over(case, finding, tolerated)
+
+
+def passed_over(case: Case, finding: Finding, tolerated: Container[str] = ()) -> str:
+    """Why a finding does not count (``Note.why``); nothing if it does."""
+    if finding.name in case.asks or finding.kind in OWN_FAULT or never_ignored(finding.name):
+        return ""
+    if finding.name in case.ignores:
+        return "ignored"
     if finding.kind == NO_DEFECT:
-        return False
-    return finding.name not in case.ignores and finding.name not in tolerated
+        return "no-defect"
+    if finding.name in tolerated:
+        return "tolerated"
+    return "not-asked" if case.asks and not complains(finding.kind) else ""
 
 
 class Smallest:

@@ -29,9 +29,9 @@ PREDICTIONS = (
         "Both see VM_PAT before either clears it. Entries have no owner: the second free takes the next one of the "
         "same range.",
         (
-            *says("pat/two-zaps", sometimes("memtype-steal"), "v6.12"),
+            *says("pat/two-zaps", sometimes("memtype-steal", "untrack-walk-failed"), "v6.12"),
             *says("pat/two-zaps", never, "v6.12 +untrack-in-unmap-vmas", "v6.16"),
-            *says("pat/zap-vs-munmap", sometimes("memtype-steal"), "v6.12"),
+            *says("pat/zap-vs-munmap", sometimes("memtype-steal", "untrack-walk-failed"), "v6.12"),
             *says("pat/zap-vs-munmap", never, "v6.16"),
         ),
     ),
@@ -53,7 +53,10 @@ PREDICTIONS = (
         DERIVED, "holds",
         "The handler drops vma_lock before it fills. 6a45ece4c9af holds it across both.",
         (
-            *says("vfio/unlisted-translation", sometimes("access-after-disable", "stale-translation"), "v5.10"),
+            *says(
+                "vfio/unlisted-translation",
+                sometimes("access-after-disable", "stale-translation", "untrack-walk-failed"), "v5.10",
+            ),
             *says("vfio/unlisted-translation", never, "v5.10 +handle-concurrent-faults", "v6.1"),
         ),
     ),

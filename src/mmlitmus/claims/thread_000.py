@@ -167,7 +167,15 @@ THREAD_000 = (
         "for itself. Before 6.3 nobody looked.",
         (
             *ASSERTED,
-            *says("vfio/remap-in-fault/vma-lock", always("deadlock vm_lock"), "v6.6 +fault-under-vma-lock"),
+            *says(
+                "vfio/remap-in-fault/vma-lock",
+                always("deadlock vm_lock")
+                & sometimes(
+                    "inversion memory_lock -> vm_lock -> memory_lock", "inversion vm_lock -> vm_lock",
+                    "inversion vm_lock -> vma_lock -> vm_lock",
+                ),
+                "v6.6 +fault-under-vma-lock",
+            ),
             *says("vfio/remap-in-fault", never, "v6.1", "v6.12"),
         ),
     ),
@@ -463,7 +471,8 @@ THREAD_000 = (
         "The walk comes under i_mmap_rwsem, which mmap and munmap take inside mmap_lock: a deadlock. From munmap it "
         "waits for itself. The fix was dropped.",
         says(
-            "locks/untrack-takes-mmap-lock", sometimes("deadlock i_mmap_rwsem / mmap_lock"),
+            "locks/untrack-takes-mmap-lock",
+            sometimes("deadlock i_mmap_rwsem / mmap_lock", "inversion i_mmap_rwsem -> mmap_lock -> i_mmap_rwsem"),
             "v6.10 +untrack-under-mmap-lock",
         ),
     ),

@@ -89,7 +89,10 @@ THREAD_004 = (
         "It is memory_lock that settles the race: held for reading across check and insertion, for writing across zap "
         "and disable. 5.8's handler left a gap between its two locks.",
         (
-            *says("vfio/fault-vs-disable", sometimes("access-after-disable", "stale-translation"), "v5.10"),
+            *says(
+                "vfio/fault-vs-disable",
+                sometimes("access-after-disable", "stale-translation", "untrack-walk-failed"), "v5.10",
+            ),
             *says("vfio/fault-vs-disable", never, "v5.10 +handle-concurrent-faults", "v6.12"),
             *says("vfio/fault-vs-disable/enable", never, "v6.12"),
             *says("vfio/disable-everywhere", never, "v6.12"),
@@ -185,7 +188,8 @@ THREAD_004 = (
                 "v6.12 +remap-on-enable-under-i_mmap",
             ),
             *says(
-                "vfio/remap-on-enable/partial", sometimes("remap-over-populated"), "v6.12 +remap-on-enable-no-check"
+                "vfio/remap-on-enable/partial", sometimes("remap-over-populated", "untrack-walk-failed"),
+                "v6.12 +remap-on-enable-no-check",
             ),
             *says("vfio/remap-on-enable/exit", never, "v6.12 +remap-on-enable"),
             *says("vfio/remap-on-enable/lock-order", never, "v6.12 +remap-on-enable"),
@@ -208,7 +212,8 @@ THREAD_004 = (
         "The next walk takes the VMA for filled, and a touch of the rest gets SIGBUS.",
         settled_by=(
             *says("vfio/remap-on-enable/partial", sometimes("sigbus-while-enabled"), "v6.10 +remap-on-enable-page0"),
-            *says("vfio/remap-on-enable/partial", never, "v6.12 +remap-on-enable-page0", "v6.12 +remap-on-enable"),
+            *says("vfio/remap-on-enable/partial", sometimes("untrack-walk-failed"), "v6.12 +remap-on-enable-page0"),
+            *says("vfio/remap-on-enable/partial", never, "v6.12 +remap-on-enable"),
         ),
     ),
     Claim(
@@ -262,7 +267,8 @@ THREAD_004 = (
         "reverse map, and takes each mmap_lock.",
         (
             *says(
-                "vfio/mremap-then-disable", always("access-after-disable", "stale-translation"), "v6.1", "v6.9"
+                "vfio/mremap-then-disable",
+                always("access-after-disable", "stale-translation", "untrack-walk-failed"), "v6.1", "v6.9",
             ),
             *says("vfio/mremap-then-disable", never, "v6.10"),
             *WALK,
@@ -287,9 +293,11 @@ THREAD_004 = (
         "does not need the list.",
         (
             *says(
-                "fork/fork-then-disable", always("access-after-disable", "stale-translation"),
-                "v6.1 +fork-defer-link", "deb-6.1.192", "v6.9",
+                "fork/fork-then-disable",
+                always("access-after-disable", "stale-translation", "untrack-walk-failed"),
+                "v6.1 +fork-defer-link", "v6.9",
             ),
+            *says("fork/fork-then-disable", always("access-after-disable", "stale-translation"), "deb-6.1.192"),
             *says("fork/fork-then-disable", never, "v6.1", "v6.10", "deb-6.1.192 +unmap-mapping-range"),
         ),
     ),

@@ -47,11 +47,17 @@ _VIOLATION: dict[str, Any] = {
 _NOTE: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
-    "required": ["kind", "name", "message"],
+    "required": ["kind", "name", "message", "why"],
     "properties": {
         "kind": _told("as in `violations`", type="string"),
         "name": _told("as in `violations`", type="string"),
         "message": _told("as in `violations`", type="string"),
+        "why": _told(
+            "`not-asked`: the case asks about something else (never of what a kernel complains of by itself); "
+            "`ignored`: the case names it under `ignores`; `tolerated`: kernels live with it; "
+            "`no-defect`: an unfair loop; `not-modelled`: nothing else is told where something is not modelled",
+            enum=["not-asked", "ignored", "tolerated", "no-defect", "not-modelled"],
+        ),
     },
 }
 
@@ -97,8 +103,7 @@ _ROW: dict[str, dict[str, Any]] = {
         enum=["never", "sometimes", "always", "seen", "not-seen", "not-modelled", "n/a"],
     ),
     "violations": _told("the findings that answer the question, by name", type="array", items=_VIOLATION),
-    "notes": _told("findings that the case does not ask about, by name, and all others where something is "
-                   "not modelled", type="array", items=_NOTE),
+    "notes": _told("findings that do not count, by name, and why", type="array", items=_NOTE),
     "search": _told(
         "`exhaustive`, or `exhaustive(states)` if the stateful engine had the last word; `bounded(...)` with what "
         "stopped it; `sampled(...)` with how many random walks there were, and their seed; null for `n/a`",

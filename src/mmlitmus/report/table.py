@@ -102,6 +102,16 @@ def _lead(cell: str) -> int:
     return len(cell) - len(cell.lstrip())
 
 
+#: why a note is one, in words
+_NOT_COUNTED = {
+    "not-asked": "not asked about",
+    "ignored": "ignored",
+    "tolerated": "kernels live with",
+    "no-defect": "no defect",
+    "not-modelled": "besides what is not modelled",
+}
+
+
 def _below(row: Row, width: int, details: bool) -> list[str]:
     """What stands under a row that is not as expected, or under every row when asked for."""
     lines: list[str] = []
@@ -134,7 +144,7 @@ def _below(row: Row, width: int, details: bool) -> list[str]:
         if row.evidence:
             say(f"evidence: {row.evidence}")
         for note in row.notes:
-            say(f"not asked about: {titled(note.kind, note.name)}: {note.message}")
+            say(f"{_NOT_COUNTED[note.why]}: {titled(note.kind, note.name)}: {note.message}")
     return lines
 
 

@@ -22,9 +22,9 @@ from mmlitmus.kernel.drivers.vfio.pci import open_device
     expect={
         **releases("v5.10", "v6.1", never),
         "deb-6.1.192": always("stale-translation", "access-after-disable"),
-        "v6.1 +fork-defer-link": always("stale-translation", "access-after-disable"),
+        "v6.1 +fork-defer-link": always("stale-translation", "access-after-disable", "untrack-walk-failed"),
         "v6.6": never,
-        "v6.9": always("stale-translation", "access-after-disable"),
+        "v6.9": always("stale-translation", "access-after-disable", "untrack-walk-failed"),
         **releases("v6.10", "deb-7.3.4", never),
         "deb-6.1.192 +unmap-mapping-range": never,
     },

@@ -33,6 +33,7 @@ from mmlitmus.api import (
     sometimes,
     vm_insert_page,
 )
+from mmlitmus.kernel.mm.page_alloc import folio_put, try_get_folio
 
 SOURCE = {f"{k} CMA": "source" for k in ("deb-5.10.262", "deb-6.1.192", "deb-6.12.117", "deb-7.3.4")}
 SOURCE["deb-7.3.4"] = "source"  # the stock build has CONFIG_CMA
@@ -101,13 +102,22 @@ def cma_page(m: Machine) -> tuple[Process, int, Folio]:
     evidence=SOURCE,
 )
 def isolated_page(m: Machine) -> None:
-    """A page in a CMA area is isolated by somebody for a moment: what does a long-term pin beside it do?"""
+    """A page in a CMA area is isolated by somebody for a moment: what does a long-term pin beside it do?
+
+    Compaction goes by frames, and a frame may be free by now: it takes a reference before it looks at the page
+    (mm/compaction.c isolate_migratepages_block: get_page_unless_zero, later folio_get_nontail_page; 5.10:
+    mm/vmscan.c __isolate_lru_page).
+    """
     app, a, folio = cma_page(m)
     pin_task(m, app, a)
 
     @m.task
     def compact() -> None:
-        if folio_isolate_lru(folio):
+        if not try_get_folio(folio, "compaction"):
+            return
+        isolated = folio_isolate_lru(folio)
+        folio_put(folio, "compaction")
+        if isolated:
             folio_putback_lru(m, folio)
 
 

@@ -137,11 +137,13 @@ def insert(m: Machine) -> None:
     reach=("zapped",),
     expect={
         **releases("v5.10", "deb-6.12.117", always("vm-pat-cleared")),
+        "v6.10": always("mmap_assert_locked", "vm-pat-cleared"),
         "v6.6 lockdep": always("vm-pat-cleared"),
         "v6.12 lockdep": always("vm-pat-cleared"),
         "v6.6 +untrack-asserts": always("vm-pat-cleared"),
         "v6.6 +untrack-asserts lockdep": always("flags-without-lock", "vm-pat-cleared"),
         **releases("v6.10", "deb-6.12.117", always("flags-without-lock", "vm-pat-cleared"), "+untrack-asserts"),
+        "v6.10 +untrack-asserts": always("flags-without-lock", "mmap_assert_locked", "vm-pat-cleared"),
         **releases("v5.10", "deb-6.12.117", never, "+untrack-in-unmap-vmas"),
         **releases("v6.16", "deb-7.3.4", never),
     },

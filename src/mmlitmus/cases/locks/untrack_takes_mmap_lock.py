@@ -6,7 +6,7 @@ comes from munmap, which holds mmap_lock for reading by then: a second down_read
 queued in between, and he waits for the first.
 """
 
-from mmlitmus.api import Machine, case, never, releases, sometimes
+from mmlitmus.api import Machine, always, case, never, releases, sometimes
 from mmlitmus.kernel.drivers.misc.probe import open_probe
 
 #: kernels that the proposal applies to
@@ -25,7 +25,8 @@ INVERSION = "inversion i_mmap_rwsem -> mmap_lock -> i_mmap_rwsem"
     reach=("mapped", "zapped"),
     expect={
         **releases("v5.10", "deb-7.3.4", never),
-        **{f"{k} +untrack-under-mmap-lock": sometimes(ABBA) for k in PROPOSED},
+        "v6.10": always("mmap_assert_locked"),
+        **{f"{k} +untrack-under-mmap-lock": sometimes(ABBA, INVERSION) for k in PROPOSED},
     },
     evidence=SOURCE,
 )
@@ -56,6 +57,7 @@ def zap_vs_mmap(m: Machine) -> None:
     reach=("zapped",),
     expect={
         **releases("v5.10", "deb-7.3.4", never),
+        "v6.10": always("mmap_assert_locked"),
         **{f"{k} +untrack-under-mmap-lock": sometimes(INVERSION) for k in PROPOSED},
     },
     evidence=SOURCE,

@@ -11,7 +11,7 @@ The model asks whether the running task holds the lock, as lockdep does. A build
 does (rwsem_assert_held), so that it may miss one while another thread of the process is in a fault or an mmap.
 """
 
-from mmlitmus.api import Machine, always, case, never, releases
+from mmlitmus.api import Machine, always, case, never, releases, sometimes
 from mmlitmus.kernel.drivers.misc.probe import open_probe
 from mmlitmus.kernel.drivers.vfio.pci import open_device
 
@@ -28,7 +28,7 @@ from mmlitmus.kernel.drivers.vfio.pci import open_device
         "v6.10": always("mmap_assert_locked"),
         "v6.10 +follow-pte-accepts-i_mmap": never,
         "v6.10 +untrack-in-unmap-vmas": never,
-        "v6.10 +untrack-under-mmap-lock": never,
+        "v6.10 +untrack-under-mmap-lock": sometimes("inversion i_mmap_rwsem -> mmap_lock -> i_mmap_rwsem"),
         "v6.10 +pfnmap-track-ctx": never,
         **releases("v6.12", "deb-7.3.4", never),
         "v6.12 lockdep": never,
@@ -54,7 +54,11 @@ def untrack_walk(m: Machine) -> None:
     claims=("C000-41",),
     asks=("use-after-free VmArea", "double free", "use-after-free PfnmapTrackCtx"),
     reach=("unmapped", "zapped"),
-    expect={**releases("v5.10", "deb-7.3.4", never)},
+    expect={
+        **releases("v5.10", "deb-6.12.117", sometimes("untrack-walk-failed")),
+        "v6.10": sometimes("mmap_assert_locked", "untrack-walk-failed"),
+        **releases("v6.16", "deb-7.3.4", never),
+    },
     evidence=dict.fromkeys(("deb-6.1.192", "deb-6.12.117"), "source"),
 )
 def untrack_walk_vs_munmap(m: Machine) -> None:
@@ -83,7 +87,7 @@ def untrack_walk_vs_munmap(m: Machine) -> None:
     reach=("touch_and_disable got through", "dev is off"),
     expect={
         **releases("v5.10", "deb-7.3.4", never),
-        "v6.10 +revert-unmap-mapping-range": never,
+        "v6.10 +revert-unmap-mapping-range": always("flags-without-lock"),
         "v6.12 lockdep": never,
     },
     evidence=dict.fromkeys(("deb-6.1.192", "deb-6.12.117"), "source"),

@@ -70,6 +70,7 @@ def cond_remap(m: Machine) -> None:
     expect={
         **releases("v5.10", "deb-7.3.4", never),
         **releases("v6.10", "deb-7.3.4", never, "+cond-remap"),
+        "v6.10 +cond-remap": always("mmap_assert_locked"),
         **releases(
             "v6.10",
             "deb-6.12.117",

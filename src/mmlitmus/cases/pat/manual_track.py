@@ -88,6 +88,7 @@ def manual_track_touched(m: Machine) -> None:
     expect={
         **releases("v5.10", "deb-7.3.4", never),
         **releases("v6.10", "deb-6.12.117", never, "+manual-track"),
+        "v6.10 +manual-track": always("mmap_assert_locked"),
         **releases("v6.10", "deb-6.12.117", LEAK, "+untrack-in-unmap-vmas +manual-track"),
         **releases("v6.16", "deb-7.3.4", never, "+manual-track"),
     },

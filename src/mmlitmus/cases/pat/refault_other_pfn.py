@@ -49,6 +49,7 @@ def zap_refault_unmap(m: Machine, dev: Cxl, app: Process, address: int) -> None:
     reach=("task got through", "unmapped"),
     expect={
         **releases("v5.10", "deb-7.3.4", never),
+        "v6.10": always("mmap_assert_locked"),
         **releases(
             "v5.10",
             "deb-6.12.117",
@@ -79,6 +80,7 @@ def refault_other_pfn(m: Machine) -> None:
     reach=("task got through", "unmapped"),
     expect={
         **releases("v5.10", "deb-7.3.4", never),
+        "v6.10": always("mmap_assert_locked"),
         **releases("v5.10", "deb-6.12.117", always("memtype-leak", "memtype-steal"), "+untrack-in-unmap-vmas"),
         **releases("v5.10", "deb-6.12.117", never, "+pfnmap-track-ctx"),
     },

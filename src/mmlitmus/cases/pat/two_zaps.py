@@ -5,10 +5,10 @@ frees, and then clears VM_PAT. Both hold i_mmap_rwsem for reading only, which le
 free takes the driver's entry. With the untracking in unmap_vmas, or tied to the VMA, no zap untracks.
 """
 
-from mmlitmus.api import Machine, case, memtypes_at_rest, never, pci_iomap, releases, sometimes
+from mmlitmus.api import Machine, always, case, memtypes_at_rest, never, pci_iomap, releases, sometimes
 from mmlitmus.kernel.drivers.misc.probe import open_probe
 
-TWICE = sometimes("freeing-invalid-memtype", "memtype-double-free")
+TWICE = sometimes("freeing-invalid-memtype", "memtype-double-free", "untrack-walk-failed")
 SOURCE = dict.fromkeys(("deb-6.1.192", "deb-6.12.117"), "source")
 
 
@@ -20,7 +20,8 @@ SOURCE = dict.fromkeys(("deb-6.1.192", "deb-6.12.117"), "source")
     asks=("memtype-steal", "memtype-leak"),
     reach=("zap_1 done", "zap_2 done"),
     expect={
-        **releases("v5.10", "deb-6.12.117", sometimes("memtype-steal")),
+        **releases("v5.10", "deb-6.12.117", sometimes("memtype-steal", "untrack-walk-failed")),
+        "v6.10": sometimes("memtype-steal", "untrack-walk-failed") & always("mmap_assert_locked"),
         **releases("v6.16", "deb-7.3.4", never),
         **releases("v5.10", "deb-6.12.117", never, "+untrack-in-unmap-vmas"),
         **releases("v5.10", "deb-6.12.117", never, "+pfnmap-track-ctx"),

@@ -10,6 +10,7 @@ from mmlitmus.api import (
     PAGE_SIZE,
     CacheMode,
     Machine,
+    always,
     case,
     ioremap_wc,
     iounmap,
@@ -73,6 +74,7 @@ def unmap_vs_remap(m: Machine) -> None:
     reach=("zapped", "mapped UC-"),
     expect={
         **releases("v5.10", "deb-6.12.117", sometimes("memtype-alias")),
+        "v6.10": sometimes("memtype-alias") & always("mmap_assert_locked"),
         **releases("v6.16", "deb-7.3.4", never),
         **releases("v5.10", "deb-6.12.117", never, "+untrack-in-unmap-vmas"),
         **releases("v5.10", "deb-6.12.117", never, "+pfnmap-track-ctx"),

@@ -51,9 +51,9 @@ def count(m: Machine, left_over: int) -> None:
         **releases("v6.10", "deb-6.12.117", never, "+untrack-in-unmap-vmas"),
         **releases("v5.10", "v6.9", always("spurious-sigbus"), "+pfnmap-track-ctx"),
         **releases("v6.10", "deb-6.12.117", never, "+pfnmap-track-ctx"),
-        "v6.10 +revert-unmap-mapping-range": never,
-        "v6.10 +revert-unmap-mapping-range +untrack-in-unmap-vmas": always("memtype-leak"),
-        "v6.16 +revert-unmap-mapping-range": always("spurious-sigbus"),
+        "v6.10 +revert-unmap-mapping-range": always("flags-without-lock"),
+        "v6.10 +revert-unmap-mapping-range +untrack-in-unmap-vmas": always("flags-without-lock", "memtype-leak"),
+        "v6.16 +revert-unmap-mapping-range": always("flags-without-lock", "spurious-sigbus"),
     },
     evidence=SOURCE,
 )

@@ -18,9 +18,10 @@ from mmlitmus.kernel.drivers.misc.probe import open_probe
     asks=("memtype-steal", "memtype-leak"),
     reach=("zapped", "unmapped"),
     expect={
-        **releases("v5.10", "deb-6.12.117", sometimes("memtype-steal")),
+        **releases("v5.10", "deb-6.12.117", sometimes("memtype-steal", "untrack-walk-failed")),
+        "v6.10": sometimes("memtype-steal", "mmap_assert_locked", "untrack-walk-failed"),
         **releases("v6.16", "deb-7.3.4", never),
-        **releases("v5.10", "deb-6.12.117", sometimes("memtype-leak"), "+untrack-in-unmap-vmas"),
+        **releases("v5.10", "deb-6.12.117", sometimes("memtype-leak", "untrack-walk-failed"), "+untrack-in-unmap-vmas"),
         **releases("v5.10", "deb-6.12.117", never, "+pfnmap-track-ctx"),
     },
     evidence=dict.fromkeys(("deb-6.1.192", "deb-6.12.117"), "source"),

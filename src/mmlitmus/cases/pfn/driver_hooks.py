@@ -108,7 +108,7 @@ def may_split(m: Machine) -> None:
 
 @case(
     "pfn/driver-hooks/mremap",
-    asks=("moved", "entries-lost", "stale-translation", "access-after-disable"),
+    asks=("moved", "stale-translation", "access-after-disable"),
     reach=("refused", "ring is off"),
     expect={
         **releases("v5.10", "deb-7.3.4", never),

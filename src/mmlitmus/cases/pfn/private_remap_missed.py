@@ -67,7 +67,7 @@ def private_remap_revoked(m: Machine) -> None:
     "pfn/private-remap-missed/shared",
     asks=("missed-by-unmap",),
     reach=("page 1 stays",),
-    expect={**releases("v5.10", "deb-7.3.4", never)},
+    expect={**releases("v5.10", "deb-7.3.4", never), "v6.10": always("mmap_assert_locked")},
     evidence=RECORDED,
 )
 def shared_remap_found(m: Machine) -> None:
@@ -93,6 +93,7 @@ def shared_remap_found(m: Machine) -> None:
     reach=("a private page was copied", "page 1 stays"),
     expect={
         **releases("v5.10", "deb-6.12.117", always("untracked-live")),
+        "v6.10": always("mmap_assert_locked", "untracked-live"),
         "v5.10": never,
         "v6.1": never,
         "v6.6": never,

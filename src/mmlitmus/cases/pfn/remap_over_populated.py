@@ -27,6 +27,9 @@ from mmlitmus.api import (
 )
 from mmlitmus.kernel.drivers.misc.probe import open_probe
 
+#: v6.10's vm_flags_set asserts mmap_lock for writing, and a remap in a fault has it for reading (locks/flags-writers)
+WARNS = always("flags-without-lock")
+
 
 class Twice(VmOperations):
     """A driver whose ->mmap inserts page 1, or remaps the whole VMA, before it remaps the whole VMA."""
@@ -103,10 +106,15 @@ def remap_twice(m: Machine) -> None:
     asks=("remap-over-populated", "remap-refused"),
     reach=("first touch got through",),
     expect={
-        **releases("v5.10", "deb-6.12.117", never),
-        **releases("v6.16", "deb-7.3.4", always("remap-refused")),
-        **releases("v6.1", "deb-6.12.117", always("remap-refused"), "+pfnmap-track-ctx"),
-        **releases("v6.1", "deb-6.12.117", never, "+untrack-in-unmap-vmas"),
+        **releases("v5.10", "v6.9", never),
+        "v6.10": WARNS & always("mmap_assert_locked"),
+        **releases("v6.12", "deb-6.12.117", WARNS),
+        **releases("v6.16", "deb-6.18.15", WARNS & always("remap-refused")),
+        **releases("v7.3", "deb-7.3.4", always("remap-refused")),
+        **releases("v6.1", "v6.9", always("remap-refused"), "+pfnmap-track-ctx"),
+        **releases("v6.10", "deb-6.12.117", WARNS & always("remap-refused"), "+pfnmap-track-ctx"),
+        **releases("v6.1", "v6.9", never, "+untrack-in-unmap-vmas"),
+        **releases("v6.10", "deb-6.12.117", WARNS, "+untrack-in-unmap-vmas"),
     },
     evidence=dict.fromkeys(("deb-6.1.192", "deb-6.12.117"), "source"),
 )

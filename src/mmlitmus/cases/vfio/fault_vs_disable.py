@@ -22,7 +22,7 @@ from mmlitmus.kernel.drivers.vfio.pci import open_device
     asks=("stale-translation", "access-after-disable"),
     reach=("memory found enabled", "memory found disabled", "dev is off", "fault got SIGBUS", "fault got through"),
     expect={
-        "v5.10": sometimes("stale-translation", "access-after-disable"),
+        "v5.10": sometimes("stale-translation", "access-after-disable", "untrack-walk-failed"),
         "v5.10 +handle-concurrent-faults": never,
         **releases("deb-5.10.262", "deb-7.3.4", never),
         "v6.6 +insert-loop": never,

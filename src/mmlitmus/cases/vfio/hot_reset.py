@@ -69,7 +69,15 @@ def hot_reset_vs_fault(m: Machine) -> None:
     thread="004",
     asks=("stale-translation", "access-after-disable", "deadlock mmap_lock / vma_lock"),
     reach=("hot reset went through",),
-    expect={"v6.1 +blocking-hot-reset-vma-list": sometimes("deadlock mmap_lock / vma_lock")},
+    expect={
+        "v6.1 +blocking-hot-reset-vma-list": sometimes(
+            "deadlock mmap_lock / vma_lock",
+            "inversion memory_lock -> memory_lock",
+            "inversion mmap_lock -> vma_lock -> mmap_lock",
+            "inversion vma_lock -> vma_lock",
+        ),
+        "v6.12 +blocking-hot-reset": sometimes("inversion memory_lock -> memory_lock"),
+    },
 )
 def waiting_hot_reset_vs_fault(m: Machine) -> None:
     """... and the same if hot reset waited, on the list of VMAs?"""

@@ -18,7 +18,7 @@ from mmlitmus.kernel.drivers.vfio.pci import open_device
     asks=("stale-translation", "access-after-disable"),
     reach=("moved", "dev is off"),
     expect={
-        **releases("v5.10", "v6.9", always("access-after-disable", "stale-translation")),
+        **releases("v5.10", "v6.9", always("access-after-disable", "stale-translation", "untrack-walk-failed")),
         **releases("v6.10", "deb-7.3.4", never),
         "deb-6.1.192 +unmap-mapping-range": never,
     },

@@ -16,7 +16,7 @@ from mmlitmus.kernel.drivers.vfio.pci import open_device
     asks=("stale-translation", "access-after-disable"),
     reach=("memory found enabled", "dev is off"),
     expect={
-        "v5.10": sometimes("stale-translation", "access-after-disable"),
+        "v5.10": sometimes("stale-translation", "access-after-disable", "untrack-walk-failed"),
         "v5.10 +handle-concurrent-faults": never,
         **releases("deb-5.10.262", "deb-6.1.192", never),
     },

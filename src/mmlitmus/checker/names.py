@@ -99,7 +99,7 @@ def says(file: str) -> Own:
         except (OSError, SyntaxError, ValueError):
             found.readable = found.readable and path != Path(file)
             continue
-        _read(tree, found)
+        _read(tree, found, _constants(tree))
         todo += _imported(tree, path)
     return found
 
@@ -124,16 +124,28 @@ def _imported(tree: ast.Module, path: Path) -> list[Path]:
     return files
 
 
-def _read(tree: ast.Module, found: Own) -> None:
+def _constants(tree: ast.Module) -> dict[str, str]:
+    """The strings that a module calls by a name. Functions that use the name say the string."""
+    return {
+        node.targets[0].id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    }
+
+
+def _read(tree: ast.Module, found: Own, constants: dict[str, str]) -> None:
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             found.functions.add(node.name)
             for statement in node.body:
-                _strings(statement, found)
+                _strings(statement, found, constants)
             for default in [*node.args.defaults, *(d for d in node.args.kw_defaults if d is not None)]:
-                _strings(default, found)
+                _strings(default, found, constants)
         elif isinstance(node, ast.Lambda):
-            _strings(node.body, found)
+            _strings(node.body, found, constants)
 
 
 def _called(node: ast.Call) -> str:
@@ -141,7 +153,10 @@ def _called(node: ast.Call) -> str:
     return of.id if isinstance(of, ast.Name) else of.attr if isinstance(of, ast.Attribute) else ""
 
 
-def _strings(node: ast.AST, found: Own) -> None:
+def _strings(node: ast.AST, found: Own, constants: dict[str, str]) -> None:
+    if isinstance(node, ast.Name) and node.id in constants:
+        found.strings.add(constants[node.id])
+        return
     if isinstance(node, ast.Constant):
         if isinstance(node.value, str):
             found.strings.add(node.value)
@@ -150,9 +165,9 @@ def _strings(node: ast.AST, found: Own) -> None:
         found.strings.add("".join(str(v.value) if isinstance(v, ast.Constant) else "{}" for v in node.values))
         for part in node.values:
             if isinstance(part, ast.FormattedValue):
-                _strings(part.value, found)
+                _strings(part.value, found, constants)
         return
     if isinstance(node, ast.Call) and _called(node) in _SPEAKERS:
         return
     for child in ast.iter_child_nodes(node):
-        _strings(child, found)
+        _strings(child, found, constants)

@@ -32,7 +32,6 @@ ISOLATED_TAKEN = "isolated-page-taken"
     scenario="Z3",
     thread="001",
     reach=("all were asked about",),
-    names=(COHERENT_TAKEN, ISOLATED, ISOLATED_TAKEN),
     expect={
         **releases("v5.10", "deb-5.10.262", always("movable-page-taken", COHERENT_TAKEN)),
         **releases("v5.10", "deb-5.10.262", always("movable-page-taken", COHERENT_TAKEN, ISOLATED_TAKEN), "CMA"),

@@ -33,8 +33,8 @@ PROGRAMS = 100
 DEVICES = 6
 #: one program in so many is of an unseen seed
 UNSEEN = 10
-#: one program in so many is about pinned pages, unless the language is asked for
-PINNED = 3
+#: of so many programs each language has its share, unless one is asked for
+SHARES = {"gup": 4, "huge": 6, "calls": 6}
 #: kinds of difference that are shrunk and shown
 SHOWN = 10
 #: memory of each boot: where the kernel has what it has in memory is to differ
@@ -52,8 +52,8 @@ JOBS = 8
 @click.option("--machine", type=click.Choice(["pc", "q35"]), help="Programs of this machine only.")
 @click.option(
     "--language",
-    type=click.Choice(["mapping", "gup"]),
-    help="Programs about mappings of device memory only, or about get_user_pages only (default: both).",
+    type=click.Choice(["mapping", "gup", "huge", "calls"]),
+    help="Programs about mappings of device memory only, get_user_pages, huge leaves, or calls (default: all).",
 )
 @click.option("--jobs", "-j", type=click.IntRange(1), metavar="N", help="Guests side by side (default: CPUs).")
 @click.option("--batch", is_flag=True, help="Several programs in one boot, where that answers as fresh kernels do.")
@@ -103,8 +103,8 @@ def command(
         from mmlitmus.conform.__main__ import main
 
         return main(["--model", model] if model else [])
-    if batch and record is not None:
-        raise click.UsageError("--record or --batch, not both: recordings are of fresh kernels")
+    if batch and record is not None and language not in ("huge", "calls"):
+        raise click.UsageError("--record with --batch is for --language huge or calls: others are of fresh kernels")
     from mmlitmus.conform.lab import Lab, LabError, MissingError
     from mmlitmus.conform.lab.machine import QEMU
 
@@ -256,8 +256,8 @@ class Choice:
         """How many of a machine's programs are of each language."""
         if self.language is not None:
             return {self.language: count}
-        pinned = count // PINNED
-        return {"mapping": count - pinned, "gup": pinned}
+        others = {language: count // share for language, share in SHARES.items()}
+        return {"mapping": count - sum(others.values()), **others}
 
 
 class Run:
@@ -360,7 +360,8 @@ class Run:
                 shown = self.differences.setdefault(name, [])
                 shown += self._shown(asked, firsts, likes)
             if self.record is not None:
-                self._record(f"{name}-{machine}" + ("-gup" if self.choice.language == "gup" else ""), done)
+                of = self.choice.language
+                self._record(f"{name}-{machine}" + (f"-{of}" if of not in (None, "mapping") else ""), done)
 
     def _without_probe(self, name: str, count: int) -> None:
         why = f"{name}: there is no probe module for this kernel, as its headers are not here (the modules' build link)"

@@ -53,15 +53,14 @@ RULES = (
     ),
     Rule(
         "huge-pages",
-        "a huge page needs frames at a multiple of its size, and a program's do not begin at one; huge pages of memory "
-        "come in khugepaged's own time",
-        lambda step: isinstance(step, Map) and step.pages >= 512,
+        "huge pages of memory come in khugepaged's own time",
+        lambda step: isinstance(step, Map) and step.backing == "anonymous" and step.pages >= 512,
     ),
     Rule(
         "out-of-the-window",
         "a mapping of frames beyond the program's own window meets those of the next program",
         lambda step: (
-            (isinstance(step, Map) and step.backing == "pfnmap" and _last(step) > WINDOW)
+            (isinstance(step, Map) and step.backing == "pfnmap" and step.pages < REACH and _last(step) > WINDOW)
             or (isinstance(step, Remap) and step.new_pages > REACH)
         ),
     ),
@@ -74,13 +73,21 @@ def _last(step: Map) -> int:
 
 def why_not(program: Program) -> Rule | None:
     """The rule that keeps a program out of batches; None if it may be in one."""
-    return next((rule for rule in RULES for step in program.steps if rule.applies(step)), None)
+    rules = [rule for rule in RULES if moves(program) or rule.name != "out-of-the-window"]
+    return next((rule for rule in rules for step in program.steps if rule.applies(step)), None)
+
+
+def moves(program: Program) -> bool:
+    """Does a program map frames of its own? Not where leaves want the first ones of a region, or an answer may be kept
+    as a recording: then all that keeps programs apart is that each has to find what the first one found.
+    """
+    return language_of(program.id) in ("mapping", "gup")
 
 
 # -- a boot's state ---------------------------------------------------------------------------------------------------
-def moved(number: int) -> str:
-    """What to say to the agent before the ``number``-th program of a boot."""
-    return f"regions first={number * WINDOW}\n" if number else ""
+def moved(number: int, program: Program) -> str:
+    """What to say to the agent before a program, the ``number``-th of a boot."""
+    return f"regions first={number * WINDOW if moves(program) else 0}\n" if number else ""
 
 
 def ready_of(ready: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
@@ -248,10 +255,10 @@ class BatchAnswers(Answers):
         """What a fresh kernel answered."""
         return self.fresh.get(text)
 
-    def put(self, text: str, outcome: Outcome, ready: Mapping[str, Any]) -> dict[str, Any]:
+    def put(self, text: str, outcome: Outcome, ready: Mapping[str, Any], batch: bool = False) -> dict[str, Any]:
         """Keep an answer of a fresh kernel."""
-        return self.fresh.put(text, outcome, ready)
+        return self.fresh.put(text, outcome, ready, batch)
 
     def put_of_batch(self, text: str, outcome: Outcome, ready: Mapping[str, Any]) -> dict[str, Any]:
         """Keep an answer of a batch."""
-        return super().put(text, outcome, ready)
+        return super().put(text, outcome, ready, True)

@@ -96,17 +96,18 @@ class Answers:
         """What a fresh kernel answered to a program's text, where others may have answered too."""
         return self.get(text)
 
-    def put(self, text: str, outcome: Outcome, ready: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep an answer."""
-        entry = {
+    def put(self, text: str, outcome: Outcome, ready: Mapping[str, Any], batch: bool = False) -> dict[str, Any]:
+        """Keep an answer; ``batch``: of one that was not alone in its boot."""
+        entry: dict[str, Any] = {
             "text": _hash(text),
             "ready": dict(ready),
             "kind": outcome.kind,
             "lines": [*outcome.lines],
             "console": [*outcome.console],
             "why": outcome.why,
+            **({"batch": True} if batch else {}),
         }
-        self.known[entry["text"]] = entry  # type: ignore[index]
+        self.known[entry["text"]] = entry
         if self.path is not None:
             data = zlib.compress(json.dumps(entry).encode())
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,6 +186,7 @@ class Kernel:
         try:
             objects = [json.loads(line) for line in said["lines"]]
             header = self.header(said["ready"])
+            header = replace(header, isolation="batch") if said.get("batch") else header
             heard = hear(program, objects, said["kind"], said["why"], header, language_of(program.id))
         except (LiveError, ValueError) as e:
             return Compared(program, console=tuple(said["console"]), refused=str(e))

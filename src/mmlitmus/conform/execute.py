@@ -6,11 +6,9 @@ is searched. What the model finds on the way (an access after the disable, on ke
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 from mmlitmus.explore.findings import Finding
@@ -18,39 +16,32 @@ from mmlitmus.explore.once import Once
 from mmlitmus.explore.scheduler import Results, Setup, SetupError
 from mmlitmus.kernel import eras
 from mmlitmus.kernel.absent import not_modelled
-from mmlitmus.kernel.arch.x86.pat import cattr_name
-from mmlitmus.kernel.arch.x86.pgtable import NONE, PAGE_SIZE, PRESENT, invert_frame, pmd_leaf, pte_pfn, pte_present
+from mmlitmus.kernel.arch.x86.pgtable import PRESENT, pte_pfn
 from mmlitmus.kernel.drivers.misc.probe import Probe as ProbeModule
 from mmlitmus.kernel.drivers.misc.probe import open_probe
 from mmlitmus.kernel.drivers.vfio.pci import D0, D3HOT, VfioPciCoreDevice, open_device, vfio_pci_index_to_offset
-from mmlitmus.kernel.fs.proc import page
-from mmlitmus.kernel.fs.proc.task_mmu import PM_FRAME, PM_PRESENT
 from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.mm import madvise, mmap, mremap
-from mmlitmus.kernel.mm.mm_types import File, MmStruct
-from mmlitmus.kernel.mm.mmu_notifier import EVENTS as NOTIFIED
-from mmlitmus.kernel.mm.mmu_notifier import MmuNotifierRange, mmu_notifier_register
-from mmlitmus.kernel.mm.page_alloc import THE_DRIVER, ZERO_PFN
+from mmlitmus.kernel.mm.mm_types import File
 from mmlitmus.kernel.mm.swap import lru_add_drain
 from mmlitmus.kernel.uapi import Process
 
 from .execute_gup import Held, clear, limit, transfer
-from .layout import FRAME, MODEL_RAM, Layout, message_of, slot_address
+from .execute_look import Ears, Look
 from .schema import (
     Advise,
     Clear,
     Dev,
     DeviceKey,
     Dma,
-    Entry,
     Exit,
     Fork,
     Frame,
     Header,
     KernelKey,
     Limit,
+    Lockall,
     Map,
-    Memtype,
     Message,
     Observe,
     Pin,
@@ -63,7 +54,7 @@ from .schema import (
     Switch,
     Touch,
     Transfer,
-    Translation,
+    Unlockall,
     Unmap,
     Unpin,
 )
@@ -71,7 +62,18 @@ from .seen import NotModelledError as NotModelledError
 from .seen import Seen as Seen
 from .seen import result
 
-MAP_FLAGS = {"fixed": mmap.MAP_FIXED, "fixed_noreplace": mmap.MAP_FIXED_NOREPLACE, "locked": mmap.MAP_LOCKED}
+MAP_FLAGS = {
+    "fixed": mmap.MAP_FIXED,
+    "fixed_noreplace": mmap.MAP_FIXED_NOREPLACE,
+    "locked": mmap.MAP_LOCKED,
+    "populate": 0x8000,
+}
+#: MADV_* of include/uapi/asm-generic/mman-common.h, for advice that the model may have no name for
+ADVICE_NUMBERS = {
+    "remove": 9, "unmergeable": 13, "nohugepage": 15, "keeponfork": 19, "collapse": 25, "guard_install": 102,
+    "guard_remove": 103,
+}  # fmt: skip
+LOCKALL = {"current": 1, "future": 2, "onfault": 4}
 SHARING = {"shared": mmap.MAP_SHARED, "private": mmap.MAP_PRIVATE}
 PROT = {"r": mmap.PROT_READ, "w": mmap.PROT_WRITE, "x": mmap.PROT_EXEC}
 REMAP_FLAGS = {
@@ -158,46 +160,12 @@ def execute_all(recording: Recording, spec: str | None = None) -> dict[str, Exec
     return {p.id: execute(p, recording.header, spec) for p in recording.programs}
 
 
-@cache
-def _parsed(place: str) -> tuple[int, str, int]:
-    number, slot, page = re.fullmatch(r"(\d+):([a-z])(\d+)", place).groups()  # type: ignore[union-attr]
-    return int(number), slot, int(page)
-
-
-class Ears:
-    """Whoever hears of a process's MMU notifiers: what there was since the last step, in the words of ``EVENT``."""
-
-    def __init__(self, mm: MmStruct) -> None:
-        self.heard: list[str] = []
-        mmu_notifier_register(self, mm)
-
-    def invalidate_range_start(self, range: MmuNotifierRange) -> None:
-        """It is about to change."""
-        self._note("start", range)
-
-    def invalidate_range_end(self, range: MmuNotifierRange) -> None:
-        """It has changed."""
-        self._note("end", range)
-
-    def _note(self, when: str, range: MmuNotifierRange) -> None:
-        first, last = slot_address(range.start), slot_address(range.end)
-        self.heard.append(f"{when} {NOTIFIED[range.event]} {first}-{last}")
-
-    def since(self) -> tuple[str, ...]:
-        """What has been heard since this was last asked."""
-        heard = tuple(self.heard)
-        self.heard.clear()
-        return heard
-
-
-class Run:
+class Run(Look):
     """One program on one machine: symbolic places and numbers become addresses, processes and devices."""
 
     def __init__(self, program: Program, header: Header) -> None:
+        super().__init__(header)
         self.program = program
-        self.there: dict[str, tuple[int, int]] = {}  # the process and the address of a place
-        self.header = header
-        self.layout = Layout(header)
         self.seen: list[Seen] = []
         self.printed: tuple[Message | str, ...] = ()
         self.held: tuple[Frame, ...] | None = None
@@ -265,10 +233,6 @@ class Run:
         seen: Seen = DOES[type(step)](self, step, process)
         return seen
 
-    def address(self, slot: str, page: int) -> int:
-        """The address of a page of a slot, in bytes."""
-        return self.machine.slot(slot) + page * PAGE_SIZE
-
     def map(self, step: Map, process: Process) -> Seen:
         """mmap."""
         offset = step.offset
@@ -317,7 +281,25 @@ class Run:
             return result(process.mlock(at, step.pages))
         if step.advice == "unlock":
             return result(process.munlock(at, step.pages))
-        return result(process.madvise(at, step.pages, getattr(madvise, f"MADV_{step.advice.upper()}")))
+        if step.advice == "lock_onfault":
+            if not hasattr(process, "mlock2"):
+                raise NotModelledError(f"program {self.program.id}: mlock2 ({step})")
+            return result(process.mlock2(at, step.pages, 1))
+        number = ADVICE_NUMBERS.get(step.advice)
+        number = getattr(madvise, f"MADV_{step.advice.upper()}") if number is None else number
+        return result(process.madvise(at, step.pages, number))
+
+    def lockall(self, step: Lockall, process: Process) -> Seen:
+        """mlockall."""
+        if not hasattr(process, "mlockall"):
+            raise NotModelledError(f"program {self.program.id}: mlockall ({step})")
+        return result(process.mlockall(sum(LOCKALL[f] for f in step.flags)))
+
+    def unlockall(self, step: Unlockall, process: Process) -> Seen:
+        """munlockall."""
+        if not hasattr(process, "munlockall"):
+            raise NotModelledError(f"program {self.program.id}: munlockall ({step})")
+        return result(process.munlockall())
 
     def pin(self, step: Pin, process: Process) -> Seen:
         """The module gets pages, and keeps them."""
@@ -399,156 +381,15 @@ class Run:
     def probe_call(self, step: Probe, process: Process) -> Seen:
         """The probe module calls a kernel function."""
         assert self.probe is not None, "checked when the recording was read"
-        return result(self.probe.unmap_mapping_range(step.offset, step.pages))
+        if step.call == "unmap_mapping_range":
+            return result(self.probe.unmap_mapping_range(step.offset, step.pages))
+        assert step.slot is not None, "checked when the recording was read"
+        at = self.address(step.slot, step.page)
+        return result(self.probe.put(process.mm, at, step.pages, remap=step.call == "remap_pfn_range"))
 
     def observe(self, step: Observe, process: Process) -> Seen:
         """Nothing is done."""
         return Seen()
-
-    # -- looking afterwards --------------------------------------------------------------------------------------
-    def _look(self, step: Step, seen: Seen) -> Seen:
-        lru_add_drain(self.machine)  # as the agent does before it looks
-        for place in step.observed.entries:
-            where = self._place(place)
-            if where is not None:
-                seen.entries[place] = self.entry(*where)
-        for place in step.observed.vm_flags:
-            where = self._place(place)
-            if where is not None:
-                seen.vm_flags[place] = where[0].vm_flags(where[1])
-        for place in step.observed.pagemap:
-            where = self._place(place)
-            if where is not None:
-                seen.pagemap[place] = self.pagemap(*where)
-        if step.observed.locked is not None:
-            seen = replace(seen, locked={str(n): p.locked() for n, p in self.processes.items()})
-        heard = {str(n): ears.since() for n, ears in self.ears.items()}
-        if step.observed.events is not None:
-            seen = replace(seen, events=heard)
-        if step.observed.frames is not None:
-            seen = replace(seen, frames=self.frames([*step.observed.entries, *step.observed.frames]))
-        if step.observed.iovas is not None:
-            seen = replace(seen, iovas={name: self.translation(name) for name in step.observed.iovas})
-        return seen if step.observed.memtypes is None else replace(seen, memtypes=self.memtypes())
-
-    def _place(self, place: str) -> tuple[Process, int] | None:
-        there = self.there.get(place)
-        if there is None:
-            number, slot, page = _parsed(place)
-            there = self.there[place] = (number, self.address(slot, page))
-        process = self.processes.get(there[0])
-        return None if process is None else (process, there[1])
-
-    def entry(self, process: Process, address: int) -> Entry:
-        """The raw entry, no event. The model has no tables above the PMD, so a walk ends there at the earliest.
-
-        Frames are moved to where the recorded machine had them, if that is known.
-        """
-        table = process.mm.pgd.get(address >> 21)
-        pmd = table.peek("entry") if table is not None else NONE
-        level = "pmd" if pmd == NONE or pmd_leaf(pmd) else "pte"
-        bits = process.pte(address)
-        if not pte_present(bits):
-            return Entry(level, bits)
-        there = self._there(pte_pfn(bits))
-        return Entry(level, bits & ~FRAME | invert_frame(there * PAGE_SIZE, bits))
-
-    def pagemap(self, process: Process, address: int) -> int:
-        """The pagemap word, its frame moved likewise."""
-        word = process.pagemap(address)
-        return word & ~PM_FRAME | self._there(word & PM_FRAME) if word & PM_PRESENT else word
-
-    def frames(self, places: list[str]) -> dict[str, Frame]:
-        """What is counted of the frames that places map, if they have struct pages."""
-        found = {}
-        for place in places:
-            where = self._place(place)
-            entry = NONE if where is None else where[0].pte(where[1])
-            pfn = pte_pfn(entry)
-            if entry & PRESENT and self.has_page(pfn):
-                found[place] = self.frame(pfn)
-        return found
-
-    def has_page(self, pfn: int) -> bool:
-        """Has a frame of the model's a struct page?"""
-        return pfn in self.machine.pages or self.machine.e820.pfn_valid(pfn)
-
-    def frame(self, pfn: int) -> Frame:
-        """What is counted of a frame; of a driver's, beyond what the driver itself has."""
-        refs, maps = page.counts(self.machine, pfn)
-        folio = self.machine.pages.get(pfn)
-        own = 0 if folio is None or folio.freed else folio.held_by(THE_DRIVER)
-        return Frame(pfn=self._there(pfn), refs=refs - own, maps=maps)
-
-    def translation(self, iova: str) -> Translation | None:
-        """The frame at an IOVA, and what is counted of it."""
-        pfn = self.kept.iova(iova)
-        if pfn is None:
-            return None
-        if not self.has_page(pfn):
-            return Translation(pfn=self._there(pfn))
-        frame = self.frame(pfn)
-        return Translation(pfn=frame.pfn, refs=frame.refs, maps=frame.maps)
-
-    def _held(self) -> tuple[Frame, ...]:
-        """The frames of regions that somebody counts, each with how often."""
-        lru_add_drain(self.machine)
-        found = []
-        for pfn in sorted(self.machine.pages):
-            frame = self.frame(pfn)
-            if pfn != ZERO_PFN and self._recorded(pfn) is not None and (frame.refs or frame.maps):
-                found.append(frame)
-        return tuple(found)
-
-    def _places(self) -> list[tuple[int, int, int]]:
-        """(the model's first frame, pages, the recorded machine's first frame) of what is known of both."""
-        devices = zip(self.devices, self.header.devices, strict=True)
-        bars = [pair for d, k in devices for pair in zip(d.pdev.bars, k.bars, strict=True)]
-        places = [(bar.pfn, key.pages, key.pfn) for bar, key in bars if key.pfn is not None]
-        regions = self.probe.regions if self.probe is not None else {}
-        if self.header.zero_pfn is not None:
-            places.append((ZERO_PFN, 1, self.header.zero_pfn))
-        return places + [(regions[k.name][0], k.pages, k.pfn) for k in self.header.regions]
-
-    def _recorded(self, pfn: int) -> int | None:
-        """Where the recorded machine had one of the model's frames; None for RAM, and where nobody knows."""
-        return next((there + pfn - here for here, pages, there in self.places if here <= pfn < here + pages), None)
-
-    def _there(self, pfn: int) -> int:
-        """Where one of the model's frames is on the recorded machine: RAM has numbers of its own."""
-        there = self._recorded(pfn)
-        return pfn + (MODEL_RAM if self.layout.known else 0) if there is None else there
-
-    # -- memtypes ------------------------------------------------------------------------------------------------
-    def _memtypes(self) -> list[tuple[int, int, str]]:
-        """What the memtype tree has in the probe's regions, at the recorded machine's addresses."""
-        out = []
-        regions = self.probe.regions if self.probe is not None else {}
-        for entry in self.machine.memtypes.entries():
-            for key in self.header.regions:
-                here = regions[key.name][0] * PAGE_SIZE
-                if here <= entry.start and entry.end <= here + key.pages * PAGE_SIZE:
-                    by = key.pfn * PAGE_SIZE - here
-                    out.append((entry.start + by, entry.end + by, cattr_name(entry.type)))
-        return out
-
-    def memtypes(self) -> tuple[Memtype, ...]:
-        """The entries that were not there when the program started."""
-        new = Counter(self._memtypes()) - self.before
-        return tuple(Memtype(start=start, end=end, type=name) for start, end, name in new.elements())
-
-    def log(self) -> list[Message | str]:
-        """What the kernel has printed about memtypes, at the recorded machine's addresses where they are known."""
-        return [self._moved(line) for line in self.machine.memtypes.peek("log")]
-
-    def _moved(self, line: str) -> Message | str:
-        message = message_of(line)
-        if message is None:
-            return line
-        here = message.start // PAGE_SIZE
-        there = self._recorded(here)
-        by = 0 if there is None else (there - here) * PAGE_SIZE
-        return replace(message, start=message.start + by, end=message.end + by)
 
 
 DOES: dict[type[Step], Any] = {
@@ -570,6 +411,8 @@ DOES: dict[type[Step], Any] = {
     Dma: Run.dma,
     Clear: Run.clear,
     Limit: Run.limit,
+    Lockall: Run.lockall,
+    Unlockall: Run.unlockall,
 }
 
 ACTIONS: dict[str, Callable[[VfioPciCoreDevice], int]] = {

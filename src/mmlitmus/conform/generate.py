@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
-from . import pins
+from . import calls, huge, pins
 from .drills import ANONYMOUS, BAR, DRILLS, MODULE, UNCOUNTED, Drill, lessons
 from .rules import KILLS as KILLS
 from .rules import LANGUAGES as LANGUAGES
@@ -26,6 +26,7 @@ from .rules import Rule as Rule
 from .rules import language_of as language_of
 from .rules import sensible as sensible
 from .rules import why_not as why_not
+from .rules import world_of as world_of
 from .schema import (
     ADVICE,
     CACHES,
@@ -75,11 +76,13 @@ class Parts:
     """What a guest has that programs can be about.
 
     ``machine``: pc (no device) or q35 (``devices`` of them behind VFIO); ``probe``: the module, with its mappings.
+    ``plain_leaves``: huge leaves of frames are not marked special (until 6.11).
     """
 
     machine: str = "pc"
     probe: bool = True
     devices: int = 0
+    plain_leaves: bool = False
 
     @property
     def name(self) -> str:
@@ -95,6 +98,8 @@ class Parts:
 
 def kinds_of(has: Parts, language: str) -> tuple[str, ...]:
     """The kinds of mapping that scenes of a language are played with."""
+    if language in huge.LANGUAGES:
+        return huge.kinds(has)
     if language == "mapping" or has.devices or not has.probe:
         return has.kinds
     return (*has.kinds, *PAGE_INSERTS)
@@ -106,7 +111,8 @@ MACHINES = {"pc": Parts("pc"), "q35": Parts("q35", devices=1)}
 def parts_of(header: Header) -> Parts:
     """The parts of a guest, by what its agent said."""
     machine = header.key.lab.machine or ("q35" if header.devices else "pc")
-    return Parts(machine, bool(header.regions), len(header.devices))
+    version = tuple(int(number) for number in header.key.kernel.version.split("-")[0].split(".")[:2])
+    return Parts(machine, bool(header.regions), len(header.devices), version < (6, 12))
 
 
 def generate(
@@ -125,6 +131,8 @@ def generate(
     a mapping of its. ``language``: one of LANGUAGES.
     """
     has = has or MACHINES[machine]
+    if language == "huge" and has.plain_leaves:
+        language = "huge-plain"
     name = has.name if language == "mapping" else f"{has.name}-{language}"
     source = Source(random.Random(f"mmlitmus/{name}/{seed}/{number}"), has, wrong, number, language)
     return Program(id=f"{name}-{seed}-{number}", seed=seed, steps=tuple(source.steps()))
@@ -149,7 +157,7 @@ def _lessons(has: Parts, language: str) -> tuple[list[tuple[str, Drill]], list[t
     first: list[tuple[str, Drill]] = []
     later: list[tuple[str, Drill]] = []
     about_pins = [*pins.SCENES, *(pins.DMA_SCENES if has.devices else ())]
-    scenes = DRILLS if language == "mapping" else about_pins
+    scenes = {"mapping": DRILLS, "gup": about_pins, "calls": calls.scenes(has.devices)}.get(language, huge.SCENES)
     for kind, drill in lessons(kinds_of(has, language), scenes):
         (first if kind == "remap_fault" else later).append((kind, drill))
     for order in (first, later):
@@ -166,7 +174,7 @@ class Source:
         self.wrong = wrong
         self.number = number
         self.language = language
-        self.world = World()
+        self.world = world_of(language)
         self.made: list[Map] = []
 
     def steps(self) -> Iterator[Step]:
@@ -176,7 +184,7 @@ class Source:
             return
         for n in range(self.chance.randint(6, 16)):
             for _ in range(50):
-                step = self.map() if n == 0 else self.step()
+                step = self.anything(n == 0)
                 if step is not None and why_not(self.world, step, self.language) is None:
                     yield self.taken(step)
                     break
@@ -185,6 +193,12 @@ class Source:
                 if not left:
                     return
                 yield self.taken(Switch(process=self.chance.choice(left)))
+
+    def anything(self, first: bool) -> Step | None:
+        """Any step, a mapping at first."""
+        if self.language in huge.LANGUAGES:
+            return huge.anything(self, first)
+        return self.map() if first else self.step()
 
     def taken(self, step: Step) -> Step:
         """The step, after the world has been told of it."""
@@ -268,6 +282,8 @@ class Source:
             does.append((16, self.dev))
         elif self.has.probe:
             does.append((8, self.probe))
+        if self.language == "calls":
+            does += [(weight, partial(make, self)) for weight, make in calls.anything(self)]
         if self.language == "gup":
             does += [(weight, partial(make, self)) for weight, make in pins.anything(self)]
         (make,) = self.chance.choices([make for _, make in does], [weight for weight, _ in does])
@@ -306,7 +322,7 @@ class Source:
         if made and "fixed" in flags and chance.random() < 0.3:
             # the same frames over themselves, with what may be another cache type
             return replace(chance.choice(made), cache=chance.choice(CACHES), prot=prot, flags=tuple(flags))
-        if self.language == "gup" and chance.random() < COUNTED:
+        if self.language in ("gup", "calls") and chance.random() < COUNTED:
             return pins.map_anything(self, where)
         if chance.random() < 0.1 or not (self.has.devices or self.has.probe):
             return Map(backing="anonymous", **where)  # type: ignore[arg-type]

@@ -122,7 +122,7 @@ class Layout:
     """
 
     def __init__(self, header: Header) -> None:
-        self.whole_log = header.isolation == "fresh"
+        self.whole_log = header.isolation != "sequence"
         self.packed = header.placement == "packed"
         bars = [bar for device in header.devices for bar in device.bars]
         self.known = all(bar.pfn is not None for bar in bars)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .codec import BITS, BadValueError, encode, many, nested, optional
-from .generate import PAGES, sensible
+from .generate import PAGES, language_of, sensible
+from .huge import LANGUAGES, looked_at
 from .layout import message_of, slot_address
 from .schema import (
     FORMAT,
@@ -43,6 +44,8 @@ from .schema import (
 #: what the agent is asked to look at beyond entries, flags and memtypes. ``events`` registers an MMU notifier with each
 #: process; no field of a program has been seen to depend on that, on 5.10.262, 6.1.192, 6.12.117 and 7.3.4
 WANT = ("pagemap", "locked", "frames", "events")
+#: and that more frames of each region are counted before the program, in those about huge leaves
+WIDE = ("wide",)
 #: kinds of outcome in which the guest did not get to the program's end
 DEATHS = ("oops", "panic", "hang", "died")
 
@@ -67,8 +70,15 @@ def words_of(step: Step) -> str:
 
 
 def text_of(program: Program, want: Sequence[str] = WANT) -> str:
-    """A program as the agent reads it, with every place to look at. ``want``: what to see beyond the rest."""
+    """A program as the agent reads it, with every place to look at. ``want``: what to see beyond the rest.
+
+    Every page of every slot that the program names; of slots with huge leaves some.
+    """
     slots = slots_of(program.steps)
+    pages: dict[str, Sequence[int]] = {slot: range(PAGES) for slot in slots}
+    if language_of(program.id) in LANGUAGES:
+        pages = {slot: looked_at(program.steps, slot) for slot in slots}
+        want = (*want, *WIDE) if want else want
     live, current = [0], 0
     lines = [f"program {program.id}" + (f" want={','.join(want)}" if want else "")]
     for step in program.steps:
@@ -79,7 +89,7 @@ def text_of(program: Program, want: Sequence[str] = WANT) -> str:
         elif isinstance(step, Exit):
             live.remove(current)
         lines.append(words_of(step))
-        places = [f"{process}:{slot}{page}" for process in live for slot in slots for page in range(PAGES)]
+        places = [f"{process}:{slot}{page}" for process in live for slot in slots for page in pages[slot]]
         if places:
             lines.append(f"places={','.join(places)}")
     return "\n".join([*lines, "end", ""])

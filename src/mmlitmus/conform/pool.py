@@ -242,7 +242,7 @@ class Batch:
                 if not pool.batchable(program):
                     left.append(program)
                 else:
-                    outcome = running.run(batch.moved(number) + text_of(program), PROGRAM)
+                    outcome = running.run(batch.moved(number, program) + text_of(program), PROGRAM)
                     begun = batch.beginning(pool.kernel.ready, outcome)
                     if outcome.kind != "ended" or begun is None or begun != (beginning or begun):
                         return [*left, program]

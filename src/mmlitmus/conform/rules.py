@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .schema import (
+    HUGE_INSERTS,
+    MORE_ADVICE,
     PAGE_INSERTS,
     Advise,
     Clear,
@@ -15,6 +17,7 @@ from .schema import (
     Dma,
     Fork,
     Limit,
+    Lockall,
     Map,
     Pin,
     Probe,
@@ -24,9 +27,10 @@ from .schema import (
     Switch,
     Touch,
     Transfer,
+    Unlockall,
     Unpin,
 )
-from .world import World
+from .world import BLOCK, HUGE_PAGES, PAGES, World
 
 #: madvise and mlock of anonymous memory that do nothing to pages or answer by what pages there are
 PLAIN_ADVICE = (
@@ -113,6 +117,38 @@ def _beyond_mappings(world: World, step: Step) -> bool:
     return isinstance(step, Pin | Unpin | Transfer | Dma | Clear | Limit)
 
 
+def _beyond_plain(world: World, step: Step) -> bool:
+    if isinstance(step, Map):
+        return step.insert in HUGE_INSERTS or "populate" in step.flags
+    if isinstance(step, Advise):
+        return step.advice in MORE_ADVICE or step.advice == "lock_onfault"
+    return isinstance(step, Lockall | Unlockall) or (isinstance(step, Probe) and step.call != "unmap_mapping_range")
+
+
+def _gets_a_leaf(world: World, step: Step) -> bool:
+    if isinstance(step, Pin | Transfer):
+        process = step.process
+    elif isinstance(step, Dma) and step.slot is not None:
+        process = None
+    else:
+        return False
+    assert step.slot is not None
+    return any(kind.insert in HUGE_INSERTS for kind in world.kinds(step.slot, step.page, step.pages, process))
+
+
+def _huge_memory(world: World, step: Step) -> bool:
+    if isinstance(step, Map):
+        if step.backing != "anonymous":
+            return False
+        first, end = step.page, step.page + step.pages
+    elif isinstance(step, Remap) and world.anonymous(step.slot, step.page, max(step.pages, 1)):
+        first = step.page if step.to is None else 0
+        end = first + step.new_pages
+    else:
+        return False
+    return -(-first // BLOCK) < end // BLOCK
+
+
 def _joins(world: World, step: Step) -> bool:
     if not isinstance(step, Map) or step.backing != "anonymous":
         return False
@@ -137,6 +173,12 @@ KILLS = (
         "5.10's pin_user_pages says of a special entry of a VM_MIXEDMAP that it has got the page, and has not: whoever "
         "believes it (process_vm_readv, process_vm_writev, MAP_DMA) uses a struct page that there is not",
         _fills_no_slot,
+    ),
+    Rule(
+        "pages-of-a-plain-leaf",
+        "until 6.11 a leaf of vmf_insert_pfn_pmd is not marked special, and get_user_pages_fast takes its frames for "
+        "pages (mm/gup.c, gup_huge_pmd, 5.10 and 6.1): of frames without a struct page that is an oops",
+        _gets_a_leaf,
     ),
 )
 
@@ -191,7 +233,13 @@ UNMODELLED = (
     ),
 )
 
-RULES = (*KILLS, *UNMODELLED)
+#: what programs of the first two languages do not have, so that a number of a seed is the program that was recorded
+LATER = Rule(
+    "later-words",
+    "huge leaves, mlockall, MAP_POPULATE and the younger advice have languages of their own (huge, calls)",
+    _beyond_plain,
+)
+RULES = (*KILLS, *UNMODELLED, LATER)
 #: rules that do not hold for programs about pinned pages
 LIFTED = ("anonymous-pages", "mixed-counted-pages", "mixed-populated", "pinned-pages")
 #: and those that hold for them only
@@ -216,13 +264,73 @@ OF_PAGES = (
         ),
     ),
 )
-#: what programs may be about: mappings of device memory, or get_user_pages too, of memory that it can have
-LANGUAGES = {"mapping": RULES, "gup": (*(rule for rule in RULES if rule.name not in LIFTED), *OF_PAGES)}
+#: rules of programs about huge leaves, and about calls: what the model has not says so when the program runs
+OF_LEAVES = (
+    Rule(
+        "grown-wherever",
+        "where an mremap goes that may move and cannot stay is the kernel's choice",
+        lambda world, step: (
+            isinstance(step, Remap) and step.to is None and "maymove" in step.flags and step.new_pages > step.pages
+        ),
+    ),
+    Rule(
+        "all-of-a-process-with-a-limit",
+        "mlockall counts what the process itself is, its code and stack, and the model's processes are what they map",
+        lambda world, step: (
+            (isinstance(step, Lockall) and world.limited) or (isinstance(step, Limit) and world.locked_all)
+        ),
+    ),
+    Rule(
+        "huge-pages-of-memory",
+        "anonymous memory that covers a whole block of 2 MiB gets huge pages as the kernel finds them, and khugepaged "
+        "makes them in its own time",
+        _huge_memory,
+    ),
+)
+#: ... on kernels that do not mark a leaf of frames as special, 5.10 and 6.1
+OF_PLAIN_LEAVES = (
+    Rule(
+        "pte-into-a-leaf",
+        "until 6.4 insert_pfn and remap_pte_range (mm/memory.c, pte_alloc_map_lock) do not look whether the PMD is a "
+        "leaf: they take its frame for a table, and write there",
+        lambda world, step: isinstance(step, Probe) and step.call != "unmap_mapping_range",
+    ),
+    Rule(
+        "split-of-frames-without-pages",
+        "5.10.262's __split_huge_pmd (mm/huge_memory.c) asks PageAnon of the leaf's frame: without a struct page that "
+        "is an oops, at every munmap, mprotect, madvise and mmap of a part",
+        lambda world, step: (
+            isinstance(step, Map) and step.insert in HUGE_INSERTS and step.region not in ("reserved", "ram")
+        ),
+    ),
+)
+KEPT = (
+    "address-of-the-kernels-choice", "registers-of-the-device", "mremap-names-a-slot", "merged-mappings",
+    "memory-of-files",
+)  # fmt: skip
+#: what programs may be about: mappings of device memory, or get_user_pages too, of memory that it can have; mappings
+#: with leaves of 2 MiB; every call of the language with every protection
+LANGUAGES = {
+    "mapping": RULES,
+    "gup": (*(rule for rule in RULES if rule.name not in LIFTED), *OF_PAGES),
+    "huge": (*KILLS, *(rule for rule in (*UNMODELLED, *OF_PAGES) if rule.name in KEPT), *OF_LEAVES),
+    "calls": (*KILLS, *(rule for rule in (*UNMODELLED, *OF_PAGES) if rule.name in KEPT), *OF_LEAVES),
+}
+#: what "huge" is on kernels that do not mark a leaf of frames as special
+LANGUAGES["huge-plain"] = (*LANGUAGES["huge"], *OF_PLAIN_LEAVES)
+#: pages of a slot
+EXTENT = {"huge": HUGE_PAGES, "huge-plain": HUGE_PAGES}
 
 
 def language_of(name: str) -> str:
     """What a generated program of this name is about."""
-    return "gup" if "-gup-" in name else "mapping"
+    found = [language for language in LANGUAGES if f"-{language}-" in name]
+    return max(found, key=len, default="mapping")
+
+
+def world_of(language: str) -> World:
+    """The world before a program's first step."""
+    return World(pages=EXTENT.get(language, PAGES))
 
 
 def why_not(world: World, step: Step, language: str = "mapping") -> Rule | None:
@@ -234,7 +342,7 @@ def sensible(steps: Sequence[Step], language: str = "mapping") -> tuple[Step, ..
     """The steps without those that have become impossible (of a process that is not there); None if a rule of the
     language forbids one of the rest.
     """
-    world = World()
+    world = world_of(language)
     kept: list[Step] = []
     for step in steps:
         if isinstance(step, Switch):

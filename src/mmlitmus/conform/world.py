@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .schema import PAGE_INSERTS, Exit, Fork, Map, Remap, Step, Switch, Unmap
+from .schema import PAGE_INSERTS, Exit, Fork, Limit, Lockall, Map, Remap, Step, Switch, Unmap
 
 #: the places of the language: slots, and pages in each
 SLOTS = "abcd"
 PAGES = 8
+#: of programs about huge leaves: three blocks of 2 MiB and a half, in pages
+BLOCK = 512
+HUGE_PAGES = 3 * BLOCK + BLOCK // 2
 
 Place = tuple[int, str, int]
 
@@ -35,6 +38,9 @@ class World:
     live: list[int] = field(default_factory=lambda: [0])
     born: list[int] = field(default_factory=lambda: [0])
     current: int = 0
+    pages: int = PAGES  # of a slot
+    limited: bool = False  # RLIMIT_MEMLOCK, in any process
+    locked_all: bool = False  # by mlockall, in any process
 
     def kinds(self, slot: str, page: int, pages: int, process: int | None = None) -> set[Kind]:
         """What may be mapped in a range of pages."""
@@ -62,9 +68,9 @@ class World:
         found: list[tuple[str, int, int]] = []
         for slot in SLOTS:
             page = 0
-            while page < PAGES:
+            while page < self.pages:
                 first, kind = page, self.likely.get((self.current, slot, page))
-                while page < PAGES and self.likely.get((self.current, slot, page)) == kind:
+                while page < self.pages and self.likely.get((self.current, slot, page)) == kind:
                     page += 1
                 if kind is not None:
                     found.append((slot, first, page - first))
@@ -93,6 +99,10 @@ class World:
             self.used |= {(step.child, slot) for process, slot in self.used if process == self.current}
         elif isinstance(step, Switch):
             self.current = step.process
+        elif isinstance(step, Limit):
+            self.limited = True
+        elif isinstance(step, Lockall):
+            self.locked_all = True
         elif isinstance(step, Exit):
             self.live.remove(self.current)
             for held in (self.maybe, self.likely):

@@ -85,7 +85,7 @@ static void begin(void)
 	if (device_count)
 		say_bar_memtypes();
 	if (program.want & WANT_FRAMES)
-		say_counts();
+		say_counts(program.want & WANT_WIDE);
 	say_end();
 }
 
@@ -149,7 +149,7 @@ static void finish(int done)
 	say_log("after");
 	say_bool("clean", clean);
 	if (program.want & WANT_FRAMES)
-		say_counts();	/* with nobody there any more */
+		say_counts(program.want & WANT_WIDE);	/* with nobody there any more */
 	say_end();
 }
 

@@ -55,8 +55,11 @@ enum action {
 	ACTION_RESET, ACTION_READ
 };
 
+/* what the probe module is asked for */
+enum { CALL_UNMAP, CALL_INSERT, CALL_REMAP };
+
 /* advice that is no madvise */
-enum { ADVICE_LOCK = -1, ADVICE_UNLOCK = -2 };
+enum { ADVICE_LOCK = -1, ADVICE_UNLOCK = -2, ADVICE_LOCK_ONFAULT = -3 };
 
 struct step;
 
@@ -109,7 +112,7 @@ struct step {
 };
 
 /* What a program asks to see beyond the rest. */
-enum { WANT_PAGEMAP = 1, WANT_LOCKED = 2, WANT_FRAMES = 4, WANT_EVENTS = 8 };
+enum { WANT_PAGEMAP = 1, WANT_LOCKED = 2, WANT_FRAMES = 4, WANT_EVENTS = 8, WANT_WIDE = 16 };
 
 struct program {
 	char id[128];
@@ -158,6 +161,8 @@ void fork_step(const struct step *step, struct result *result);
 void exit_step(const struct step *step, struct result *result);
 void probe_step(const struct step *step, struct result *result);
 void clear_step(const struct step *step, struct result *result);
+void lockall_step(const struct step *step, struct result *result);
+void unlockall_step(const struct step *step, struct result *result);
 void limit_step(const struct step *step, struct result *result);
 
 /* -- memory.c -- */
@@ -204,7 +209,7 @@ void say_ready(void);
 void say_regions(void);
 void say_memtypes(void);
 void say_bar_memtypes(void);
-void say_counts(void);
+void say_counts(bool wide);
 void say_observed(const struct program *program, const struct step *step, const struct result *result);
 void start_log(void);
 void say_log(const char *key);

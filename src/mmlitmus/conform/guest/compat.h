@@ -35,10 +35,22 @@ static inline vm_fault_t probe_insert_mixed(struct vm_area_struct *vma, unsigned
 }
 
 /*
- * A leaf of 2M that is marked special, and so kept from get_user_pages(), is of 6.12. Before that the function made a
- * leaf that only DAX could use.
+ * A leaf of 2M that is marked special, and so kept from get_user_pages(), is of 6.12. Before that the function made one
+ * for DAX, and for TTM, whose frames get_user_pages_fast() took for pages: no program here has it look at one.
  */
-#define PROBE_HAS_HUGE (SINCE(6, 12) && IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
+#define PROBE_HAS_HUGE IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE)
+
+/* 6.6 asks for an order; before, there was a name for each size. */
+#if SINCE(6, 6)
+typedef unsigned int probe_size;
+#define PROBE_IS_PMD(size) ((size) == PMD_SHIFT - PAGE_SHIFT)
+#else
+typedef enum page_entry_size probe_size;
+#define PROBE_IS_PMD(size) ((size) == PE_SIZE_PMD)
+#endif
+
+/* Does a function that puts in a PTE look whether there is a leaf in its way? Before 6.5 it takes it for a table. */
+#define PROBE_MINDS_LEAVES SINCE(6, 5)
 
 #if PROBE_HAS_HUGE
 static inline vm_fault_t probe_insert_pmd(struct vm_fault *vmf, unsigned long pfn)

@@ -16,7 +16,10 @@
 #define MEMTYPE_LIST "/sys/kernel/debug/x86/pat_memtype_list"
 #define PRESENT 1UL
 #define FRAME 0x000ffffffffff000UL	/* the bits of an entry that hold a frame's address */
+#define LEVEL_PMD 3
 #define LEVEL_PTE 4
+#define HUGE 0x80UL	/* of an entry above the last level: a leaf */
+#define HUGE_PAGES 512UL
 
 static int log_fd = -1, oops_fd = -1;
 
@@ -230,13 +233,19 @@ static void say_frames(const struct place *places, int count)
 {
 	struct probe_frame frame;
 	struct probe_walk at;
+	uint64_t pfn;
 
 	drain();
 	say_open("frames", '{');
 	for (int n = 0; n < count; n++) {
-		if (!walk(&places[n], &at) || at.level != LEVEL_PTE || !(at.entry & PRESENT))
+		if (!walk(&places[n], &at) || !(at.entry & PRESENT))
 			continue;
-		if (!count_frame((at.entry & FRAME) / PAGE, &frame))
+		pfn = (at.entry & FRAME) / PAGE;
+		if (at.level == LEVEL_PMD && at.entry & HUGE)
+			pfn = pfn / HUGE_PAGES * HUGE_PAGES + at.address / PAGE % HUGE_PAGES;
+		else if (at.level != LEVEL_PTE)
+			continue;
+		if (!count_frame(pfn, &frame))
 			continue;
 		say_counted(places[n].name, &frame);
 	}
@@ -244,10 +253,12 @@ static void say_frames(const struct place *places, int count)
 }
 
 #define COUNTED 64	/* pages of a region: programs map its first ones */
+#define COUNTED_WIDE 2048	/* and those with huge leaves so many */
 
 /* The same of the first frames of every region, mapped or not: runs of equal ones. Null: nobody can say. */
-void say_counts(void)
+void say_counts(bool wide)
 {
+	const long most = wide ? COUNTED_WIDE : COUNTED;
 	struct probe_frame first, frame;
 	long pages, n, last;
 
@@ -258,7 +269,7 @@ void say_counts(void)
 	drain();
 	say_open("frames", '[');
 	for (int r = 0; r < PROBE_REGIONS; r++) {
-		last = regions[r].pages < COUNTED ? (long)regions[r].pages : COUNTED;
+		last = (long)regions[r].pages < most ? (long)regions[r].pages : most;
 		for (n = 0; n < last; n += pages) {
 			pages = 1;
 			if (!count_frame(regions[r].pfn + n, &first))
@@ -277,9 +288,40 @@ void say_counts(void)
 	say_close(']');
 }
 
-/* VmLck of every process, in pages. */
-static void say_locked(void)
+/* Pages of the process's own, its code and stack, that mlockall() has locked too. */
+static long locked_elsewhere(int process)
 {
+	FILE *file = open_proc(process, "smaps");
+	unsigned long first = 0, end = 0;
+	char line[512], *rest;
+	long pages = 0;
+
+	while (file && fgets(line, sizeof(line), file)) {
+		if (*line < 'A' || *line > 'Z') {
+			first = strtoul(line, &rest, 16);
+			end = strtoul(rest + 1, NULL, 16);
+		} else if (!strncmp(line, "VmFlags:", 8) && strstr(line, " lo ") &&
+			   (end <= SLOT_BASE || first >= SLOT_BASE + SLOTS * SLOT_SIZE)) {
+			pages += (end - first) / PAGE;
+		}
+	}
+	if (file)
+		fclose(file);
+	return pages;
+}
+
+static bool locks_all(const struct program *program)
+{
+	for (int n = 0; n < program->steps; n++)
+		if (program->step[n].verb && program->step[n].verb->perform == lockall_step)
+			return true;
+	return false;
+}
+
+/* VmLck of every process, in pages, of what is the program's. */
+static void say_locked(const struct program *program)
+{
+	bool elsewhere = locks_all(program);
 	char name[16], line[256];
 	long kilobytes;
 	FILE *file;
@@ -291,7 +333,7 @@ static void say_locked(void)
 			if (sscanf(line, "VmLck: %ld kB", &kilobytes) != 1)
 				continue;
 			snprintf(name, sizeof(name), "%d", n);
-			say_number(name, kilobytes * 1024 / (long)PAGE);
+			say_number(name, kilobytes * 1024 / (long)PAGE - (elsewhere ? locked_elsewhere(n) : 0));
 		}
 		if (file)
 			fclose(file);
@@ -468,7 +510,7 @@ void say_observed(const struct program *program, const struct step *step, const 
 		if (program->want & WANT_FRAMES && step->places)
 			say_frames(places, step->places);
 		if (program->want & WANT_LOCKED)
-			say_locked();
+			say_locked(program);
 		if (program->want & WANT_EVENTS)
 			say_events();
 		if (step->verb->perform == pin_step && result->how == OK)

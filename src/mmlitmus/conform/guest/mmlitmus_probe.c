@@ -170,7 +170,7 @@ static int insert_pages(struct vm_area_struct *vma, unsigned long pfn)
 }
 
 #if PROBE_HAS_HUGE
-static vm_fault_t probe_huge_fault(struct vm_fault *vmf, unsigned int order)
+static vm_fault_t probe_huge_fault(struct vm_fault *vmf, probe_size size)
 {
 	struct vm_area_struct *vma = vmf->vma;
 	unsigned long start = vmf->address & PMD_MASK;
@@ -178,7 +178,7 @@ static vm_fault_t probe_huge_fault(struct vm_fault *vmf, unsigned int order)
 	unsigned long pfn;
 
 	/* no region is as large as a PUD */
-	if (fill_of(vma)->insert != PROBE_HUGE || order != PMD_SHIFT - PAGE_SHIFT)
+	if (fill_of(vma)->insert != PROBE_HUGE || !PROBE_IS_PMD(size))
 		return VM_FAULT_FALLBACK;
 	if (start < vma->vm_start || start + PMD_SIZE > vma->vm_end)
 		return VM_FAULT_FALLBACK;
@@ -320,6 +320,58 @@ static void walk(struct mm_struct *mm, struct probe_walk *at)
 		return;
 	at->level = 4;
 	at->entry = pte_val(READ_ONCE(*pte_offset_kernel(pmd, address)));
+}
+
+/* Is there an entry in a table? remap_pfn_range() over one is a BUG. */
+static bool in_the_way(struct mm_struct *mm, const struct probe_put *put)
+{
+	struct probe_walk at;
+	unsigned long n;
+
+	for (n = 0; n < put->pages; n++) {
+		at.address = put->address + (n << PAGE_SHIFT);
+		walk(mm, &at);
+		if (at.level == 4 && at.entry)
+			return true;
+	}
+	return false;
+}
+
+/* What a driver may do to a mapping of its own from outside a fault, a leaf being there or not. */
+static int probe_put(const struct probe_put *put)
+{
+	struct mm_struct *mm = current->mm;
+	unsigned long size = put->pages << PAGE_SHIFT, pfn;
+	struct vm_area_struct *vma;
+	int error = -EFAULT;
+	vm_fault_t fault;
+
+	if (!PROBE_MINDS_LEAVES)
+		return -EOPNOTSUPP;
+	if (!put->pages || put->pages > PTRS_PER_PMD || put->address >= TASK_SIZE_MAX)
+		return -EINVAL;
+	mmap_write_lock(mm);
+	vma = find_vma(mm, put->address);
+	if (!vma || put->address < vma->vm_start || put->address + size > vma->vm_end)
+		goto unlock;
+	error = -EINVAL;
+	if (vma->vm_ops != &probe_huge_vm_ops || !(vma->vm_flags & VM_PFNMAP))
+		goto unlock;
+	error = -ENXIO;
+	if (!frame_at(fill_of(vma), vma->vm_pgoff + ((put->address - vma->vm_start) >> PAGE_SHIFT), put->pages, &pfn))
+		goto unlock;
+	if (put->remap) {
+		error = -EBUSY;
+		if (in_the_way(mm, put))
+			goto unlock;
+		error = remap_pfn_range(vma, put->address, pfn, size, vma->vm_page_prot);
+	} else {
+		fault = vmf_insert_pfn(vma, put->address, pfn);
+		error = fault == VM_FAULT_NOPAGE ? 0 : fault == VM_FAULT_OOM ? -ENOMEM : -EFAULT;
+	}
+unlock:
+	mmap_write_unlock(mm);
+	return error;
 }
 
 static int probe_walk(struct probe_walk *at)
@@ -707,6 +759,7 @@ static long probe_ioctl(struct file *file, unsigned int command, unsigned long a
 		struct probe_pin pin;
 		struct probe_unpin unpin;
 		struct probe_iova iova;
+		struct probe_put put;
 		s32 pid;
 	} u = {};
 	long error = 0;
@@ -745,6 +798,9 @@ static long probe_ioctl(struct file *file, unsigned int command, unsigned long a
 		break;
 	case PROBE_IOC_UNPIN:
 		error = probe_unpin(probe, &u.unpin);
+		break;
+	case PROBE_IOC_PUT:
+		error = probe_put(&u.put);
 		break;
 	case PROBE_IOC_IOVA:
 		error = probe_iova(&u.iova);

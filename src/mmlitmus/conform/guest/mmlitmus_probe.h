@@ -132,6 +132,14 @@ struct probe_range {
 	__u64 pages;
 };
 
+/* Entries put into a mapping of PROBE_HUGE of the caller's, where others may be: EOPNOTSUPP where that is not safe. */
+struct probe_put {
+	__u64 address;
+	__u64 pages;
+	__u32 remap;		/* by remap_pfn_range(), else the first one by vmf_insert_pfn() */
+	__u32 padding;
+};
+
 struct probe_walk {
 	__s32 pid;		/* in; 0 is the caller */
 	__u32 level;		/* where the walk ended: 0 PGD, 1 P4D, 2 PUD, 3 PMD, 4 PTE */
@@ -192,5 +200,6 @@ struct probe_events {
 #define PROBE_IOC_PIN	 _IOWR(PROBE_IOC, 0x09, struct probe_pin)
 #define PROBE_IOC_UNPIN	 _IOWR(PROBE_IOC, 0x0a, struct probe_unpin)
 #define PROBE_IOC_IOVA	 _IOWR(PROBE_IOC, 0x0b, struct probe_iova)
+#define PROBE_IOC_PUT	 _IOW(PROBE_IOC, 0x0c, struct probe_put)
 
 #endif

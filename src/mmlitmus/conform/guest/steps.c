@@ -222,6 +222,8 @@ void advise_step(const struct step *step, struct result *result)
 		ended(result, !mlock(at, size));
 	else if (step->advice == ADVICE_UNLOCK)
 		ended(result, !munlock(at, size));
+	else if (step->advice == ADVICE_LOCK_ONFAULT)
+		ended(result, !mlock2(at, size, MLOCK_ONFAULT));
 	else
 		ended(result, !madvise(at, size, step->advice));
 }
@@ -296,11 +298,18 @@ void exit_step(const struct step *step, struct result *result)
 void probe_step(const struct step *step, struct result *result)
 {
 	const struct probe_range range = { .page = step->offset, .pages = step->pages };
+	const struct probe_put put = {
+		.address = step->slot < 0 ? 0 : (uintptr_t)address_of(step->slot, step->page),
+		.pages = step->pages,
+		.remap = step->call == CALL_REMAP,
+	};
 
 	if (probe_fd < 0)
 		not_run(result, "there is no probe module");
-	else
+	else if (step->call == CALL_UNMAP)
 		ended(result, !ioctl(probe_fd, PROBE_IOC_UNMAP, &range));
+	else
+		ended(result, !ioctl(probe_fd, PROBE_IOC_PUT, &put));
 }
 
 /* -- what a process is -------------------------------------------------------------------------------------------- */
@@ -320,6 +329,18 @@ void clear_step(const struct step *step, struct result *result)
 	close(fd);
 	errno = error;
 	ended(result, !error);
+}
+
+/* All of the process's memory, what it has beside the program's too. */
+void lockall_step(const struct step *step, struct result *result)
+{
+	ended(result, !mlockall(step->flags));
+}
+
+void unlockall_step(const struct step *step, struct result *result)
+{
+	(void)step;
+	ended(result, !munlockall());
 }
 
 /* As a process that may lock so many pages at most, and is not excused from that. */

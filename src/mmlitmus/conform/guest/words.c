@@ -30,6 +30,13 @@
 #ifndef MADV_DONTNEED_LOCKED
 #define MADV_DONTNEED_LOCKED 24
 #endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#define MADV_GUARD_REMOVE 103
+#endif
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP 4
 #endif
@@ -115,6 +122,7 @@ static const struct word map_flags[] = {
 	{ "fixed", MAP_FIXED },
 	{ "fixed_noreplace", MAP_FIXED_NOREPLACE },
 	{ "locked", MAP_LOCKED },
+	{ "populate", MAP_POPULATE },
 	{ NULL }
 };
 
@@ -144,8 +152,16 @@ static const struct word advice[] = {
 	{ "dontneed_locked", MADV_DONTNEED_LOCKED },
 	{ "mergeable", MADV_MERGEABLE },
 	{ "hugepage", MADV_HUGEPAGE },
+	{ "nohugepage", MADV_NOHUGEPAGE },
+	{ "unmergeable", MADV_UNMERGEABLE },
+	{ "keeponfork", MADV_KEEPONFORK },
+	{ "remove", MADV_REMOVE },
+	{ "collapse", MADV_COLLAPSE },
+	{ "guard_install", MADV_GUARD_INSTALL },
+	{ "guard_remove", MADV_GUARD_REMOVE },
 	{ "lock", ADVICE_LOCK },
 	{ "unlock", ADVICE_UNLOCK },
+	{ "lock_onfault", ADVICE_LOCK_ONFAULT },
 	{ NULL }
 };
 
@@ -168,7 +184,9 @@ static const struct word actions[] = {
 };
 
 static const struct word calls[] = {
-	{ "unmap_mapping_range", 0 },
+	{ "unmap_mapping_range", CALL_UNMAP },
+	{ "insert_pfn", CALL_INSERT },
+	{ "remap_pfn_range", CALL_REMAP },
 	{ NULL }
 };
 
@@ -238,11 +256,19 @@ static const struct word cleared[] = {
 	{ NULL }
 };
 
+static const struct word lockall_flags[] = {
+	{ "current", MCL_CURRENT },
+	{ "future", MCL_FUTURE },
+	{ "onfault", MCL_ONFAULT },
+	{ NULL }
+};
+
 static const struct word wants[] = {
 	{ "pagemap", WANT_PAGEMAP },
 	{ "locked", WANT_LOCKED },
 	{ "frames", WANT_FRAMES },
 	{ "events", WANT_EVENTS },
+	{ "wide", WANT_WIDE },
 	{ NULL }
 };
 
@@ -330,6 +356,8 @@ static const struct field probe_fields[] = {
 	{ "call", ONE_OF, AT(call), NULL, calls },
 	{ "offset", INDEX, AT(offset), "0" },
 	{ "pages", COUNT, AT(pages), NULL },
+	{ "slot", SLOT, AT(slot), "" },
+	{ "page", INDEX, AT(page), "0" },
 	{ NULL }
 };
 
@@ -380,6 +408,15 @@ static const struct field limit_fields[] = {
 	{ NULL }
 };
 
+static const struct field lockall_fields[] = {
+	{ "flags", ANY_OF, AT(flags), "", lockall_flags },
+	{ NULL }
+};
+
+static const struct field unlockall_fields[] = {
+	{ NULL }
+};
+
 static const struct field observe_fields[] = {
 	{ NULL }
 };
@@ -402,6 +439,8 @@ const struct verb verbs[] = {
 	{ "dma", dma_fields, dma_step, true },
 	{ "clear", clear_fields, clear_step, true },
 	{ "limit", limit_fields, limit_step, true },
+	{ "lockall", lockall_fields, lockall_step, true },
+	{ "unlockall", unlockall_fields, unlockall_step, true },
 	{ "observe", observe_fields, NULL, false },
 	{ NULL }
 };

@@ -47,6 +47,8 @@ class Machine:
     def command_line(self, shell: bool = False) -> str:
         """What the kernel is told. An oops ends the guest, so that it cannot be overlooked."""
         words = ["console=ttyS0", "oops=panic", "panic=-1", "sysrq_always_enabled"]
+        # a protection of x alone would take a protection key, which is in the entry's bits: the model has none
+        words += ["nopku"]
         words += [f"memmap={size}${start:#x}" for size, start in RESERVED]
         words += [] if self.kaslr else ["nokaslr"]
         words += ["intel_iommu=on"] if self.kind == "q35" else []

@@ -25,15 +25,20 @@ from dataclasses import dataclass
 
 from mmlitmus.api import (
     CACHE_MASK,
+    EBUSY,
+    EFAULT,
     EINVAL,
+    ENOMEM,
     FAULT_FLAG_WRITE,
     PAGE_SHIFT,
     PAGE_SIZE,
     PMD_ORDER,
+    PMD_SHIFT,
     VM_DONTDUMP,
     VM_DONTEXPAND,
     VM_FAULT_FALLBACK,
     VM_FAULT_NOPAGE,
+    VM_FAULT_OOM,
     VM_FAULT_SIGBUS,
     VM_IO,
     VM_MIXEDMAP,
@@ -43,6 +48,7 @@ from mmlitmus.api import (
     File,
     Folio,
     Machine,
+    MmStruct,
     PciDevice,
     VmArea,
     VmFault,
@@ -51,7 +57,10 @@ from mmlitmus.api import (
     driver_folio,
     folio_get,
     is_cow_mapping,
+    mmap_write_lock,
+    mmap_write_unlock,
     page_tables,
+    pmd_leaf,
     pmd_offset,
     pud_offset,
     remap_pfn_range,
@@ -59,6 +68,7 @@ from mmlitmus.api import (
     unmap_mapping_range,
     vm_flags_set,
     vm_insert_page,
+    vma_lookup,
     vmf_insert_mixed,
     vmf_insert_pfn,
     vmf_insert_pfn_pmd,
@@ -157,6 +167,35 @@ class Probe:
         """
         unmap_mapping_range(self.mapping, page << PAGE_SHIFT, pages << PAGE_SHIFT, even_cows)
         return 0
+
+    def put(self, mm: MmStruct, address: int, pages: int, *, remap: bool) -> int:
+        """Put entries into a mapping of huge leaves from outside a fault: the first by vmf_insert_pfn, or so many by
+        remap_pfn_range. 0, -EFAULT (no such mapping), -EINVAL (it is filled in another way), -EBUSY (remap_pfn_range
+        over a PTE would be a BUG), or what these functions make of it.
+        """
+        mmap_write_lock(mm)
+        error = self._put(mm, address, pages, remap)
+        mmap_write_unlock(mm)
+        return error
+
+    def _put(self, mm: MmStruct, address: int, pages: int, remap: bool) -> int:
+        vma = vma_lookup(mm, address)
+        size = pages << PAGE_SHIFT
+        if vma is None or address + size > vma.vm_end:
+            return -EFAULT
+        ops = vma.vm_ops
+        if not isinstance(ops, ProbeOps) or ops.fill.insert != "huge" or not vma.vm_flags & VM_PFNMAP:
+            return -EINVAL
+        pfn = ops.frame_of(vma) + (address - vma.vm_start >> PAGE_SHIFT)
+        if not remap:
+            fault = vmf_insert_pfn(vma, address, pfn)
+            return 0 if fault == VM_FAULT_NOPAGE else -ENOMEM if fault == VM_FAULT_OOM else -EFAULT
+        for n in range(pages):
+            at = address + (n << PAGE_SHIFT)
+            table = mm.pgd.get(at >> PMD_SHIFT)
+            if table is not None and not pmd_leaf(table.peek("entry")) and self.machine.translation(mm, at):
+                return -EBUSY
+        return remap_pfn_range(vma, address, pfn, size, vma.vm_page_prot)
 
 
 class ProbeOps(VmOperations):

@@ -34,7 +34,7 @@ from mmlitmus.conform.codec import encode
 from mmlitmus.conform.compare import SECOND_BOOT, Field, boots_differ
 from mmlitmus.conform.execute import Seen, execute
 from mmlitmus.conform.explained import Explained
-from mmlitmus.conform.generate import programs
+from mmlitmus.conform.generate import language_of, programs
 from mmlitmus.conform.layout import FRAME, MODEL_RAM, SLOT_BASE, SLOT_SIZE, Layout, Names, message_of
 from mmlitmus.conform.live import LiveError, header_of, text_of
 from mmlitmus.conform.schema import (
@@ -833,10 +833,11 @@ def test_programs_of_a_run() -> None:
     one = Choice(60, 9, None)
     assert one.unseen is None
     assert {p.seed for p in one.of("pc", header)} == {9}
-    assert Counter("-gup-" in p.id for p in one.of("pc", header)) == {False: 34, True: 16}
-    for language, pinned in (("gup", True), ("mapping", False)):
+    said = Counter(language_of(p.id) for p in one.of("pc", header))
+    assert said == {"mapping": 22, "gup": 12, "huge": 8, "calls": 8}
+    for language in said:
         asked = Choice(30, None, "pc", language).of("pc", header)
-        assert {"-gup-" in p.id for p in asked} == {pinned}
+        assert {language_of(p.id) for p in asked} == {language}
         assert len(asked) == 30
     only = Choice(20, 9, "q35")
     assert [only.many(m) for m in ("pc", "q35")] == [0, 20]

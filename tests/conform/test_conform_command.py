@@ -140,9 +140,12 @@ def test_modules_are_a_users_own_kernels(conform: Any) -> None:
     assert "--modules goes with --kernel PATH" in str(result.exception)
 
 
-def test_batches_are_not_recorded(conform: Any, tmp_path: Path) -> None:
-    result = conform("--batch", "--record", str(tmp_path / "recordings"))
-    assert "recordings are of fresh kernels" in str(result.exception)
+@pytest.mark.parametrize("language", [(), ("--language", "gup"), ("--language", "mapping")])
+def test_batches_are_recorded_of_the_languages_only_that_do_not_move_regions(
+    conform: Any, tmp_path: Path, language: tuple[str, ...]
+) -> None:
+    result = conform("--batch", "--record", str(tmp_path / "recordings"), *language)
+    assert "is for --language huge or calls" in str(result.exception)
 
 
 def test_without_a_probe_module_only_programs_of_devices_run(conform: Any) -> None:

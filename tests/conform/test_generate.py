@@ -30,10 +30,15 @@ from mmlitmus.conform.generate import (
     programs,
     sensible,
     why_not,
+    world_of,
 )
+from mmlitmus.conform.live import text_of
 from mmlitmus.conform.schema import (
+    ADVICE,
     CACHES,
     INSERTS,
+    LOCKS,
+    MORE_ADVICE,
     PAGE_INSERTS,
     PIN_FLAGS,
     TRANSFERS,
@@ -45,6 +50,7 @@ from mmlitmus.conform.schema import (
     Exit,
     Fork,
     Limit,
+    Lockall,
     Map,
     Pin,
     Probe,
@@ -55,6 +61,7 @@ from mmlitmus.conform.schema import (
     Switch,
     Touch,
     Transfer,
+    Unlockall,
     Unmap,
     Unpin,
 )
@@ -91,7 +98,7 @@ def test_programs_keep_to_the_rules_and_make_sense(machine: str) -> None:
     for program in made(machine):
         assert sensible(program.steps) == program.steps, program.id
         for step in program.steps:
-            assert getattr(step, "slot", "a") in SLOTS
+            assert (getattr(step, "slot", None) or "a") in SLOTS
             assert 0 <= getattr(step, "page", 0) <= PAGES + 1
 
 
@@ -174,7 +181,42 @@ FORBIDDEN: dict[str, list[Step]] = {
     "unfilled-slots": [mapped(insert="mixed"), Transfer(kind="process_vm_readv", slot="a", page=3)],
     "pinned-pages": [mapped(), Pin(slot="a", pages=1, variant="pin_user_pages")],
     "mixed-expanded": [mapped(insert="mixed"), Remap(slot="a", pages=2, new_pages=3, flags=("maymove",))],
+    "later-words": [mapped(), Advise(slot="a", pages=1, advice="guard_install")],
+    "pages-of-a-plain-leaf": [],
 }
+#: what the first two languages have no words to come to: a rule -> language and steps
+ELSEWHERE: dict[str, tuple[str, list[Step]]] = {
+    "pages-of-a-plain-leaf": (
+        "huge",
+        [mapped(insert="huge", pages=512), Pin(slot="a", page=511, pages=1, variant="get_user_pages_fast")],
+    ),
+    "huge-pages-of-memory": ("huge", [mapped(), Map(slot="b", page=4, pages=1100, backing="anonymous")]),
+    "grown-wherever": ("calls", [mapped(), Remap(slot="a", pages=2, new_pages=3, flags=("maymove",))]),
+    "all-of-a-process-with-a-limit": ("calls", [Limit(locked=2), Lockall(flags=("current",))]),
+    "pte-into-a-leaf": (
+        "huge-plain",
+        [mapped(insert="huge", region="reserved"), Probe(call="insert_pfn", slot="a", pages=1)],
+    ),
+    "split-of-frames-without-pages": ("huge-plain", [mapped(region="hole"), mapped(insert="huge", slot="b")]),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_rule_of_a_younger_language_forbids_what_it_says(name: str) -> None:
+    language, (*before, last) = ELSEWHERE[name]
+    world = world_of(language)
+    for step in before:
+        assert why_not(world, step, language) is None
+        world.after(step)
+    rule = why_not(world, last, language)
+    assert rule is not None
+    assert (rule.name, bool(rule.why)) == (name, True)
+    assert sensible([*before, last], language) is None
+
+
+def test_every_rule_of_the_younger_languages_is_tried() -> None:
+    younger = {rule.name for language in ("huge", "calls", "huge-plain") for rule in LANGUAGES[language]}
+    assert set(ELSEWHERE) == younger - set(FORBIDDEN) - set(FORBIDDEN_OF_PAGES) | {"pages-of-a-plain-leaf"}
 
 
 def test_every_rule_is_tried_below() -> None:
@@ -183,7 +225,7 @@ def test_every_rule_is_tried_below() -> None:
     assert all(rule.why for rule in RULES)
 
 
-@pytest.mark.parametrize("name", FORBIDDEN)
+@pytest.mark.parametrize("name", [name for name, steps in FORBIDDEN.items() if steps])
 def test_a_rule_forbids_what_it_says_and_not_what_is_before_it(name: str) -> None:
     *before, last = FORBIDDEN[name]
     world = World()
@@ -287,6 +329,8 @@ def test_a_language_lifts_rules_about_the_model_and_none_about_the_guest() -> No
     assert set(LIFTED) <= {rule.name for rule in UNMODELLED}
     assert {rule.name for rule in RULES} - {rule.name for rule in LANGUAGES["gup"]} == set(LIFTED)
     assert {rule.name for rule in LANGUAGES["gup"]} - {rule.name for rule in RULES} == set(FORBIDDEN_OF_PAGES)
+    kills = {rule.name for rule in KILLS}
+    assert all(kills <= {rule.name for rule in rules} for rules in LANGUAGES.values())
 
 
 #: a rule of programs about pinned pages only -> steps of which the last is what it forbids
@@ -317,3 +361,59 @@ def test_a_generated_programs_language_is_in_its_name() -> None:
     for language in LANGUAGES:
         for machine in MACHINES:
             assert language_of(generate(3, 0, machine=machine, language=language).id + "-shrunk") == language
+    assert language_of(generate(3, 0, has=Parts(plain_leaves=True), language="huge").id) == "huge-plain"
+
+
+# -- huge leaves and calls --------------------------------------------------------------------------------------------
+YOUNGER = [
+    (language, has)
+    for language in ("huge", "calls")
+    for has in (Parts("pc"), Parts("q35", devices=2), Parts("q35", False, 2), Parts("pc", plain_leaves=True))
+    if has.probe or has.devices
+]
+
+
+@pytest.mark.parametrize(("language", "has"), YOUNGER, ids=str)
+def test_programs_of_a_younger_language_keep_to_their_rules_and_make_sense(language: str, has: Parts) -> None:
+    made = [*programs(3, 40, has.machine, has=has, language=language)]
+    assert made == [*programs(3, 40, has.machine, has=has, language=language)]
+    for program in made:
+        assert sensible(program.steps, language_of(program.id)) == program.steps, program.id
+        looked = text_of(program).splitlines()
+        assert all(len(line) < 1 << 16 for line in looked)
+        assert sum(line.count(":") for line in looked if line.startswith("places=")) < 4096, "the agent has no room"
+
+
+def test_every_call_of_the_language_comes_up() -> None:
+    found = [s for m in ("pc", "q35") for program in programs(3, 150, m, language="calls") for s in program.steps]
+    assert {s.advice for s in found if isinstance(s, Advise)} == {*ADVICE, *MORE_ADVICE, *LOCKS}
+    maps = [s for s in found if isinstance(s, Map)]
+    assert {s.prot for s in maps} == {"", "r", "w", "x", "rw", "rx", "wx", "rwx"}
+    assert {s.insert for s in maps if s.backing == "pfnmap"} == {*INSERTS, *PAGE_INSERTS}
+    assert {flag for s in maps for flag in s.flags} == {"fixed", "fixed_noreplace", "locked", "populate"}
+    assert any(s.new_pages > s.pages for s in found if isinstance(s, Remap))
+    assert {flag for s in found if isinstance(s, Lockall) for flag in s.flags} == {"current", "future", "onfault"}
+    assert {type(s) for s in found} >= {Unlockall, Limit, Pin, Transfer, Dma, Clear}
+    pinned = [s for s in found if isinstance(s, Pin)]
+    assert {flag for s in pinned for flag in s.flags} == set(PIN_FLAGS) - {"nofault"}
+
+
+def test_leaves_are_split_in_every_way() -> None:
+    for has in (Parts("pc"), Parts("q35", devices=2)):
+        found = [s for p in programs(3, 150, has.machine, has=has, language="huge") for s in p.steps]
+        large = [s for s in found if isinstance(s, Map) and s.pages >= 512 and s.page % 512 == 0]
+        assert len(large) > 200
+        assert {s.advice for s in found if isinstance(s, Advise)} == {*ADVICE, *MORE_ADVICE, *LOCKS}
+        for kind in (Unmap, Protect, Advise, Remap):
+            cut = {s.page % 512 for s in found if isinstance(s, kind)}
+            assert {0, 1, 511} <= cut, f"{kind.__name__}: at a leaf's edge and within it"
+        kinds = {(s.backing, s.insert if s.backing == "pfnmap" else "") for s in large}
+        assert kinds >= ({("bar", "")} if has.devices else {("pfnmap", "huge"), ("pfnmap", "remap")})
+        calls = {s.call for s in found if isinstance(s, Probe)}
+        assert calls == (set() if has.devices else {"unmap_mapping_range", "insert_pfn", "remap_pfn_range"})
+
+
+def test_where_leaves_are_plain_none_is_of_frames_without_pages() -> None:
+    found = [s for p in programs(3, 80, has=Parts(plain_leaves=True), language="huge") for s in p.steps]
+    assert {s.region for s in found if isinstance(s, Map) and s.insert == "huge"} == {"reserved", "ram"}
+    assert {s.call for s in found if isinstance(s, Probe)} == {"unmap_mapping_range"}

@@ -19,6 +19,7 @@ from mmlitmus.conform.schema import (
     CALLS,
     CLEARED,
     FORMAT_VERSION,
+    HUGE_INSERTS,
     INSERTS,
     LEVELS,
     MEMTYPES,
@@ -428,7 +429,7 @@ BAD_HEADERS = [
         lambda h: {**h, "devices": [{"name": "x", "bars": [{"bar": 0, "pages": 0}]}]},
         r"devices\[0\]\.bars\[0\]\.pages: 0",
     ),
-    (lambda h: {**h, "isolation": "some"}, "isolation: 'some' is none of fresh, sequence"),
+    (lambda h: {**h, "isolation": "some"}, "isolation: 'some' is none of fresh, batch, sequence"),
     (lambda h: {**h, "placement": "near"}, "placement: 'near' is none of apart, packed"),
     (lambda h: {**h, "regions": [{"name": "x", "pfn": 3, "pages": 1}]}, r"regions\[0\]\.pfn: up to 64 bits"),
     (lambda h: {**h, "regions": [{"name": "x", "pfn": "0x3", "pages": 0}]}, r"regions\[0\]\.pages: 0 is out of range"),
@@ -502,7 +503,7 @@ def test_what_is_no_place_in_a_file():
 def test_every_verb_has_its_class():
     assert set(VERBS) == {
         "map", "unmap", "remap", "protect", "advise", "touch", "fork", "switch", "exit", "dev", "probe", "observe",
-        "pin", "unpin", "transfer", "dma", "clear", "limit",
+        "pin", "unpin", "transfer", "dma", "clear", "limit", "lockall", "unlockall",
     }  # fmt: skip
 
 
@@ -540,7 +541,7 @@ def test_the_documentation_names_everything():
         missing += [f"{cls.__name__}.{name}" for name in names_of(cls) if f"`{name}`" not in text]
     missing += [action for action in ACTIONS if f"`{action}`" not in rows["dev"]]
     missing += [w for w in (*BACKINGS, *INSERTS, *CACHES) if w and f"`{w}`" not in rows["map"]]
-    missing += [insert for insert in PAGE_INSERTS if f"`{insert}`" not in rows["map"]]
+    missing += [insert for insert in (*PAGE_INSERTS, *HUGE_INSERTS) if f"`{insert}`" not in rows["map"]]
     missing += [w for w in (*VARIANTS, *PIN_FLAGS) if f"`{w}`" not in rows["pin"]]
     missing += [w for w in TRANSFERS if f"`{w}`" not in rows["transfer"]]
     missing += [w for w in CLEARED if f"`{w}`" not in rows["clear"]]

@@ -79,14 +79,14 @@ def test_a_verb_has_the_fields_and_defaults_of_the_schema_and_no_others(verb: st
 
 def test_words_that_the_schema_has_in_lists_are_those_of_the_agent() -> None:
     assert words("backings") == schema.BACKINGS
-    assert words("advice") == (*schema.ADVICE, "lock", "unlock")
+    assert words("advice") == (*schema.ADVICE, *schema.MORE_ADVICE, *schema.LOCKS)
     assert words("actions") == schema.ACTIONS
     assert words("calls") == schema.CALLS
     assert words("variants") == schema.VARIANTS
     assert words("pin_flags") == schema.PIN_FLAGS
     assert words("transfers") == schema.TRANSFERS
     assert words("cleared") == schema.CLEARED
-    assert {*schema.INSERTS, *schema.PAGE_INSERTS} <= set(words("inserts"))
+    assert {*schema.INSERTS, *schema.PAGE_INSERTS, *schema.HUGE_INSERTS} <= set(words("inserts"))
     assert set(schema.CACHES) <= set(words("caches"))
 
 
@@ -102,6 +102,7 @@ def test_every_word_of_an_agents_table_that_the_schema_lists_is_one_it_reads(
         ("touch", "access"),
         ("pin", "flags"),
         ("unpin", "flags"),
+        ("lockall", "flags"),
         ("transfer", "kind"),
         ("dma", "action"),
         ("dma", "prot"),

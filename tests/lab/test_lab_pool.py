@@ -366,7 +366,7 @@ def test_frames_are_compared_as_if_nothing_had_moved() -> None:
 def test_where_a_program_begins_does_not_depend_on_where_its_regions_are() -> None:
     machine = Machine()
     fresh = machine.answer(text_of(of(1)), 0, 0)
-    later = machine.answer(moved(3) + text_of(of(1)), 3, 3 * WINDOW)
+    later = machine.answer(moved(3, of(1)) + text_of(of(1)), 3, 3 * WINDOW)
     assert beginning(READY, fresh) == beginning(READY, later) == '{"memtypes": []}'
     assert ready_of(READY, fresh) == READY
     assert ready_of(READY, later)["regions"][0]["pfn"] == hex(PFN + 3 * WINDOW)

@@ -241,11 +241,13 @@ class Choice:
 
     def of(self, machine: str, header: Header) -> list[Program]:
         """The programs of a machine, for what its guest has."""
-        from mmlitmus.conform.generate import parts_of, programs
+        from mmlitmus.conform.generate import kinds_of, parts_of, programs
 
         count, has = self.many(machine), parts_of(header)
         found: list[Program] = []
         for language, share in self.shares(count).items():
+            if not kinds_of(has, language):
+                continue  # nothing that a leaf could be of
             unseen = share // UNSEEN if self.unseen is not None else 0
             found += programs(self.seed, share - unseen, machine, has=has, language=language)
             if self.unseen is not None:

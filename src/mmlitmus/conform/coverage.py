@@ -240,6 +240,7 @@ UNREACHABLE = (
     Unreachable("map", "-EOVERFLOW", "no step's offset is anywhere near the end of a file"),
     Unreachable("map", "-ENODEV", "every file of the language can be mapped"),
     Unreachable("map", "-ENOMEM", _MEMORY),
+    Unreachable("map", "-EOPNOTSUPP", "no flag of the language wants MAP_SHARED_VALIDATE"),
     Unreachable("map", "-EAGAIN", "nothing is mapped locked once RLIMIT_MEMLOCK is lowered"),
     Unreachable("map", "-EBUSY", "another task would have to map the BAR for the first time, too"),
     Unreachable("map", "-EACCES", "a VFIO device is opened for reading and writing", PROBE),

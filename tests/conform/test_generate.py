@@ -190,7 +190,10 @@ ELSEWHERE: dict[str, tuple[str, list[Step]]] = {
         "huge",
         [mapped(insert="huge", pages=512), Pin(slot="a", page=511, pages=1, variant="get_user_pages_fast")],
     ),
-    "huge-pages-of-memory": ("huge", [mapped(), Map(slot="b", page=4, pages=1100, backing="anonymous")]),
+    "huge-pages-of-memory": (
+        "huge",
+        [mapped(), Map(slot="b", page=4, pages=1100, backing="anonymous", sharing="private")],
+    ),
     "grown-wherever": ("calls", [mapped(), Remap(slot="a", pages=2, new_pages=3, flags=("maymove",))]),
     "all-of-a-process-with-a-limit": ("calls", [Limit(locked=2), Lockall(flags=("current",))]),
     "pte-into-a-leaf": (

@@ -21,7 +21,7 @@ from mmlitmus.kernel.drivers.misc.probe import Probe as ProbeModule
 from mmlitmus.kernel.drivers.misc.probe import open_probe
 from mmlitmus.kernel.drivers.vfio.pci import D0, D3HOT, VfioPciCoreDevice, open_device, vfio_pci_index_to_offset
 from mmlitmus.kernel.machine import Machine
-from mmlitmus.kernel.mm import madvise, mmap, mremap
+from mmlitmus.kernel.mm import madvise, mlock, mmap, mremap
 from mmlitmus.kernel.mm.mm_types import File
 from mmlitmus.kernel.mm.swap import lru_add_drain
 from mmlitmus.kernel.uapi import Process
@@ -66,14 +66,9 @@ MAP_FLAGS = {
     "fixed": mmap.MAP_FIXED,
     "fixed_noreplace": mmap.MAP_FIXED_NOREPLACE,
     "locked": mmap.MAP_LOCKED,
-    "populate": 0x8000,
+    "populate": mmap.MAP_POPULATE,
 }
-#: MADV_* of include/uapi/asm-generic/mman-common.h, for advice that the model may have no name for
-ADVICE_NUMBERS = {
-    "remove": 9, "unmergeable": 13, "nohugepage": 15, "keeponfork": 19, "collapse": 25, "guard_install": 102,
-    "guard_remove": 103,
-}  # fmt: skip
-LOCKALL = {"current": 1, "future": 2, "onfault": 4}
+LOCKALL = {"current": mlock.MCL_CURRENT, "future": mlock.MCL_FUTURE, "onfault": mlock.MCL_ONFAULT}
 SHARING = {"shared": mmap.MAP_SHARED, "private": mmap.MAP_PRIVATE}
 PROT = {"r": mmap.PROT_READ, "w": mmap.PROT_WRITE, "x": mmap.PROT_EXEC}
 REMAP_FLAGS = {
@@ -282,23 +277,15 @@ class Run(Look):
         if step.advice == "unlock":
             return result(process.munlock(at, step.pages))
         if step.advice == "lock_onfault":
-            if not hasattr(process, "mlock2"):
-                raise NotModelledError(f"program {self.program.id}: mlock2 ({step})")
-            return result(process.mlock2(at, step.pages, 1))
-        number = ADVICE_NUMBERS.get(step.advice)
-        number = getattr(madvise, f"MADV_{step.advice.upper()}") if number is None else number
-        return result(process.madvise(at, step.pages, number))
+            return result(process.mlock(at, step.pages, mlock.MLOCK_ONFAULT))
+        return result(process.madvise(at, step.pages, getattr(madvise, f"MADV_{step.advice.upper()}")))
 
     def lockall(self, step: Lockall, process: Process) -> Seen:
         """mlockall."""
-        if not hasattr(process, "mlockall"):
-            raise NotModelledError(f"program {self.program.id}: mlockall ({step})")
         return result(process.mlockall(sum(LOCKALL[f] for f in step.flags)))
 
     def unlockall(self, step: Unlockall, process: Process) -> Seen:
         """munlockall."""
-        if not hasattr(process, "munlockall"):
-            raise NotModelledError(f"program {self.program.id}: munlockall ({step})")
         return result(process.munlockall())
 
     def pin(self, step: Pin, process: Process) -> Seen:

@@ -7,21 +7,26 @@ from typing import Any
 import pytest
 
 from mmlitmus.explore.primitives.mutex import Mutex
+from mmlitmus.explore.runtime import current
 from mmlitmus.invariants.folios import folios_at_rest
 from mmlitmus.kernel import eras
 from mmlitmus.kernel.arch.x86.fault import Unlocked, fixup_user_fault
 from mmlitmus.kernel.arch.x86.pgtable import pte_pfn
-from mmlitmus.kernel.mm import gup_longterm, vmscan
+from mmlitmus.kernel.drivers.misc.probe import open_probe
+from mmlitmus.kernel.mm import gup_longterm, mmu_gather, vmscan
 from mmlitmus.kernel.mm.gup import FOLL_LONGTERM
 from mmlitmus.kernel.mm.madvise import MADV_DONTNEED, MADV_PAGEOUT
+from mmlitmus.kernel.mm.memory_pages import vm_insert_page
 from mmlitmus.kernel.mm.migrate import migrate_pages
 from mmlitmus.kernel.mm.mm_types import (
     FAULT_FLAG_ALLOW_RETRY,
     FAULT_FLAG_REMOTE,
     FAULT_FLAG_TRIED,
     FAULT_FLAG_WRITE,
+    VM_FAULT_NOPAGE,
     VM_FAULT_RETRY,
     VM_FAULT_SIGBUS,
+    VM_MIXEDMAP,
 )
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 from mmlitmus.kernel.mm.page_alloc import (
@@ -36,6 +41,7 @@ from mmlitmus.kernel.mm.page_alloc import (
     ZONE_MOVABLE,
     ZONE_NORMAL,
     Folio,
+    driver_folio,
     new_folio,
 )
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
@@ -259,3 +265,53 @@ def test_the_object_that_tracks_frames_is_allocated(kernel: str) -> None:
     found = ("flags-without-lock",) if kernel == "v6.12" else ()
     ran = run(body, kernel, finds=found)
     assert (("test", "fs_reclaim") in ran.edges) is (kernel != "v6.12")
+
+
+@everywhere
+def test_only_the_page_that_was_tried_is_told_so(kernel: str) -> None:
+    """The first of three pages gives mmap_lock up; it is tried again, alone. The others are asked for as ever."""
+
+    def body(w: World) -> None:
+        folios = [driver_folio(w.m, 0x1000 + n) for n in range(3)]
+        seen: list[tuple[int, bool]] = []
+
+        def fault(vmf: Any) -> int:
+            tried = bool(vmf.flags & FAULT_FLAG_TRIED)
+            seen.append((vmf.pgoff, tried))
+            if vmf.pgoff == 0 and not tried:
+                mmap_read_unlock(w.p.mm)
+                return VM_FAULT_RETRY
+            return VM_FAULT_SIGBUS if vm_insert_page(vmf.vma, vmf.address, folios[vmf.pgoff]) else VM_FAULT_NOPAGE
+
+        w.char.flags, w.char.on_fault = VM_MIXEDMAP, fault
+        at = w.p.mmap(w.char.file, 3)
+        got, pages = w.p.get(at, 3, how="remote", may_drop=True)
+        assert got == 3
+        assert seen == [(0, False), (0, True), (1, False), (2, False)]
+        w.p.put(pages)
+
+    run(body, kernel)
+
+
+@everywhere
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_dirty_page_of_a_driver_is_flushed_under_the_lock(
+    kernel: str, dirty: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who cleans pages looks at entries under the page-table lock, and must not miss a store by a stale translation."""
+    held: list[bool] = []
+    flush = mmu_gather.flush_tlb_range
+
+    def flushing(mm: Any, start: int, end: int) -> None:
+        held.append(any("ptl" in lock.name for lock, _, _ in current().held))
+        flush(mm, start, end)
+
+    def body(w: World) -> None:
+        probe = open_probe(w.m)
+        at = w.p.mmap(probe.file("insert_page", "", "ram"), 1)
+        (w.p.write if dirty else w.p.read)(at)
+        monkeypatch.setattr(mmu_gather, "flush_tlb_range", flushing)
+        w.p.munmap(at, 1)
+        assert held[0] is dirty
+
+    run(body, kernel)

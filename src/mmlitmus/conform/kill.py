@@ -224,6 +224,19 @@ RULES = (
         ),
     ),
     Rule(
+        "failing-move",
+        UNREACHABLE,
+        "a move is taken back only where there is no memory for page tables, or a driver refuses it",
+        _seam("move_vma"),
+    ),
+    Rule("lookup-locks", UNREACHABLE, "every look for a VMA holds mmap_lock", _seam("find_vma", "vma_lookup")),
+    Rule(
+        "advice-locks",
+        OTHERS,
+        "what MADV_DONTNEED locks, and when it flushes, shows only to who comes meanwhile",
+        _seam("madvise_lock"),
+    ),
+    Rule(
         "which-half-is-new",
         UNREACHABLE,
         "only a driver's ->open tells the halves of a split apart, and no driver of this kernel's has one",

@@ -146,7 +146,8 @@ class ArrayFrames(ByFrame):
         if area is None or area.order != values["order"] or pfn + nr * size > area.end:
             raise MemoryError(f"{nr} times {size} pages from frame {pfn:#x} are more than this machine has")
         self.flush()
-        given = {"dirty": False, "swap": None, **values, "pfn": 0, "refcount": 1, "holders": ((holder, 1),)}
+        given = {"dirty": False, "mapping": None, "swap": None, **values}
+        given |= {"pfn": 0, "refcount": 1, "holders": ((holder, 1),)}
         at = pfn - area.base >> area.order
         run = FrameRun(area, at, nr, (*(given[name] for name in Folio.fields), False))
         self.open = run

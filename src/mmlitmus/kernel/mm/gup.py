@@ -159,10 +159,11 @@ def any_mapping(vma: VmArea, flags: int) -> bool:
     releases=">= v6.5",
 )
 def mappings_without_dirty_tracking(vma: VmArea, flags: int) -> bool:
-    """Not a shared one whose driver has ->pfn_mkwrite: it would not hear of the device's stores."""
+    """Not a shared one whose driver has ->page_mkwrite or ->pfn_mkwrite: it would not hear of the device's stores."""
     if flags & (FOLL_PIN | FOLL_LONGTERM) != FOLL_PIN | FOLL_LONGTERM:
         return True
-    return not (vma.has(VM_SHARED | VM_MAYWRITE) == VM_SHARED | VM_MAYWRITE and vma.vm_ops.pfn_mkwrite is not None)
+    hears = vma.vm_ops.page_mkwrite is not None or vma.vm_ops.pfn_mkwrite is not None
+    return not (hears and vma.has(VM_SHARED | VM_MAYWRITE) == VM_SHARED | VM_MAYWRITE)
 
 
 # -- what an entry is worth -------------------------------------------------------------------------------------------

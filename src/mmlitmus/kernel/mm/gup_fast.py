@@ -223,10 +223,11 @@ def any_folio(folio: Folio, flags: int) -> bool:
     "of-a-mapping", source="mm/gup.c gup_fast_folio_allowed, 6.12.117", releases="v6.10 - v6.18"
 )
 def folios_of_a_mapping(folio: Folio, flags: int) -> bool:
-    """Anonymous pages, and those of a file; a page that a driver has allocated is of none, and might be one that has
-    been taken from its file. (With CONFIG_SECRETMEM.)
+    """Anonymous pages, and those of a file, but to write to them for long; a page that a driver has allocated is of
+    none, if it has not given it a mapping, and might be one that has been taken from its file. (With CONFIG_SECRETMEM.)
     """
-    return bool(folio.anon)
+    wanted = FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE
+    return bool(folio.anon) or (flags & wanted != wanted and folio.mapping is not None)
 
 
 @gup_fast_folio_allowed.alternative(

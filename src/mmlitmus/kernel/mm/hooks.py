@@ -18,7 +18,7 @@ from mmlitmus.explore.scheduler import SetupError
 #: the members of both structures that the model calls
 CALLED = (
     "access", "close", "fault", "huge_fault", "mapped", "may_split", "mmap", "mprotect", "mremap", "open",
-    "pfn_mkwrite",
+    "page_mkwrite", "pfn_mkwrite",
 )  # fmt: skip
 
 #: the members that it never calls: what the kernel does with each, or how to do without
@@ -32,7 +32,6 @@ NEVER_CALLED = {
     "map_pages": "maps what is around a fault; the model asks ->fault page by page",
     "mmap_prepare": "from 6.16; map in ->mmap, or in ->mapped",
     "name": "for /proc/PID/maps",
-    "page_mkwrite": "asked before a counted page is written to",
     "pagesize": "for smaps and hugetlb",
     "release": "for the last reference to a file, and files are not counted here",
     "set_policy": "for NUMA policies, which the model has not got",

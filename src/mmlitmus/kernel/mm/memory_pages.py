@@ -3,7 +3,7 @@
 What mm/memory.c does with a special entry, which maps a frame and no page, is in ``memory.py``.
 
 Source: mm/memory.c, functions of the same name; where a docstring does not say otherwise. Of the model's own:
-map_anon_folio, wp_counted_page and locked_entry.
+map_anon_folio and wp_counted_page.
 """
 
 from __future__ import annotations
@@ -40,12 +40,20 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 )
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
 from mmlitmus.kernel.errno import EBUSY, EFAULT, EINVAL, ENOMEM
+from mmlitmus.kernel.mm.memory_mkwrite import (
+    do_page_mkwrite,
+    fault_dirty_shared_page,
+    locked_entry,
+    wp_page_shared,
+    wp_pfn_shared,
+)
 from mmlitmus.kernel.mm.mm_types import (
     FAULT_FLAG_UNSHARE,
     FAULT_FLAG_VMA_LOCK,
     FAULT_FLAG_WRITE,
     VM_EXEC,
     VM_FAULT_ERROR,
+    VM_FAULT_LOCKED,
     VM_FAULT_NOPAGE,
     VM_FAULT_OOM,
     VM_FAULT_RETRY,
@@ -72,7 +80,6 @@ from mmlitmus.kernel.mm.page_alloc import (
     Folio,
     alloc_folio,
     folio_get,
-    folio_mark_dirty,
     folio_put,
     is_zero_pfn,
     page_tables,
@@ -82,7 +89,7 @@ from mmlitmus.kernel.mm.swap import folio_add_lru, lru_add_drain
 from mmlitmus.kernel.mm.swapfile import folio_free_swap, free_swap_cache, in_swap_cache
 from mmlitmus.kernel.mm.vma_flags import vm_flags_set
 from mmlitmus.kernel.policy import Seam
-from mmlitmus.kernel.sync.folio_lock import folio_trylock, folio_unlock
+from mmlitmus.kernel.sync.folio_lock import folio_lock, folio_trylock, folio_unlock
 
 wp_can_reuse_anon_folio = Seam(
     "wp_can_reuse_anon_folio", "when a store to a read-only page of a process's own is done in place"
@@ -220,11 +227,6 @@ def map_anon_folio(mm: MmStruct, table: PteTable, address: int, folio: Folio, en
 
 
 # -- stores to what is mapped read-only -------------------------------------------------------------------------------
-def locked_entry(table: PteTable, address: int) -> int:
-    """The entry, read under the page-table lock: none if there is no table any more."""
-    return ptep_get(table, address) if table.entry != NONE else NONE
-
-
 def do_wp_page(vmf: VmFault, table: PteTable, orig: int, write: bool) -> int:
     """A store to a page that is mapped read-only; or, with UNSHARE, somebody who wants it to be this process's own
     before he pins it. ``write``: may the VMA be written? If not, somebody forces a store to a private mapping.
@@ -317,42 +319,6 @@ def unshare_anything(folio: Folio | None) -> bool:
     return True
 
 
-def wp_pfn_shared(vmf: VmFault, table: PteTable, orig: int) -> int:
-    """The first store to a shared page of device memory: the driver may object, then the entry becomes writable."""
-    ops = vmf.vma.vm_ops
-    if ops.pfn_mkwrite is not None:
-        if vmf.flags & FAULT_FLAG_VMA_LOCK:
-            vma_end_read(vmf.vma)
-            return VM_FAULT_RETRY
-        result: int = ops.pfn_mkwrite(vmf)
-        if result & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
-            return result
-    wp_page_reuse(vmf, table, orig)
-    return 0
-
-
-def wp_page_shared(vmf: VmFault, table: PteTable, orig: int, folio: Folio) -> int:
-    """The first store to a shared page that is counted: the driver has nothing to say to it by ->pfn_mkwrite, which is
-    for frames without a page.
-    """
-    if wp_page_reuse(vmf, table, orig):
-        folio_mark_dirty(folio)
-    return 0
-
-
-def wp_page_reuse(vmf: VmFault, table: PteTable, orig: int) -> bool:
-    """The entry becomes writable and dirty, if it is still ``orig``.
-
-    Source: mm/memory.c wp_page_reuse, finish_mkwrite_fault.
-    """
-    ptl = pte_offset_map_lock(table)
-    same: bool = locked_entry(table, vmf.address) == orig
-    if same:
-        set_pte_at(table, vmf.address, may_write(orig | RW | ACCESSED | DIRTY | SOFT_DIRTY))
-    pte_unmap_unlock(ptl)
-    return same
-
-
 def copy_user_page(mm: MmStruct, table: PteTable, address: int, orig: int) -> None:
     """What is copied has no struct page, so it is read where the user has it mapped; and the CPU, which walks there,
     marks the entry accessed. One that was not is then no longer ``orig``: the page is copied by the next fault.
@@ -435,14 +401,16 @@ def taken_from_the_cache(machine: Any, old: Folio) -> None:
 # -- pages of drivers -----------------------------------------------------------------------------------------------
 def __do_fault(vmf: VmFault, table: PteTable) -> int:
     """Ask the driver, which maps the page itself (NOPAGE), says no, or answers with the page, and a reference to it for
-    the page tables: that is mapped. A store to a private mapping gets a copy instead, which is allocated before the
-    driver is asked. An answer without a page is an oops.
+    the page tables: that is mapped, with its lock held (LOCKED: the driver has it already). A store to a private
+    mapping gets a copy instead, which is allocated before the driver is asked; one to a shared mapping asks
+    ->page_mkwrite too. An answer without a page is an oops.
 
     Source: mm/memory.c __do_fault, do_read_fault, do_cow_fault, do_shared_fault.
     """
     vma, mm = vmf.vma, vmf.vma.vm_mm
+    stores = vmf.flags & FAULT_FLAG_WRITE
     cow: Folio | None = None
-    if vmf.flags & FAULT_FLAG_WRITE and not vma.has(VM_SHARED):
+    if stores and not vma.has(VM_SHARED):
         anon_vma_prepare(vmf)
         cow = alloc_folio(mm, "the copy")
         if cow is None:
@@ -452,15 +420,25 @@ def __do_fault(vmf: VmFault, table: PteTable) -> int:
         if cow is not None:
             folio_put(cow, page_tables(mm))
         return result
-    if vmf.page is None:
+    folio: Folio | None = vmf.page
+    if folio is None:
         bug("fault-without-page", f"->fault of {vma.name} says {result:#x}, which is a page, and there is none")
-    mapped = finish_fault(vmf, table, cow if cow is not None else vmf.page)
+    if not result & VM_FAULT_LOCKED:
+        folio_lock(folio.lock)
+    if stores and cow is None and vma.vm_ops.page_mkwrite is not None:
+        folio_unlock(folio.lock)
+        asked = do_page_mkwrite(vmf, folio)
+        if not asked or asked & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
+            folio_put(folio, page_tables(mm))
+            return asked
+    mapped = finish_fault(vmf, table, cow if cow is not None else folio)
+    if stores and cow is None and mapped:
+        return fault_dirty_shared_page(vmf, folio)
+    folio_unlock(folio.lock)
     if cow is not None or not mapped:
-        folio_put(vmf.page, page_tables(mm))
+        folio_put(folio, page_tables(mm))
     if cow is not None and not mapped:
         folio_put(cow, page_tables(mm))
-    if vmf.flags & FAULT_FLAG_WRITE and cow is None and mapped:
-        folio_mark_dirty(vmf.page)
     return 0
 
 

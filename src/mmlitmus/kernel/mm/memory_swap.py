@@ -25,7 +25,8 @@ from mmlitmus.kernel.arch.x86.pgtable import (
 )
 from mmlitmus.kernel.mm.device_exclusive import design
 from mmlitmus.kernel.mm.filemap import folio_lock_or_retry
-from mmlitmus.kernel.mm.memory_pages import do_wp_page, locked_entry
+from mmlitmus.kernel.mm.memory_mkwrite import locked_entry
+from mmlitmus.kernel.mm.memory_pages import do_wp_page
 from mmlitmus.kernel.mm.mm_types import (
     FAULT_FLAG_VMA_LOCK,
     FAULT_FLAG_WRITE,

@@ -29,10 +29,10 @@ VM_ALLOW_ANY_UNCACHED = 1 << 39
 VM_SPECIAL = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
 
 VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_WRITE, VM_FAULT_SIGSEGV = 0x1, 0x2, 0x8, 0x40
-VM_FAULT_NOPAGE, VM_FAULT_RETRY, VM_FAULT_FALLBACK = 0x100, 0x400, 0x800
+VM_FAULT_NOPAGE, VM_FAULT_LOCKED, VM_FAULT_RETRY, VM_FAULT_FALLBACK = 0x100, 0x200, 0x400, 0x800
 VM_FAULT_ERROR = VM_FAULT_OOM | VM_FAULT_SIGBUS | VM_FAULT_SIGSEGV
 
-FAULT_FLAG_WRITE, FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_TRIED = 0x1, 0x4, 0x20
+FAULT_FLAG_WRITE, FAULT_FLAG_MKWRITE, FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_TRIED = 0x1, 0x2, 0x4, 0x20
 FAULT_FLAG_REMOTE, FAULT_FLAG_UNSHARE, FAULT_FLAG_VMA_LOCK = 0x80, 0x400, 0x1000
 
 #: what a VMA is, from the moment that others can reach it until it is freed: no writer changes these bits
@@ -203,6 +203,7 @@ class VmOperations:
     #: of the model's own: do ``fault`` and ``huge_fault`` heed ``vmf.nr``? Others are called page by page
     batches = False
     pfn_mkwrite: Any = None
+    page_mkwrite: Any = None
     mapped: Any = None
     may_split: Any = None
     mremap: Any = None

@@ -133,10 +133,11 @@ def vma_set_page_prot(vma: VmArea) -> None:
     """Take the write permission out of a shared VMA's protection if its driver wants to hear of the first store.
 
     Source: mm/mmap.c vma_set_page_prot, vma_wants_writenotify (to 6.1), mm/vma.c vma_wants_writenotify (from 6.12);
-    ->pfn_mkwrite only. Stores to a VMA that is not soft-dirty are to be heard of too.
+    ->page_mkwrite and ->pfn_mkwrite. Stores to a VMA that is not soft-dirty are to be heard of too.
     """
     shared = vma.peek("vm_flags") & (VM_SHARED | VM_WRITE) == VM_SHARED | VM_WRITE
-    if vma.vm_ops.pfn_mkwrite is not None or (shared and not vma.peek("vm_flags") & VM_SOFTDIRTY):
+    hears = vma.vm_ops.page_mkwrite is not None or vma.vm_ops.pfn_mkwrite is not None
+    if hears or (shared and not vma.peek("vm_flags") & VM_SOFTDIRTY):
         vma.vm_page_prot = vma.vm_page_prot & ~RW
 
 

@@ -68,6 +68,7 @@ class Folio(Model):
     anon_exclusive = Once()  # under the page-table lock of whoever maps the page
     migratetype = Once()
     dirty = Once()  # of a driver's page; of others nobody asks
+    mapping = Once()  # the file that a driver has given his page to; its other pages have none
     swap = Once()  # its slot, while it is in the swap cache; under the folio lock
     holders = Ghost()  # ((holder, references), ...), sorted
     pfn = Const()
@@ -78,7 +79,8 @@ class Folio(Model):
 
     def __init__(self, pfn: int, holder: str, count: int, **values: Any) -> None:
         super().__init__(
-            f"page[{pfn:#x}]", pfn=pfn, refcount=count, dirty=False, swap=None, holders=((holder, count),), **values
+            f"page[{pfn:#x}]", pfn=pfn, refcount=count, dirty=False, mapping=None, swap=None,
+            holders=((holder, count),), **values,
         )  # fmt: skip
         self.lock = FolioLock(f"page[{pfn:#x}]:lock", "folio_lock")
 

@@ -174,10 +174,11 @@ def test_json(toys, put, make, run):
     assert one == {
         "id": "T-1", "thread": "toy", "claim": "It races.", "source": "2024-01-01", "correction": "no",
         "verdict": "depends", "detail": "the lock", "because": "It does.",
+        "design": [],
         "cases": [
             {
                 "case": RACE, "kernel": "v1", "expected": "sometimes stale-translation",
-                "result": "sometimes stale-translation", "ok": True,
+                "result": "sometimes stale-translation", "ok": True, "settles": True,
             }
         ],
         "reason": None, "supported": True,

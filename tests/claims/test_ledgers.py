@@ -13,7 +13,7 @@ from mmlitmus.claims.run import Plan, find
 
 CLAIMS = ledger.every()
 IDS = [one.id for one in CLAIMS]
-SUPPORTS = [(claim.id, one) for claim in CLAIMS for one in claim.settled_by]
+SUPPORTS = [(claim.id, one) for claim in CLAIMS for one in claim.rows]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,17 @@ def test_no_two_claims_rest_on_different_answers():
         assert told.setdefault(key, one.answer) == one.answer, f"{id}: {one.case} on {one.kernel}"
 
 
+def test_a_claim_is_settled_by_the_design_that_it_names():
+    """(That each result is of one that is named, and that each is met, the row itself looks after.)"""
+    silent = [
+        f"{claim.id}: {one.kernel}"
+        for claim in CLAIMS
+        for one in claim.settled_by
+        if "+" in one.kernel and not claim.design and claim.thread != "own"
+    ]
+    assert silent == []
+
+
 def test_claims_that_cases_name_exist():
     cases = select_cases([])
     assert not cases.errors
@@ -95,6 +106,9 @@ def test_a_claim_that_another_is_referred_to_exists():
         ({"reason": ""}, "it takes the results that settle it, or else the reason"),
         ({"settled_by": says("a", never, "v1"), "reason": "history"}, "it takes the results that settle it, or else"),
         ({"settled_by": says("a", never, "v1", "v1")}, "names a on v1 twice"),
+        ({"settled_by": says("a", never, "v1 +x"), "design": ("y",)}, "a on v1 +x is of another design than y"),
+        ({"settled_by": says("a", never, "v1 +x"), "design": ("x", "y")}, "no result is of y"),
+        ({"settled_by": says("a", never, "v1"), "beside": says("a", never, "v2")}, "something stands beside a design"),
         ({"verdict": "true"}, "the verdict is 'true'; it is one of holds, fails, depends, proposal, undecided"),
         ({"verdict": "depends"}, "'on' goes with the verdict 'depends'"),
         ({"verdict": "proposal"}, "'fate' goes with the verdict 'proposal'"),

@@ -922,6 +922,10 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("vfio_pci", "cond-remap"): ("v6.12 +cond-remap", "v6.12", filled_by_mmap),
     ("vfio_pci", "manual-track"): ("v6.12 +manual-track", "cond-remap", "pat/manual-track"),
     ("vfio_pci", "write-combining"): ("v6.12 +write-combining", "v6.12", "pat/insert-ignores-prot/vfio"),
+    ("vfio_pci", "remap-on-enable-as-posted"): (
+        "v6.12 +remap-on-enable-as-posted", "remap-on-enable", "vfio/remap-on-enable-as-posted/beside-mmap",
+    ),
+    ("vfio_pci", "remap-then-zap"): ("v6.12 +remap-then-zap", "v6.12", "pat/remap-then-zap/window"),
     ("vfio_pci", "remap-on-enable-mmgrab-remap"): (
         "v6.12 +remap-on-enable-mmgrab-remap", "remap-on-enable-mmgrab", "vfio/remap-on-enable/exit",
     ),

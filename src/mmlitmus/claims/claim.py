@@ -43,6 +43,8 @@ class Claim:
     should be done, and its ``fate``); ``undecided`` (``why`` it cannot be decided here). ``source`` is a Message-ID, or
     a date where none is known. ``correction`` is what became of the statement later in its own thread. ``because``
     says what the execution shows, and ``settled_by`` which results show it; or ``reason`` why there is no case.
+    ``design``: the patches that the statement speaks of, where results are of a kernel with a patch. Only these may
+    settle it; what another design does (repaired, or with one choice changed) stands in ``beside``, and is run as well.
     """
 
     id: str
@@ -52,6 +54,8 @@ class Claim:
     verdict: str
     because: str
     settled_by: tuple[Support, ...] = ()
+    design: tuple[str, ...] = ()
+    beside: tuple[Support, ...] = ()
     correction: str = ""
     on: str = ""
     fate: str = ""
@@ -74,9 +78,29 @@ class Claim:
                 return f"{field!r} goes with the verdict {verdict!r}, and only with it"
         if bool(self.settled_by) == bool(self.no_case):
             return "it takes the results that settle it, or else the reason why there are none"
-        rows = [(one.case, one.kernel) for one in self.settled_by]
+        rows = [(one.case, one.kernel) for one in self.rows]
         twice = [row for n, row in enumerate(rows) if row in rows[:n]]
-        return f"names {' on '.join(twice[0])} twice" if twice else ""
+        if twice:
+            return f"names {' on '.join(twice[0])} twice"
+        return self._other_design()
+
+    def _other_design(self) -> str:
+        """Which result is of a design that the statement does not name."""
+        if not self.design:
+            return "something stands beside a design, and none is named" if self.beside else ""
+        met = set()
+        for one in self.settled_by:
+            patches = {word[1:] for word in one.kernel.split() if word.startswith("+")}
+            if patches and not patches & set(self.design):
+                return f"{one.case} on {one.kernel} is of another design than {', '.join(self.design)}"
+            met |= patches
+        missing = [name for name in self.design if name not in met]
+        return f"no result is of {missing[0]}" if missing else ""
+
+    @property
+    def rows(self) -> tuple[Support, ...]:
+        """Every result that is run: those that settle it, and those beside them."""
+        return (*self.settled_by, *self.beside)
 
     @property
     def detail(self) -> str:

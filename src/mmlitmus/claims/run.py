@@ -49,7 +49,7 @@ class Plan:
     problems: dict[tuple[str, str], str] = field(default_factory=dict)  # rows that cannot be run, and why
 
     def __post_init__(self) -> None:
-        rows = [_row_of(support) for claim in self.claims for support in claim.settled_by]
+        rows = [_row_of(support) for claim in self.claims for support in claim.rows]
         found: dict[str, Case | str] = {}
         for id, spec in dict.fromkeys(rows):
             if id not in found:
@@ -72,7 +72,7 @@ class Plan:
         results.update({(job.case.id, job.spec): f"could not be run: {e}" for job, e in report.errors})
         results.update({(job.case.id, job.spec): NOT_RUN for job in report.not_run})
         return [
-            Outcome(claim, tuple(_judge(support, results[_row_of(support)]) for support in claim.settled_by))
+            Outcome(claim, tuple(_judge(support, results[_row_of(support)]) for support in claim.rows))
             for claim in self.claims
         ]
 

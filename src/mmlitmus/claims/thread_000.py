@@ -51,6 +51,7 @@ THREAD_000 = (
         PATCH, "holds",
         "The zap of one page of four ends the tracking of all four; where the call sits in unmap_vmas it does not.",
         (*ONE_PAGE, *says("pat/zap-one-page", always("untracked-live"), "v5.10"), *ONE_PAGE_KEPT),
+        design=("untrack-in-unmap-vmas",),
     ),
     Claim(
         "C000-03", "000",
@@ -64,6 +65,7 @@ THREAD_000 = (
             *says("pat/zap-then-remap", never, PATCHED, "v6.16"),
             *ONE_PAGE_KEPT,
         ),
+        design=("untrack-in-unmap-vmas",),
     ),
     Claim(
         "C000-04", "000",
@@ -78,6 +80,7 @@ THREAD_000 = (
         PATCH, "holds",
         "The zap comes through unmap_mapping_range, for one page of the file.",
         (*ONE_PAGE, *ONE_PAGE_KEPT),
+        design=("untrack-in-unmap-vmas",),
     ),
     Claim(
         "C000-06", "000",
@@ -93,6 +96,7 @@ THREAD_000 = (
             *says("pat/zap-refault-unmap", never, PATCHED, "v6.16"),
             *VFIO_NOW,
         ),
+        design=("untrack-in-unmap-vmas",),
     ),
     Claim(
         "C000-07", "000",
@@ -124,6 +128,7 @@ THREAD_000 = (
             *EMPTY_AT_MUNMAP,
             *OTHER_PFN,
         ),
+        design=("untrack-in-unmap-vmas",),
     ),
     Claim(
         "C000-10", "000",
@@ -145,6 +150,7 @@ THREAD_000 = (
             *says("pat/vfio-cycles", never, PATCHED),
             *says("pat/vfio-cycles", always("memtype-leak"), "v6.1 +untrack-in-unmap-vmas"),
         ),
+        design=("untrack-in-unmap-vmas",),
     ),
     Claim(
         "C000-12", "000",
@@ -157,6 +163,7 @@ THREAD_000 = (
             *says("pat/manual-track", always("memtype-leak", "untrack-walk-failed"), "v6.12 +manual-track"),
             *says("pat/manual-track", never, "v6.16 +manual-track"),
         ),
+        design=("manual-track",),
     ),
     Claim(
         "C000-13", "000",
@@ -178,6 +185,7 @@ THREAD_000 = (
             ),
             *says("vfio/remap-in-fault", never, "v6.1", "v6.12"),
         ),
+        design=("fault-under-vma-lock", "revert-unmap-mapping-range"),
     ),
     Claim(
         "C000-14", "000",
@@ -197,6 +205,7 @@ THREAD_000 = (
             *says("vfio/concurrent-faults", sometimes("remap-over-populated"), "v5.10"),
             *says("vfio/concurrent-faults", never, "v6.12"),
         ),
+        design=("revert-unmap-mapping-range",),
     ),
     Claim(
         "C000-16", "000",
@@ -247,6 +256,7 @@ THREAD_000 = (
             *says("pat/manual-track", always("memtype-leak", "untrack-walk-failed"), "v6.12 +manual-track"),
             *says("pat/manual-track", never, "v6.16 +manual-track"),
         ),
+        design=("manual-track",),
     ),
     Claim(
         "C000-21", "000",
@@ -267,19 +277,39 @@ THREAD_000 = (
         "C000-23", "000",
         "remap_pfn_range in ->mmap is in the way of faulting: even if it is unmapped at once, a window remains.",
         REPLY_2, "holds",
-        "Between ->mmap and the link into the reverse map the VMA has translations that a disable does not find.",
+        "What was remapped is there until it is unmapped: another thread reaches the device, memory being off. And the "
+        "type is not reserved afterwards; from 6.16 on it is.",
         (
-            *says("vfio/populate-in-mmap", sometimes("stale-translation"), "v6.10 +populate-in-mmap"),
-            *says("vfio/populate-in-mmap", sometimes("stale-translation"), "v7.3 +populate-in-mmap"),
-            *says("vfio/populate-in-mmap", never, "v6.12"),
+            *says(
+                "pat/remap-then-zap/window", sometimes("access-after-disable"),
+                "v6.10 +remap-then-zap", "v6.12 +remap-then-zap", "v6.16 +remap-then-zap",
+            ),
+            *says("pat/remap-then-zap/window", never, "v6.12"),
+            *says("pat/remap-then-zap", always("not-reserved"), "v6.10 +remap-then-zap", "v6.12 +remap-then-zap"),
+            *says("pat/remap-then-zap", never, "v6.16 +remap-then-zap"),
         ),
+        design=("remap-then-zap",),
     ),
     Claim(
         "C000-24", "000",
         "->mmap may remap on the condition that memory is enabled, as a test branch does.",
         ANSWER_2, "fails",
-        "The condition is looked at before the VMA is linked: a disable in between leaves the translations behind.",
-        says(
+        "The condition is looked at before the VMA is linked: a disable in between leaves the translations behind. And "
+        "a disable beside munmap untracks a second time, which frees the entry of VFIO's own pci_iomap (to 6.15).",
+        (
+            *says(
+                "pat/cond-remap/window", sometimes("stale-translation"),
+                "v6.10 +cond-remap", "v6.12 +cond-remap", "v6.16 +cond-remap",
+            ),
+            *says(
+                "pat/cond-remap/disable",
+                sometimes("lost-flags-update", "memtype-double-free", "memtype-steal", "untrack-walk-failed"),
+                "v6.12 +cond-remap",
+            ),
+            *says("pat/cond-remap/disable", never, "v6.16 +cond-remap"),
+        ),
+        design=("cond-remap",),
+        beside=says(
             "vfio/populate-in-mmap", sometimes("stale-translation"),
             "v6.10 +populate-in-mmap", "v6.12 +populate-in-mmap",
         ),
@@ -292,6 +322,8 @@ THREAD_000 = (
         "That arm of it sets flags only, and the faults look up. They get UC-, from pci_iomap's entry: right for UC- "
         "and for nothing else.",
         says("pat/cond-remap", never, "v6.12 +cond-remap"),
+        design=("cond-remap",),
+        beside=says("pat/cond-remap", always("reserved-twice"), "v6.6", "v6.12 +manual-track"),
     ),
     Claim(
         "C000-26", "000",
@@ -311,6 +343,7 @@ THREAD_000 = (
             *ASSERTED[:1],
             *says("pat/vfio-cycles", always("spurious-sigbus"), "v6.1 +pfnmap-track-ctx"),
         ),
+        design=("pfnmap-track-ctx",),
     ),
     Claim(
         "C000-28", "000",
@@ -346,6 +379,7 @@ THREAD_000 = (
             ),
             *says("pat/manual-track", never, "v6.16 +manual-track"),
         ),
+        design=("manual-track",),
     ),
     Claim(
         "C000-31", "000",
@@ -353,6 +387,7 @@ THREAD_000 = (
         REPLY_3, "holds",
         "The reservation of the VMA does not cover them then, and what untracks by the page table finds them instead.",
         (*says("pat/dynamic-backend", always("untracked-live"), "v6.12"), *OTHER_PFN),
+        design=("untrack-in-unmap-vmas",),
     ),
     Claim(
         "C000-32", "000",
@@ -367,6 +402,7 @@ THREAD_000 = (
             ),
             *says("pat/zap-refault-unmap", never, PATCHED),
         ),
+        design=("manual-track", "untrack-in-unmap-vmas"),
     ),
     Claim(
         "C000-33", "000",
@@ -375,6 +411,7 @@ THREAD_000 = (
         REPLY_3, "holds",
         "pfn1 stays reserved for ever; for pfn2 something is freed that this VMA never had, or that is another's.",
         (*OTHER_PFN, *says("pat/refault-other-pfn", never, "v6.16")),
+        design=("untrack-in-unmap-vmas",),
     ),
     Claim(
         "C000-34", "000",
@@ -383,6 +420,7 @@ THREAD_000 = (
         "Read there, the pfn is missing after a zap and another one after a refault. 6.16 keeps pfn and size in an "
         "object beside the VMA.",
         (*EMPTY_AT_MUNMAP, *OTHER_PFN, *says("pat/zap-then-unmap", never, "v6.16")),
+        design=("untrack-in-unmap-vmas",),
     ),
     Claim(
         "C000-35", "000",
@@ -406,6 +444,7 @@ THREAD_000 = (
         LATER, "holds",
         "One VMA, one range, in 6.16 as before.",
         (*says("pat/dynamic-backend", always("untracked-live"), "v6.12", "v6.16"), *OTHER_PFN),
+        design=("untrack-in-unmap-vmas",),
     ),
     Claim(
         "C000-38", "000",
@@ -423,8 +462,9 @@ THREAD_000 = (
         settled_by=(
             *says("pat/zap-refault-unmap", never, "v6.16", "v6.12 +pfnmap-track-ctx"),
             *says("pat/zap-then-unmap", never, "v6.16", "v6.12 +pfnmap-track-ctx"),
-            *says("pat/manual-track", never, "v6.16 +manual-track"),
         ),
+        design=("pfnmap-track-ctx",),
+        beside=says("pat/manual-track", never, "v6.16 +manual-track"),
     ),
     Claim(
         "C000-40", "000",
@@ -452,6 +492,7 @@ THREAD_000 = (
             *says("locks/lost-flags-update", sometimes("lost-flags-update"), "v6.12"),
             *says("locks/lost-flags-update", never, PATCHED),
         ),
+        design=("untrack-in-unmap-vmas",),
     ),
     Claim(
         "C000-42", "000",
@@ -463,6 +504,7 @@ THREAD_000 = (
             *says("locks/unmap-without-write-lock", always("flags-without-lock"), "v6.12 +untrack-asserts"),
             *says("locks/unmap-without-write-lock", never, "v6.12"),
         ),
+        design=("untrack-asserts",),
     ),
     Claim(
         "C000-43", "000",
@@ -475,5 +517,6 @@ THREAD_000 = (
             sometimes("deadlock i_mmap_rwsem / mmap_lock", "inversion i_mmap_rwsem -> mmap_lock -> i_mmap_rwsem"),
             "v6.10 +untrack-under-mmap-lock",
         ),
+        design=("untrack-under-mmap-lock",),
     ),
 )  # fmt: skip

@@ -84,7 +84,8 @@ THREAD_001 = (
         on="where the zero page lies: with CONFIG_CMA, in a block that is being isolated, it is still refused, as it "
         "was not up to 5.18",
         because="The pin returns again. What the commit has also changed is the order: CMA and isolation are asked "
-        "about first, and the zero page has no exception there.",
+        "about first, and the zero page has no exception there. Such a block is hardly to be had: it is isolated only "
+        "if nothing in it is reserved, and the zero page is (mm/page_isolation.c has_unmovable_pages).",
         settled_by=(
             *HANGS_NO_MORE,
             *REFUSED_NOT[1:],
@@ -143,6 +144,7 @@ THREAD_001 = (
             *says("gup/unshare", NEVER_RETURNS, "v6.6 +unshare-anon-only"),
             *says("gup/unshare", never, "v6.6"),
         ),
+        design=("unshare-anon-only",),
     ),
     Claim(
         "C001-08", "001",
@@ -199,6 +201,7 @@ THREAD_001 = (
         on="which: it is the kernel that goes on, and the pin never fails, so that user space is never told",
         because="With an errno instead of another round, MAP_DMA fails once, and QEMU's mapping ends there.",
         settled_by=(*HANGS, *QEMU_HANGS, *QEMU_IS_TOLD, *says("gup/zero-page", always("pin-failed"), ERRNO)),
+        design=("longterm-isolation-errno",),
     ),
     Claim(
         "C001-14", "001",
@@ -206,6 +209,7 @@ THREAD_001 = (
         MAIL, "holds",
         "It is the loop of that function that has no end, and another design of that one function ends it.",
         (*HANGS, *says("gup/zero-page", always("pin-failed"), ERRNO)),
+        design=("longterm-isolation-errno",),
     ),
     Claim(
         "C001-15", "001",
@@ -221,6 +225,7 @@ THREAD_001 = (
         MAIL, "holds",
         "Nothing but that one condition makes the difference, on 5.19-rc as on 6.1.",
         (*REFUSED, *HANGS, *REFUSED_NOT, *HANGS_NO_MORE, *ONE_CONDITION),
+        design=("zero-page-negated",),
     ),
     Claim(
         "C001-17", "001",
@@ -230,6 +235,7 @@ THREAD_001 = (
         "So it goes: of neighbours that are the same page one is looked at, so of 32 one error is counted. An error "
         "that is returned ends the loop.",
         (*HANGS, *says("gup/zero-page", always("pin-failed"), ERRNO)),
+        design=("longterm-isolation-errno",),
     ),
     Claim(
         "C001-18", "001",
@@ -251,6 +257,7 @@ THREAD_001 = (
         MAIL, "holds",
         "MAP_DMA of that region fails, and of no other. So an errno alone makes a refusal out of a hang.",
         (*QEMU_IS_TOLD, *QEMU_HANGS),
+        design=("longterm-isolation-errno",),
     ),
     Claim(
         "C001-20", "001",
@@ -265,6 +272,7 @@ THREAD_001 = (
             *says("gup/isolated-page", sometimes("pin-failed-einval"), "v6.0 +longterm-isolation-errno CMA"),
             *says("gup/isolated-page", never, "v6.0 CMA"),
         ),
+        design=("longterm-isolation-errno",),
     ),
     Claim(
         "C001-21", "001",
@@ -308,6 +316,7 @@ THREAD_001 = (
             *says("gup/pinnable", never, "v6.0", "v6.12"),
         ),
         correction="its author says himself that he is not sure",
+        design=("pinnable-in-stages",),
     ),
     Claim(
         "C001-25", "001",
@@ -322,5 +331,6 @@ THREAD_001 = (
             *says("gup/isolated-page", never, "v6.12 CMA"),
             *says("gup/isolated-page", sometimes("pin-failed-einval"), "v6.12 +longterm-isolation-errno CMA"),
         ),
+        design=("longterm-list-empty", "longterm-isolation-errno"),
     ),
 )  # fmt: skip

@@ -18,6 +18,19 @@ LATER = "same thread, date not known"
 
 OLD_HANDLER = "v6.10 +revert-unmap-mapping-range"
 ASSERTED = says("vfio/remap-in-fault", always("flags-without-lock"), "v6.6 lockdep", OLD_HANDLER)
+POSTED = "+remap-on-enable-as-posted"
+#: page tables are allocated under the lock that reclaim takes
+INVERSION = "inversion fs_reclaim -> i_mmap_rwsem -> fs_reclaim"
+AS_POSTED_DISABLE = (
+    *says(
+        "vfio/remap-on-enable-as-posted/disable",
+        sometimes(INVERSION, "mmap_assert_locked", "stale-translation", "untrack-walk-failed"), "v6.10 " + POSTED,
+    ),
+    *says(
+        "vfio/remap-on-enable-as-posted/disable", sometimes(INVERSION, "stale-translation", "untrack-walk-failed"),
+        "v6.12 " + POSTED,
+    ),
+)
 WALK = says("vfio/remap-on-enable", never, "v6.10 +remap-on-enable", "v6.12 +remap-on-enable")
 
 THREAD_004 = (
@@ -31,6 +44,7 @@ THREAD_004 = (
             "vfio/remap-in-fault/pin", always("flags-without-lock"),
             "v6.6 lockdep", OLD_HANDLER,
         ),
+        design=("revert-unmap-mapping-range",),
     ),
     Claim(
         "C004-02", "004",
@@ -38,10 +52,9 @@ THREAD_004 = (
         PATCH, "fails",
         "In the gap another thread may unmap the VMA, and the handler goes on to use it. Looking it up again would do. "
         "The patch was rejected.",
-        (
-            *says("vfio/write-lock-in-fault", sometimes("use-after-free VmArea"), "v6.6 +write-lock-in-fault lockdep"),
-            *says("vfio/write-lock-in-fault", never, "v6.6 +write-lock-in-fault-revalidate lockdep"),
-        ),
+        says("vfio/write-lock-in-fault", sometimes("use-after-free VmArea"), "v6.6 +write-lock-in-fault lockdep"),
+        design=("write-lock-in-fault",),
+        beside=says("vfio/write-lock-in-fault", never, "v6.6 +write-lock-in-fault-revalidate lockdep"),
     ),
     Claim(
         "C004-03", "004",
@@ -49,6 +62,7 @@ THREAD_004 = (
         REPLY, "fails",
         "VFIO does that, and warns all the same: remap_pfn_range sets its flags whether they are set or not.",
         ASSERTED,
+        design=("revert-unmap-mapping-range",),
     ),
     Claim(
         "C004-04", "004",
@@ -65,6 +79,7 @@ THREAD_004 = (
                 "v6.16 +revert-unmap-mapping-range",
             ),
         ),
+        design=("revert-unmap-mapping-range",),
     ),
     Claim(
         "C004-05", "004",
@@ -81,6 +96,7 @@ THREAD_004 = (
         "It writes no flags, leaves a filled entry alone, and is safe under mmap_lock for reading. It is the basis of "
         "6.10's handler. (Time is not modelled.)",
         (*says("vfio/fault-vs-disable", never, "v6.6 +insert-loop"), *says("vfio/remap-in-fault", never, "v6.10")),
+        design=("insert-loop",),
     ),
     Claim(
         "C004-07", "004",
@@ -97,6 +113,7 @@ THREAD_004 = (
             *says("vfio/fault-vs-disable/enable", never, "v6.12"),
             *says("vfio/disable-everywhere", never, "v6.12"),
         ),
+        design=("handle-concurrent-faults",),
     ),
     Claim(
         "C004-08", "004",
@@ -141,6 +158,7 @@ THREAD_004 = (
             *says("pat/huge-leaf-type", never, "v6.12 +pat-large-shift"),
             *says("vfio/huge-fault", never, "v6.12"),
         ),
+        design=("pat-large-shift",),
     ),
     Claim(
         "C004-12", "004",
@@ -151,15 +169,18 @@ THREAD_004 = (
         because="It can be done: with a user of each mm, a second look at memory, and no memory_lock held while it "
         "waits. What the loop as posted does instead is at C004-15 and C004-17.",
         settled_by=(*WALK, *says("vfio/remap-on-enable/disable", never, "v6.12 +remap-on-enable")),
+        design=("remap-on-enable",),
     ),
     Claim(
         "C004-13", "004",
         "All of this is synchronous.",
         MAIL, "depends",
         on="whether the walk looks at memory again, under memory_lock, before it fills a VMA",
-        because="Then an enable that has returned has filled every VMA, and a disable beside it is safe. If it does "
-        "not look again, a disable in between leaves translations to a device that is off.",
-        settled_by=(
+        because="The loop as posted does not look again: a disable beside it leaves translations to a device that is "
+        "off. Where it looks, an enable that has returned has filled every VMA, and a disable beside it is safe.",
+        settled_by=AS_POSTED_DISABLE,
+        design=("remap-on-enable-as-posted",),
+        beside=(
             *WALK,
             *says("vfio/remap-on-enable/disable", never, "v6.12 +remap-on-enable"),
             *says(
@@ -179,14 +200,30 @@ THREAD_004 = (
         "A loop does it: under i_mmap_rwsem pick a VMA that is not filled and mmgrab its mm; take mmap_lock for "
         "writing; under i_mmap_rwsem remap every VMA of that mm.",
         MAIL, "fails",
-        "mmgrab does not hold off exit_mmap: a dying mm is filled after it was emptied. remap allocates under "
-        "i_mmap_rwsem, which reclaim takes. And a VMA that is filled already is a BUG.",
+        "For one mapping and nobody else it does; even then remap allocates under i_mmap_rwsem, which reclaim takes. "
+        "Every further VMA leaks a reference to the mm's struct, and one that is filled already is a BUG. mmgrab does "
+        "not hold off exit_mmap: a dying mm is filled after it was emptied. A disable beside it leaves translations to "
+        "a device that is off; from 6.16 on the loop does then not end, for a VMA that was remapped once is refused.",
         (
-            *says("vfio/remap-on-enable/exit", sometimes("populated-table-freed"), "v6.12 +remap-on-enable-mmgrab"),
+            *says("vfio/remap-on-enable-as-posted", sometimes(INVERSION), "v6.10 " + POSTED, "v6.12 " + POSTED),
             *says(
-                "vfio/remap-on-enable/exit", sometimes("inversion fs_reclaim -> i_mmap_rwsem -> fs_reclaim"),
-                "v6.12 +remap-on-enable-under-i_mmap",
+                "vfio/remap-on-enable-as-posted/two", sometimes(INVERSION) & always("mm-struct-leak"),
+                "v6.10 " + POSTED, "v6.12 " + POSTED,
             ),
+            *says(
+                "vfio/remap-on-enable-as-posted/beside-mmap",
+                sometimes(INVERSION, "mm-struct-leak", "remap-over-populated"), "v6.10 " + POSTED, "v6.12 " + POSTED,
+            ),
+            *AS_POSTED_DISABLE,
+            *says(
+                "vfio/remap-on-enable-as-posted/exit", sometimes(INVERSION, "memtype-leak", "populated-table-freed"),
+                "v6.10 " + POSTED, "v6.12 " + POSTED,
+            ),
+        ),
+        design=("remap-on-enable-as-posted",),
+        beside=(
+            *says("vfio/remap-on-enable/exit", sometimes("populated-table-freed"), "v6.12 +remap-on-enable-mmgrab"),
+            *says("vfio/remap-on-enable/exit", sometimes(INVERSION), "v6.12 +remap-on-enable-under-i_mmap"),
             *says(
                 "vfio/remap-on-enable/partial", sometimes("remap-over-populated", "untrack-walk-failed"),
                 "v6.12 +remap-on-enable-no-check",
@@ -201,6 +238,7 @@ THREAD_004 = (
         MAIL, "holds",
         "It writes vm_flags. Before 6.3 the same write was wrong and nobody said so.",
         (*ASSERTED, *says("vfio/remap-in-fault", never, "v6.1")),
+        design=("revert-unmap-mapping-range",),
     ),
     Claim(
         "C004-17", "004",
@@ -211,6 +249,16 @@ THREAD_004 = (
         because="On the kernel of the mail a walk that runs out of memory half way has filled page 0 and not the rest. "
         "The next walk takes the VMA for filled, and a touch of the rest gets SIGBUS.",
         settled_by=(
+            *says(
+                "vfio/remap-on-enable-as-posted/partial", sometimes(INVERSION, "sigbus-while-enabled"),
+                "v6.10 " + POSTED,
+            ),
+            *says(
+                "vfio/remap-on-enable-as-posted/partial", sometimes(INVERSION, "untrack-walk-failed"), "v6.12 " + POSTED
+            ),
+        ),
+        design=("remap-on-enable-as-posted",),
+        beside=(
             *says("vfio/remap-on-enable/partial", sometimes("sigbus-while-enabled"), "v6.10 +remap-on-enable-page0"),
             *says("vfio/remap-on-enable/partial", sometimes("untrack-walk-failed"), "v6.12 +remap-on-enable-page0"),
             *says("vfio/remap-on-enable/partial", never, "v6.12 +remap-on-enable"),
@@ -226,6 +274,7 @@ THREAD_004 = (
             "vfio/populate-in-mmap", sometimes("stale-translation"),
             "v6.10 +populate-in-mmap", "v6.12 +populate-in-mmap", "v6.16 +populate-in-mmap", "v7.3 +populate-in-mmap",
         ),
+        design=("populate-in-mmap",),
     ),
     Claim(
         "C004-19", "004",
@@ -235,18 +284,22 @@ THREAD_004 = (
         fate="VFIO relies on its fault handler; hooks that run after the link came in 6.18, and VFIO does not use them",
         because="Both are safe. The hook is so only if it looks at memory and fills in one memory_lock section; "
         "looking earlier, in ->mmap, is not enough.",
-        settled_by=(
-            *says("vfio/populate-in-mmap", never, "v6.12", "v6.12 +populate-after-link"),
-            *says("vfio/populate-in-mmap", sometimes("stale-translation"), "v6.12 +populate-after-link-check-early"),
+        settled_by=says("vfio/populate-in-mmap", never, "v6.12", "v6.12 +populate-after-link"),
+        design=("populate-after-link",),
+        beside=says(
+            "vfio/populate-in-mmap", sometimes("stale-translation"), "v6.12 +populate-after-link-check-early"
         ),
     ),
     Claim(
         "C004-20", "004",
         "If user space races with this, the fault handler should give SIGBUS.",
         MAIL, "holds",
-        "So it does: a fault that finds memory disabled gets SIGBUS, and one that finds it enabled is zapped before "
-        "memory goes off.",
-        (
+        "In that design every fault gets SIGBUS, and who touches a mapping meanwhile gets that or the device, never "
+        "one that is off. So it is in the designs that fault: one that finds memory disabled gets SIGBUS.",
+        says("vfio/remap-on-enable-as-posted/touch", sometimes(INVERSION), "v6.10 " + POSTED, "v6.12 " + POSTED),
+        design=("remap-on-enable-as-posted",),
+        beside=(
+            *says("vfio/remap-on-enable-as-posted/touch", never, "v6.12 +remap-on-enable"),
             *says("vfio/fault-vs-disable", never, "v6.10", "v6.12"),
             *says("vfio/fault-vs-disable/enable", never, "v6.12"),
         ),
@@ -273,6 +326,7 @@ THREAD_004 = (
             *says("vfio/mremap-then-disable", never, "v6.10"),
             *WALK,
         ),
+        design=("remap-on-enable",),
     ),
     Claim(
         "C004-23", "004",
@@ -284,6 +338,7 @@ THREAD_004 = (
             *says("vfio/remap-in-fault", always("flags-without-lock"), "v6.9 lockdep"),
             *says("vfio/remap-in-fault", never, "v6.9"),
         ),
+        design=("revert-unmap-mapping-range",),
     ),
     Claim(
         "C004-24", "004",
@@ -300,5 +355,6 @@ THREAD_004 = (
             *says("fork/fork-then-disable", always("access-after-disable", "stale-translation"), "deb-6.1.192"),
             *says("fork/fork-then-disable", never, "v6.1", "v6.10", "deb-6.1.192 +unmap-mapping-range"),
         ),
+        design=("fork-defer-link", "unmap-mapping-range"),
     ),
 )  # fmt: skip

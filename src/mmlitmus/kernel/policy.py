@@ -132,7 +132,7 @@ HOMES = {
     "vfio_find_dma": "mmlitmus.kernel.drivers.vfio.type1",
     "vfio_iommu_type1_unmap_dma": "mmlitmus.kernel.drivers.vfio.type1",
     "vfio_dma_do_unmap": "mmlitmus.kernel.drivers.vfio.type1",
-    "vfio_pci": "mmlitmus.kernel.drivers.vfio.proposals",
+    "vfio_pci": "mmlitmus.kernel.drivers.vfio.posted",
 }
 
 

@@ -47,7 +47,9 @@ def _claim(outcome: Outcome) -> list[str]:
     if claim.detail:
         say(f"{_DETAIL[claim.verdict]}: {claim.detail}")
     say(f"Because: {claim.because}")
-    for one in outcome.said:
+    for n, one in enumerate(outcome.said):
+        if n == len(claim.settled_by):
+            say("Beside it, of other designs:")
         say(_said(one), _IN + "  ")
     if not claim.settled_by and claim.no_case != claim.detail:
         say(f"No case: {claim.no_case}")
@@ -72,7 +74,7 @@ def by_case(claims: Sequence[Claim]) -> list[str]:
     """Every case that the claims name, with what it must say on which kernel, and the claims that rest on that."""
     rows: dict[tuple[str, str, str], list[str]] = {}
     for claim in claims:
-        for one in claim.settled_by:
+        for one in claim.rows:
             rows.setdefault((one.case, one.kernel, one.answer.text), []).append(claim.id)
     lines: list[str] = []
     above = ""
@@ -94,7 +96,8 @@ FIELDS = {
     "verdict": "`holds`, `fails`, `depends`, `proposal` or `undecided`: of the statement as made",
     "detail": "on what it depends, the proposal's fate, or why it is undecided; null for `holds` and `fails`",
     "because": "what the execution shows",
-    "cases": "the results that carry the verdict: `case`, `kernel`, `expected`, `result`, `ok`",
+    "design": "the patches that the statement speaks of; empty where it is of kernels as they are",
+    "cases": "the results: `case`, `kernel`, `expected`, `result`, `ok`, and `settles`: false of another design's",
     "reason": "why there is no case; null when there is one",
     "supported": "every result is as stated, and its search exhaustive; null without a case",
 }
@@ -117,6 +120,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "verdict": claim.verdict,
         "detail": claim.detail or None,
         "because": claim.because,
+        "design": list(claim.design),
         "cases": [
             {
                 "case": one.support.case,
@@ -124,8 +128,9 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
                 "expected": one.support.answer.text,
                 "result": one.result,
                 "ok": one.ok,
+                "settles": n < len(claim.settled_by),
             }
-            for one in outcome.said
+            for n, one in enumerate(outcome.said)
         ],
         "reason": claim.no_case or None,
         "supported": outcome.supported,

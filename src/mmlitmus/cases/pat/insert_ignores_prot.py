@@ -17,6 +17,7 @@ from mmlitmus.api import (
     iounmap,
     memtypes_at_rest,
     never,
+    pat_memtype_list,
     pci_iomap,
     pte_cachemode,
     releases,
@@ -58,6 +59,7 @@ def insert_ignores_prot(m: Machine) -> None:
     def fault() -> None:
         touch(m, app, a, CacheMode.UC_MINUS)
         barmap = pci_iomap(m, probe.pdev)
+        m.require(len(pat_memtype_list(m)) == 2, "not-reserved", "pci_iomap has mapped the BAR, and reserved nothing")
         touch(m, app, a + PAGE_SIZE, CacheMode.UC_MINUS)
         iounmap(m, barmap)
 

@@ -308,7 +308,7 @@ class RemapOnEnable(VfioPci610):
         return table.entry != NONE and ptep_get(table, address) != NONE
 
 
-@vfio_pci.alternative("remap-on-enable-mmgrab", source="the loop as posted", releases="proposal")
+@vfio_pci.alternative("remap-on-enable-mmgrab", source="the loop as posted, this choice of it", releases="proposal")
 class RemapOnEnableMmgrab(RemapOnEnable):
     """mmgrab() where it takes mmget(): the mm may be half torn down when it is filled."""
 
@@ -316,7 +316,7 @@ class RemapOnEnableMmgrab(RemapOnEnable):
 
 
 @vfio_pci.alternative(
-    "remap-on-enable-mmgrab-remap", source="the loop as posted, with its remap_pfn_range", releases="proposal"
+    "remap-on-enable-mmgrab-remap", source="the loop as posted, these two choices of it", releases="proposal"
 )
 class RemapOnEnableMmgrabRemap(RemapOnEnableMmgrab):
     """... filled with remap_pfn_range, which reserves: for an mm whose teardown may be past giving back."""
@@ -338,14 +338,16 @@ class RemapOnEnableNoRevalidate(RemapOnEnable):
     revalidate = False
 
 
-@vfio_pci.alternative("remap-on-enable-under-i_mmap", source="the loop as posted", releases="proposal")
+@vfio_pci.alternative(
+    "remap-on-enable-under-i_mmap", source="the loop as posted, this choice of it", releases="proposal"
+)
 class RemapOnEnableUnderImmap(RemapOnEnable):
     """Page tables are allocated under i_mmap_rwsem, which reclaim takes."""
 
     alloc_under_i_mmap = True
 
 
-@vfio_pci.alternative("remap-on-enable-page0", source="vma_populated() as posted", releases="proposal")
+@vfio_pci.alternative("remap-on-enable-page0", source="vma_populated() as posted, alone", releases="proposal")
 class RemapOnEnablePage0(RemapOnEnable):
     """A VMA counts as filled when its first page is present."""
 

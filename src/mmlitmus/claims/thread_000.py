@@ -298,8 +298,7 @@ THREAD_000 = (
         "a disable beside munmap untracks a second time, which frees the entry of VFIO's own pci_iomap (to 6.15).",
         (
             *says(
-                "pat/cond-remap/window", sometimes("stale-translation"),
-                "v6.10 +cond-remap", "v6.12 +cond-remap", "v6.16 +cond-remap",
+                "pat/cond-remap/window", sometimes("stale-translation"), "v6.12 +cond-remap", "v6.16 +cond-remap",
             ),
             *says(
                 "pat/cond-remap/disable",

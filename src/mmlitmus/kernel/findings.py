@@ -134,6 +134,7 @@ FINDINGS: tuple[Name, ...] = (
     Name("printk", "bad-pud", "a 1G leaf is found where a table should be, and cleared"),
     Name("printk", "oom-leaked", "VM_FAULT_OOM comes back to a fault of a user's access"),
     Name("invariant", "lost-flags-update", "vm_flags are written from a value that another has changed since"),
+    Name("invariant", "mm-struct-leak", "an mm_struct is held more often than it is given back"),
     Name("invariant", "populated-table-freed", "a PTE table is freed that still maps pages"),
     Name("invariant", "reference-stolen", "a reference to a page is given back by who has none"),
     Name("invariant", "unused-swap-slot", "a swap slot is given back that nobody uses"),

@@ -162,12 +162,21 @@ def test_sample(run, large):
     assert set(row["sample"]) == {"strategy", "walks", "seed", "distinct", "unseen"}
 
 
+def sealed(data):
+    """Write a checkpoint by hand, with the checksum that it has to have."""
+    from mmlitmus.checker import checkpoint
+
+    data.pop("checksum")
+    text = json.dumps(data, separators=(",", ":"))[:-1]
+    Path("where").write_text(f'{text},"checksum":"{checkpoint._checksum(text.encode())}"}}\n')
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ("not json", "where: not a checkpoint"),
         ("[]", "where: not a checkpoint"),
-        ({"version": 9}, "where: a checkpoint of version 9; this one reads 1"),
+        ({"version": 9}, "where: a checkpoint of version 9; this one reads 2"),
         ({"sources": "x"}, "where: made by other sources of mmlitmus, whose searches these cannot go on with"),
         ({"rows": {}}, "where: holds nothing of what is to be run; it has no row"),
         ("the case", "where: large/large has changed since (large.py)"),
@@ -189,12 +198,61 @@ def test_a_checkpoint_that_does_not_fit(run, large, change, message):
         how[2:4] = ["--engine", "sample"]
     elif change == "the path":
         del data["rows"]["large/large on v1"]["search"]["path"]
-        Path("where").write_text(json.dumps(data))
+        sealed(data)
     elif change == "gone":
         Path("where").unlink()
+    elif isinstance(change, str):
+        Path("where").write_text(change)
     else:
-        Path("where").write_text(change if isinstance(change, str) else json.dumps({**data, **change}))
+        sealed({**data, **change})
     assert run(*how, "--resume", "where") == (2, "", f"mmlitmus: {message}\n")
+
+
+def test_no_change_of_one_character_gets_through(run, large):
+    how = ["check", f"{large}::large/large", *DPOR, "--max-executions", "50"]
+    run(*how, "--checkpoint", "where")
+    good = Path("where").read_text()
+    messages = set()
+    for at in range(0, len(good), max(1, len(good) // 150)):
+        other = "1" if good[at] != "1" else "2"
+        Path("where").write_text(good[:at] + other + good[at + 1 :])
+        code, out, err = run(*how, "--resume", "where")
+        assert (code, out, err.count("\n")) == (2, "", 1), (at, good[at])
+        messages.add(err)
+    assert "mmlitmus: where: damaged or changed: its checksum is not that of what it holds\n" in messages
+    for bad in (good[:-1], good + " ", good.replace('"walks"', '"walks" ', 1), good.replace(",", ", ", 1)):
+        if bad != good:
+            Path("where").write_text(bad)
+            assert run(*how, "--resume", "where")[:2] == (2, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_the_table_is_printed_where_the_checkpoint_cannot_be_written(run, large, monkeypatch, processes):
+    from mmlitmus.checker import checkpoint
+
+    how = ["check", large, *DPOR, "--max-executions", "50", "-j", processes]
+    plain = run(*how)
+    real = Path.write_bytes
+
+    def full(path, data):
+        if not path.name.startswith("where."):
+            return real(path, data)
+        if not Path("where").exists():
+            return real(path, data)
+        with path.open("wb") as part:
+            part.write(data[:10])
+        with open("/dev/full", "wb", buffering=0) as file:
+            return file.write(data)
+
+    monkeypatch.setattr(checkpoint.Path, "write_bytes", full)
+    code, out, err = run(*how, "--checkpoint", "where", "--checkpoint-every", "0")
+    assert out == plain[1]
+    assert code == 2
+    said = "mmlitmus: where: No space left on device: how far the searches have come is not written down\n"
+    assert err.endswith(said)
+    assert [path.name for path in Path().glob("where*")] == ["where"]
+    monkeypatch.undo()
 
 
 @pytest.mark.parametrize(

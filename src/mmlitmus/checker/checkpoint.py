@@ -5,12 +5,18 @@ found, and the lock classes it saw. It fits only the same case on the same kerne
 sources of model and search, for the path is one of their executions; a hash of each says whether it does. The options
 that say how far a search may go (executions, seconds, memory, walks) may differ: that is how to go on with one that was
 cut.
+
+A search that went on from a wrong count or a wrong place would answer wrongly without a word, so the file ends with a
+checksum of all that comes before.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import stat
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -31,10 +37,14 @@ if TYPE_CHECKING:
     from .many import Job
     from .run import Parts
 
-LAYOUT = 1
+LAYOUT = 2
 FORMAT = "mmlitmus checkpoint"
 #: seconds between two writings of the file
 EVERY = 30.0
+#: bytes of a file that is read: more is no checkpoint
+LARGEST = 1 << 30
+#: the end of the file
+SEAL = re.compile(rb',"checksum":"([0-9a-f]{32})"\}\n$')
 #: what has no part in a search: a change there leaves a checkpoint valid
 _APART = ("cases", "claims", "cli", "conform", "report")
 
@@ -52,6 +62,8 @@ class Checkpoint:
         self.rows: dict[str, dict[str, Any]] = {}
         self.live: dict[str, tuple[Job, Parts]] = {}  # searches that came further since the last writing
         self.written = time.monotonic()
+        #: why the file could not be written the last time; empty if it could
+        self.failed = ""
 
     @classmethod
     def create(cls, path: str, every: float = EVERY) -> Checkpoint:
@@ -64,16 +76,20 @@ class Checkpoint:
     def read(cls, path: str, jobs: Sequence[Job], every: float = EVERY) -> Checkpoint:
         """The one in that file; CheckpointError when it does not fit these jobs."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            raw = _content(path)
+            data = json.loads(raw)
         except OSError as e:
             raise CheckpointError(f"{path}: {e.strerror or e}") from e
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise CheckpointError(f"{path}: not a checkpoint") from e
         if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("rows"), dict):
             raise CheckpointError(f"{path}: not a checkpoint")
         written = data.get("version")
         if written != LAYOUT:
             raise CheckpointError(f"{path}: a checkpoint of version {written}; this one reads {LAYOUT}")
+        seal = SEAL.search(raw)
+        if seal is None or seal[1].decode() != _checksum(raw[: seal.start()]):
+            raise CheckpointError(f"{path}: damaged or changed: its checksum is not that of what it holds")
         if data.get("sources") != sources():
             raise CheckpointError(f"{path}: made by other sources of mmlitmus, whose searches these cannot go on with")
         made = cls(path, every)
@@ -94,13 +110,22 @@ class Checkpoint:
         return made
 
     def keep(self, job: Job, parts: Parts, done: bool) -> None:
-        """The search has come further. Now and then the file is written."""
+        """The search has come further. Now and then the file is written; that it cannot be is no reason to stop."""
         self.live[_name(job)] = (job, parts)
         if done:
             self._put(job, parts)
             del self.live[_name(job)]
         if time.monotonic() - self.written >= self.every:
+            self.save()
+
+    def save(self) -> None:
+        """Write the file; if that cannot be done, ``failed`` says why, and what was there before stays."""
+        try:
             self.write()
+            self.failed = ""
+        except CheckpointError as e:
+            self.failed = str(e)
+            self.written = time.monotonic()
 
     def _put(self, job: Job, parts: Parts) -> None:
         self.rows[_name(job)] = {"case": _case_hash(job.case.file), "how": _how(job), "search": dumped(parts)}
@@ -122,13 +147,35 @@ class Checkpoint:
         for job, parts in self.live.values():
             self._put(job, parts)
         data = {"format": FORMAT, "version": LAYOUT, "sources": sources(), "rows": self.rows}
+        text = json.dumps(data, separators=(",", ":")).encode().removesuffix(b"}")
         beside = f"{self.path}.{os.getpid()}.new"
         try:
-            Path(beside).write_text(json.dumps(data, separators=(",", ":")), encoding="utf-8")
-            os.replace(beside, self.path)
-        except OSError as e:
-            raise CheckpointError(f"{self.path}: {e.strerror or e}") from e
+            try:
+                Path(beside).write_bytes(text + f',"checksum":"{_checksum(text)}"}}\n'.encode())
+                os.replace(beside, self.path)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.unlink(beside)
+                raise
+        except (OSError, ValueError) as e:  # ValueError: a name with a zero in it
+            raise CheckpointError(f"{self.path}: {getattr(e, 'strerror', None) or e}") from e
         self.written = time.monotonic()
+
+
+def _content(path: str) -> bytes:
+    """A file's bytes. OSError if it cannot be read, or is no regular file: a pipe would be waited for."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError("no regular file")
+        raw = file.read(LARGEST + 1)
+    if len(raw) > LARGEST:
+        raise OSError(f"more than {LARGEST >> 20} MB, and no checkpoint is as long")
+    return raw
+
+
+def _checksum(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()
 
 
 def _name(job: Job) -> str:

@@ -6,6 +6,8 @@ several ``vfio/fault-vs-disable/...``), so that a pattern imports only the files
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 import traceback
 import zlib
@@ -72,7 +74,10 @@ def select(words: Sequence[str], root: Path | None = None) -> Selection:
     """The cases named by ``words``: patterns over the shipped ones, or files. No words: every shipped case."""
     chosen = Selection()
     for word in words or ["*"]:
-        if is_file_word(word):
+        if not word.strip():
+            chosen.errors.append(CaseError(f"{word!r} names no case; without a word it is all of them"))
+            continue
+        if is_file_word(word, root):
             try:
                 chosen.add(from_file(word))
             except CaseError as e:
@@ -86,9 +91,19 @@ def select(words: Sequence[str], root: Path | None = None) -> Selection:
     return chosen
 
 
-def is_file_word(word: str) -> bool:
-    """Does the word name a file (or ``FILE.py::case-id``), and not shipped cases?"""
-    return word.endswith(".py") or ".py::" in word or Path(word).is_file()
+def is_file_word(word: str, root: Path | None = None) -> bool:
+    """Does the word name a file (or ``FILE.py::case-id``), and not shipped cases?
+
+    A file that is called as shipped cases are (``pat``) does not hide them: it has to be written ``./pat``.
+    """
+    if word.endswith(".py") or ".py::" in word:
+        return True
+    return os.path.isfile(word) and ("./" in word or not any(matches(id, word) for id, _ in shipped(root)))
+
+
+def _short(name: str) -> str:
+    """A name that a line has room for."""
+    return name if len(name) <= 120 else f"{name[:60]}...{name[-40:]}"
 
 
 def from_file(word: str) -> list[Case]:
@@ -131,7 +146,7 @@ def _nothing(word: str, root: Path | None) -> str:
     areas = sorted({id.split("/")[0] for id in ids})
     near = get_close_matches(word, [*ids, *areas], n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else "; `mmlitmus list` shows them all" if ids else ""
-    return f"no case matches {word!r}{hint}"
+    return f"no case matches {_short(word)!r}{hint}"
 
 
 def load_shipped(id: str, path: Path, root: Path | None = None) -> list[Case]:
@@ -148,10 +163,16 @@ def load_shipped(id: str, path: Path, root: Path | None = None) -> list[Case]:
 
 def load_file(path: Path) -> list[Case]:
     """The cases of a stranger's file."""
-    if path.is_dir():
+    try:
+        kind = os.stat(path).st_mode
+    except (OSError, ValueError) as e:  # a name may be too long, or have a zero in it
+        missing = isinstance(e, (FileNotFoundError, NotADirectoryError))
+        what = "no such file" if missing else getattr(e, "strerror", None) or str(e)
+        raise CaseError(what, _short(str(path))) from e
+    if stat.S_ISDIR(kind):
         raise CaseError("is a folder, not a case file", shown(path))
-    if not path.exists():
-        raise CaseError("no such file", str(path))
+    if not stat.S_ISREG(kind):
+        raise CaseError("is no regular file", shown(path))
     folder = str(path.resolve().parent)
     if folder not in sys.path:  # at the end: a driver beside the case can be imported, and shadows nothing
         sys.path.append(folder)

@@ -104,7 +104,7 @@ def run_all(
         report.not_run = list(jobs[done:])
     finally:
         if checkpoint is not None:
-            checkpoint.write()
+            checkpoint.save()
     return report
 
 

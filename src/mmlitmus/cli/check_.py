@@ -12,6 +12,7 @@ import click
 from .common import (
     AS_EXPECTED,
     INTERRUPTED,
+    MOST,
     SURPRISE,
     WRONG_USE,
     complain,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 @click.option("--timing", is_flag=True, help="Say how long each row took.")
 @click.option("--rows", is_flag=True, help="Print every row, also where releases in a row say the same.")
 @click.option("-v", "--verbose", is_flag=True, help="Print bounds, evidence and every finding under each row.")
-@click.option("-j", "processes", type=click.IntRange(1), default=1, metavar="N", help="Run on N processes.")
+@click.option("-j", "processes", type=click.IntRange(1, MOST), default=1, metavar="N", help="Run on N processes.")
 @debug_option
 def command(
     what: tuple[str, ...],
@@ -114,11 +115,13 @@ def command(
     every = rows or timing or verbose
     _print(report, as_json, as_ktap, timing, verbose, every, time.perf_counter() - started)
     wrong += messages(report)
+    if kept is not None and kept.failed:
+        wrong.append(f"{kept.failed}: how far the searches have come is not written down")
     for message in wrong:
         complain(message)
     if report.interrupted:
         complain(f"interrupted: {len(report.not_run)} of {len(jobs)} rows were not run: {_some(report.not_run)}")
-        if kept is not None:
+        if kept is not None and not kept.failed:
             complain(f"what was searched is in {kept.path}: the same command with --resume {kept.path} goes on")
         return INTERRUPTED
     if wrong:

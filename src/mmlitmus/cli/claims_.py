@@ -6,14 +6,14 @@ import time
 
 import click
 
-from .common import AS_EXPECTED, INTERRUPTED, SURPRISE, Stop, complain, debug_option
+from .common import AS_EXPECTED, INTERRUPTED, MOST, SURPRISE, Stop, complain, debug_option
 
 
 @click.command("claims", short_help="Say what was claimed, and what execution says of it.")
 @click.argument("what", nargs=-1, metavar="[THREAD|ID]...")
 @click.option("--json", "as_json", is_flag=True, help="Print claims as JSON (docs/claims.md).")
 @click.option("--cases", "by_case", is_flag=True, help="List the cases that claims rest on, and run nothing.")
-@click.option("-j", "processes", type=click.IntRange(1), default=1, metavar="N", help="Run on N processes.")
+@click.option("-j", "processes", type=click.IntRange(1, MOST), default=1, metavar="N", help="Run on N processes.")
 @debug_option
 def command(what: tuple[str, ...], as_json: bool, by_case: bool, processes: int, debug: bool) -> int:
     """Say what was claimed in the threads, and what execution says of it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from mmlitmus.checker.case import Case
 
 AS_EXPECTED, SURPRISE, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+#: seconds that an option may ask for at most: 30 years
+LONGEST = 1_000_000_000
+#: processes that an option may ask for at most
+MOST = 1024
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,9 +69,32 @@ def search_options(f: F) -> F:
 debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
 
 
+class Seconds(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A length of time: a number, neither infinite nor nothing. ``zero``: none is a length, too."""
+
+    name = "seconds"
+
+    def __init__(self, zero: bool = False) -> None:
+        self.zero = zero
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not (seconds > 0 or (self.zero and seconds == 0)) or seconds > LONGEST:
+            self.fail(f"{value!r} is no length of time: write a number of seconds up to {LONGEST}", param, ctx)
+        return seconds
+
+
 def split(values: Sequence[str]) -> list[str]:
-    """The parts of comma-separated, repeated options."""
-    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+    """The parts of comma-separated, repeated options. UsageError if one names nothing: that is not to mean all."""
+    parts = [[part.strip() for part in value.split(",") if part.strip()] for value in values]
+    for value, found in zip(values, parts, strict=True):
+        if not found:
+            raise click.UsageError(f"an option was given {value!r}, which names nothing")
+    return [part for found in parts for part in found]
 
 
 def width() -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import AS_EXPECTED, INTERRUPTED, SURPRISE, WRONG_USE, Stop, complain, debug_option, split
+from .common import AS_EXPECTED, INTERRUPTED, MOST, SURPRISE, WRONG_USE, Stop, complain, debug_option, split
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -55,7 +55,7 @@ JOBS = 8
     type=click.Choice(["mapping", "gup", "huge", "calls"]),
     help="Programs about mappings of device memory only, get_user_pages, huge leaves, or calls (default: all).",
 )
-@click.option("--jobs", "-j", type=click.IntRange(1), metavar="N", help="Guests side by side (default: CPUs).")
+@click.option("--jobs", "-j", type=click.IntRange(1, MOST), metavar="N", help="Guests side by side (default: CPUs).")
 @click.option("--batch", is_flag=True, help="Several programs in one boot, where that answers as fresh kernels do.")
 @click.option("--boots", type=click.IntRange(1, 2), help="Boots that have to agree (default: 2 to record, else 1).")
 @click.option("--record", type=click.Path(path_type=Path), metavar="FOLDER", help="Write recordings (never over one).")
@@ -102,6 +102,8 @@ def command(
             raise click.UsageError("--recorded takes no --kernel, --record, --json or --ktap")
         from mmlitmus.conform.__main__ import main
 
+        if model is not None:
+            _model(model)
         return main(["--model", model] if model else [])
     if batch and record is not None and language not in ("huge", "calls"):
         raise click.UsageError("--record with --batch is for --language huge or calls: others are of fresh kernels")
@@ -170,8 +172,8 @@ def _reproduce(name: str) -> int:
         click.echo(named(name), nl=False)
     except (ReproduceError, RecordingError, NotModelledError) as e:
         raise Stop(str(e)) from e
-    except OSError as e:
-        raise Stop(f"{e.filename}: {e.strerror}") from e
+    except UnicodeDecodeError as e:
+        raise Stop(f"{name}: not UTF-8") from e
     return AS_EXPECTED
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from .common import AS_EXPECTED, SURPRISE, WRONG_USE, Stop, complain, debug_option, split
+from .common import AS_EXPECTED, MOST, SURPRISE, WRONG_USE, Stop, complain, debug_option, split
 
 
 @click.command("kills", short_help="Flip each choice of a recorded kernel, and say what notices.")
 @click.option("--kernel", "kernels", multiple=True, metavar="KERNEL", help="Recorded kernels (default: all).")
 @click.option("--all", "everything", is_flag=True, help="Also list the flips that are killed, with the program.")
 @click.option("--write", is_flag=True, help="Keep the programs that kill beside the recordings, for the tests.")
-@click.option("-j", "--jobs", type=click.IntRange(1), default=1, metavar="N", help="Run on N processes.")
+@click.option("-j", "--jobs", type=click.IntRange(1, MOST), default=1, metavar="N", help="Run on N processes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
 def command(kernels: tuple[str, ...], everything: bool, write: bool, jobs: int, as_json: bool, debug: bool) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from .common import AS_EXPECTED, SURPRISE, Stop, debug_option
+from .common import AS_EXPECTED, SURPRISE, Seconds, Stop, debug_option
 
 if TYPE_CHECKING:
     from mmlitmus.conform.lab import Lab, Machine
@@ -53,6 +53,16 @@ def _plainly(debug: bool) -> Iterator[None]:
         if debug:
             raise
         raise Stop(f"{e.filename or 'the lab'}: {e.strerror or e}") from e
+
+
+def _text(path: Path) -> str:
+    """A file's text. Stop if it is none."""
+    if path.is_fifo() and path.parts[:2] != ("/", "dev"):
+        raise Stop(f"{path}: no regular file")  # it would be waited for
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise Stop(f"{path}: not UTF-8") from e
 
 
 def _guest_options(f: F) -> F:
@@ -130,7 +140,7 @@ def fetch(kernels: tuple[str, ...], debug: bool) -> int:
 @click.option(
     "--program", "programs", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="Run this program."
 )
-@click.option("--timeout", type=float, default=20.0, metavar="S", help="Seconds that a program may take.")
+@click.option("--timeout", type=Seconds(), default=20.0, metavar="S", help="Seconds that a program may take.")
 @debug_option
 def boot(
     words: tuple[str, ...],
@@ -149,7 +159,7 @@ def boot(
 
     which, options = _which(words, image, modules)
     with _plainly(debug):
-        texts = [path.read_text() for path in programs]
+        texts = [_text(path) for path in programs]
         with _lab().session(which.name, _machine(machine, memory, kaslr, append, options), which.modules) as session:
             click.echo(json.dumps({"ready": session.ready}))
             click.echo(f"booted in {session.booted.seconds:.1f} s", err=True)

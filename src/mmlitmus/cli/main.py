@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 
 import click
 
-from .common import INTERRUPTED, SURPRISE, WRONG_USE, complain
+from .common import INTERRUPTED, SURPRISE, WRONG_USE, Stop, complain
 
 VERBS = {
     "check": "Run cases and say which answers are as expected.",
@@ -67,7 +70,12 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     debug = "--debug" in (sys.argv[1:] if args is None else args)
     try:
+        if sys.stdout is None:
+            raise Stop("standard output is closed")
+        if isinstance(sys.stdout, TextIOWrapper):  # a name that it cannot spell is no reason to say nothing
+            sys.stdout.reconfigure(errors="backslashreplace")
         result = cli.main(args=args, prog_name="mmlitmus", standalone_mode=False)
+        sys.stdout.flush()  # a full disk is to be noticed while there is somebody to say so
         return result if isinstance(result, int) else 0
     except click.Abort:
         complain("interrupted")
@@ -78,13 +86,35 @@ def main(args: list[str] | None = None) -> int:
         e.show()
         return e.exit_code
     except BrokenPipeError:
-        sys.stderr.close()  # the reader went away; Python would complain while flushing
+        _give_up_output()  # the reader went away, and knows
         return SURPRISE
+    except OSError as e:
+        if debug:
+            raise
+        _give_up_output()
+        complain(f"{e.filename if e.filename is not None else 'output'}: {e.strerror or e}")
+        return WRONG_USE
+    except MemoryError:
+        if debug:
+            raise
+        complain("there is not enough memory for that")
+        return WRONG_USE
     except Exception as e:
         if debug:
             raise
         complain(f"{type(e).__name__}: {e} (this is a bug of mmlitmus; --debug shows where)")
         return WRONG_USE
+
+
+def _give_up_output() -> None:
+    """What is still to be printed has nowhere to go; Python would try again at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())
+            os.close(null)
 
 
 if __name__ == "__main__":

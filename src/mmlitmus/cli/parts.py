@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import F, Stop
+from .common import F, Seconds, Stop
 
 if TYPE_CHECKING:
     from mmlitmus.checker.campaign import Workers
@@ -38,15 +38,13 @@ def part_options(f: F) -> F:
     options = [
         click.option("--walks", type=click.IntRange(1), metavar="N", help="sample: random walks a row (1000)."),
         click.option("--strategy", type=click.Choice(["pct", "pos"]), help="sample: how to walk (pct)."),
-        click.option("--depth", type=click.IntRange(1), metavar="D", help="sample: PCT's depth of bugs (3)."),
+        click.option("--depth", type=click.IntRange(1, 1000), metavar="D", help="sample: PCT's depth of bugs (3)."),
         click.option("--seed", type=int, metavar="S", help="sample: the same seed, the same walks (0)."),
-        click.option(
-            "--max-seconds", type=click.FloatRange(0, min_open=True), metavar="N", help="Stop a search after that long."
-        ),
-        click.option("--max-memory", type=Size(), metavar="SIZE", help="Stop a search when a process has more (2G)."),
+        click.option("--max-seconds", type=Seconds(), metavar="N", help="Stop a search after so many seconds (none)."),
+        click.option("--max-memory", type=Size(), metavar="SIZE", help="Stop a search when a process has more (none)."),
         click.option("--checkpoint", metavar="FILE", help="Write down how far the searches have come."),
         click.option("--resume", metavar="FILE", help="Go on from there, and keep it up to date."),
-        click.option("--checkpoint-every", type=click.FloatRange(0), metavar="N", hidden=True),
+        click.option("--checkpoint-every", type=Seconds(zero=True), metavar="N", hidden=True),
         click.option("--cluster", metavar="ADDRESS", help="Run on this dask scheduler (the extra `cluster`)."),
     ]
     for option in reversed(options):

@@ -12,6 +12,7 @@ from .check_ import Progress
 from .common import (
     AS_EXPECTED,
     INTERRUPTED,
+    MOST,
     SURPRISE,
     WRONG_USE,
     Stop,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--all", "everything", is_flag=True, help="Print the verdicts that are the same, too.")
 @search_options
 @click.option("--json", "as_json", is_flag=True, help="Print the comparisons as JSON (docs/json.md).")
-@click.option("-j", "processes", type=click.IntRange(1), default=1, metavar="N", help="Run on N processes.")
+@click.option("-j", "processes", type=click.IntRange(1, MOST), default=1, metavar="N", help="Run on N processes.")
 @debug_option
 def command(
     patches: tuple[str, ...],

@@ -25,7 +25,7 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         """The bytes."""
         if isinstance(value, int):
             return value
-        found = re.fullmatch(r"(\d+)([KMGT]?)(i?B)?", value, re.IGNORECASE)
+        found = re.fullmatch(r"([0-9]{1,18})([KMGT]?)(i?B)?", value, re.IGNORECASE)
         if found is None:
             self.fail(f"{value!r} is no size: write 4096, 512M, 64G or 1T")
         return int(found[1]) * UNITS[found[2].upper()]

@@ -80,7 +80,7 @@ class Answers:
             if at + 4 + size > len(raw):
                 break
             # one that is damaged is asked again; those behind it are still there
-            with contextlib.suppress(zlib.error, ValueError, KeyError, TypeError):
+            with contextlib.suppress(zlib.error, ValueError, KeyError, TypeError, RecursionError):
                 entry = json.loads(zlib.decompress(raw[at + 4 : at + 4 + size]))
                 self.known[entry["text"]] = entry
             at += 4 + size

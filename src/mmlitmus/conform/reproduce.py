@@ -199,12 +199,12 @@ def named(name: str) -> str:
 
     ReproduceError if there is none; RecordingError if the file is damaged; OSError if it cannot be read.
     """
-    generated = re.fullmatch(r"(pc|q35)-(\d+)-(\d+)", name)
+    generated = re.fullmatch(r"(pc|q35)-([0-9]{1,18})-([0-9]{1,18})", name)
     if generated is not None:
         return reproducer(generate(int(generated[2]), int(generated[3]), machine=generated[1]))
     if name.endswith(".program") or (Path(name).is_file() and ".jsonl" not in name):
-        return reproducer(program_of(Path(name).read_text()))
-    words = re.fullmatch(r"(.+?\.jsonl(?:\.gz)?|[^:]+):(.+?)(?::(\d+))?", name)
+        return reproducer(program_of(Path(name).read_text(encoding="utf-8")))
+    words = re.fullmatch(r"(.+?\.jsonl(?:\.gz)?|[^:]+):(.+?)(?::([0-9]{1,9}))?", name)
     if words is None:
         raise ReproduceError(
             f"{name!r} names no program: RECORDING:PROGRAM[:STEP], such as live-6.12-pc:pc-1-17:3, a generated "

@@ -18,6 +18,8 @@ from .schema import FORMAT, FORMAT_VERSION, Header, Program, Recording
 
 #: the recordings that come with the package
 RECORDINGS = Path(__file__).parent / "recordings"
+#: bytes that are read of one: what unpacks to more is no recording
+LARGEST = 256 << 20
 #: a program's name, at the beginning of a line as ``dumps`` writes it
 ID = re.compile(r'\{"id": "([^"\\]*)"')
 
@@ -36,12 +38,17 @@ def packaged() -> list[Path]:
 
 def load(path: Path) -> Recording:
     """Read a recording. RecordingError if it is damaged, cut short or of another version; OSError if unreadable."""
-    raw = path.read_bytes()
     if path.name.endswith(".gz"):
         try:
-            raw = gzip.decompress(raw)
-        except (OSError, EOFError, zlib.error) as e:
+            with gzip.open(path, "rb") as file:
+                raw = file.read(LARGEST + 1)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as e:
             raise RecordingError(path, 1, f"the compressed file is damaged: {e}") from e
+    else:
+        with path.open("rb") as file:
+            raw = file.read(LARGEST + 1)
+    if len(raw) > LARGEST:
+        raise RecordingError(path, 1, f"more than {LARGEST >> 20} MB, and no recording is as long")
     try:
         lines = raw.decode("utf-8").removesuffix("\n").split("\n") if raw else []
     except UnicodeDecodeError as e:

@@ -279,7 +279,10 @@ class Walks:
 
 def bound(size: Size, depth: int) -> float:
     """PCT's least probability that one walk shows a bug of this depth."""
-    least = 1 / (max(1, size.tasks) * float(max(1, size.events)) ** (depth - 1))
+    try:
+        least = 1 / (max(1, size.tasks) * float(max(1, size.events)) ** (depth - 1))
+    except OverflowError:  # of a depth of hundreds: nothing that could be told from nothing
+        least = 0.0
     return least / 2 if size.choices else least
 
 

@@ -105,7 +105,7 @@ _ALONE = {  # these act on something of the task's own, or on nothing
 }
 
 _SIGNS = re.compile(r"[\s;>()=,!]")
-_COUNTED = re.compile(r"(.+)#([1-9][0-9]*)")
+_COUNTED = re.compile(r"(.+)#([1-9][0-9]{0,17})")
 _HASH = re.compile(r"!([0-9a-f]{8})\s*$")
 _WORD = r"[^\s;>()=,!]+"
 _SEGMENT = re.compile(rf"(?P<task>{_WORD})\s*(?:\((?P<choices>[^()]*)\))?\s*(?:>\s*(?P<label>{_WORD}))?")

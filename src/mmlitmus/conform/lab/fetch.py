@@ -199,6 +199,8 @@ def bzimage_release(image: Path) -> str:
     LabError if the file is not a bzImage, or not all of one.
     """
     try:
+        if image.exists() and not image.is_file():
+            raise LabError(f"{image}: no regular file")
         with image.open("rb") as file:
             head = file.read(0x8000)
             size = file.seek(0, 2)

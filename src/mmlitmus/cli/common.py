@@ -17,6 +17,8 @@ AS_EXPECTED, SURPRISE, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 #: seconds that an option may ask for at most: 30 years
 LONGEST = 1_000_000_000
+#: characters of a message
+SAID = 8000
 #: processes that an option may ask for at most
 MOST = 1024
 
@@ -41,7 +43,10 @@ class NotShown(Stop):
 
 def complain(message: str) -> None:
     """One message, to standard error."""
-    click.echo(f"mmlitmus: {message}", err=True)
+    spelt = message.encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
+    if len(spelt) > SAID:  # a word that was given may be as long as a file
+        spelt = f"{spelt[: SAID // 2]} ... {spelt[-SAID // 2 :]}"
+    click.echo(f"mmlitmus: {spelt}", err=True)
 
 
 def kernel_options(several: bool) -> Callable[[F], F]:

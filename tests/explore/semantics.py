@@ -241,6 +241,7 @@ def sleeps(*tasks: str) -> set[str]:
     return names(explore(*tasks), "sleep-in-atomic")
 
 
+NOT_RUNNING = "do not call blocking ops when !TASK_RUNNING"
 INVALID = "sleeping function called from invalid context"
 #: what may sleep, and what takes it to come to an end
 SLEEPING = ("lock 0", "dr 0", "dw 0", "sync", "wait o0 0", "folio 0", "alloced")
@@ -289,7 +290,7 @@ def schedule_has_rules_of_its_own() -> None:
 
 @check
 def nothing_else_is_slept_on_between_prepare_to_wait_and_schedule() -> None:
-    running = {"do not call blocking ops when !TASK_RUNNING"}
+    running = {NOT_RUNNING}
     for what in SLEEPING:
         want((what, sleeps(f"prepare; {what}", "wake")), (what, running))
         want((what, sleeps(f"prepare; schedule; {what}", "wake")), (what, set()))
@@ -333,6 +334,9 @@ def an_ipi_is_not_sent_with_interrupts_off() -> None:
 def a_wakeup_can_be_lost() -> None:
     r = explore("r o0; skip 1 2; prepare; schedule; finish", "w o0 1; wake")
     want(r.deadlocks, {("t0",)})
+    # nothing of the queue is touched if it holds at once: still prepared to wait, one must not sleep
+    want(names(explore("w o0 1; prepare; wait o0 1; lock 0"), "sleep-in-atomic"), {NOT_RUNNING})
+    want(explore("w o0 1; prepare; wait o0 1; schedule").deadlocks, {("t0",)})
     r = explore("wait o0 1", "w o0 1; wake")
     want((r.deadlocks, r.counts.complete > 1), (set(), True))
 
@@ -344,8 +348,8 @@ def a_wakeup_is_for_those_on_the_queue() -> None:
     r = explore("prepare; schedule", "prepare; schedule", "wake")
     want((r.counts.complete > r.counts.deadlocks, ("t0",) in r.deadlocks, ("t1",) in r.deadlocks), (True, True, True))
     for again in ("prepare; schedule; prepare; schedule", "prepare; prepare; schedule; prepare; schedule"):
-        r = explore(again, "wake")
-        want((r.deadlocks, r.counts.complete), ({("t0",)}, r.counts.deadlocks))
+        r = explore(f"{again}; r o0", "wake")
+        want((r.deadlocks, logs(r), r.counts.complete), ({("t0",)}, {()}, r.counts.deadlocks))
     r = explore("prepare; schedule; finish; prepare; schedule", "wake")
     want((r.deadlocks, r.counts.complete), ({("t0",)}, r.counts.deadlocks))
 
@@ -359,8 +363,8 @@ def finish_wait_leaves_the_queue() -> None:
 @check
 def finish_wait_leaves_the_others_on_the_queue() -> None:
     """Whoever leaves takes nobody along: the others sleep on until they are woken."""
-    r = explore("prepare; w o0 1; schedule", "r o0; skip 0 3; prepare; finish; w o0 2")
-    want(r.deadlocks, {("t0",)})
+    r = explore("prepare; w o0 1; schedule; w o1 1", "r o0; skip 0 3; prepare; finish; w o0 2")
+    want((r.deadlocks, {o[1][1] for o in r.outcomes}), ({("t0",)}, {0}))  # type: ignore[index]
     want(r.counts.deadlocks, r.counts.complete)
     want(explore("prepare; schedule", "prepare; finish; wake").deadlocks, {("t0",)})
     want(explore("prepare; schedule; r o0", "prepare; schedule; r o0", "wake").counts.deadlocks > 0, True)

@@ -21,9 +21,10 @@ from tests.independent.enumerator import Answer, enumerate_all
 
 from mmlitmus.explore.dpor import Dpor
 from mmlitmus.explore.naive import Naive
-from mmlitmus.explore.scheduler import Scheduler
+from mmlitmus.explore.scheduler import Results, Scheduler
 from mmlitmus.explore.stateful import Stateful
 
+from . import semantics
 from .programs import FAMILIES, MIXED, Code, Program, build, generate, smaller
 
 ALL = [*FAMILIES, MIXED]
@@ -114,6 +115,30 @@ def test_family(family: str) -> None:
     wrong, compared = sweep(family, range(EACH))
     assert not wrong, wrong[0]
     assert compared >= EACH - 3
+
+
+def told_by_the_semantics(patch: pytest.MonkeyPatch) -> list[Program]:
+    """Every program that semantics.py states a result of: each rule of each primitive has one."""
+    programs: dict[tuple[str, tuple[Code, ...]], Program] = {}
+    original = semantics.explore
+
+    def explore(*tasks: str | Code, family: str = "pinned") -> Results:
+        codes = tuple(without(semantics.code(t) if isinstance(t, str) else t) for t in tasks)
+        programs.setdefault((family, codes), Program(family, 0, codes))
+        return original(*tasks, family=family)
+
+    patch.setattr(semantics, "explore", explore)
+    for check in semantics.CHECKS.values():
+        check()
+    return list(programs.values())
+
+
+def test_what_the_semantics_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = told_by_the_semantics(monkeypatch)
+    assert len(programs) > 200
+    for program in programs:
+        problems = differences(program, (Naive, Dpor, Stateful))
+        assert not problems, f"{program}\n{problems}"
 
 
 @pytest.mark.fuzz

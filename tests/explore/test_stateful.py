@@ -23,6 +23,7 @@ from mmlitmus.explore.dpor import Dpor
 from mmlitmus.explore.history import Scopes, functions_of
 from mmlitmus.explore.limits import Limits
 from mmlitmus.explore.movers import REDUCTIONS
+from mmlitmus.explore.primitives.base import Primitive
 from mmlitmus.explore.primitives.choice import choose
 from mmlitmus.explore.primitives.irq import Cpu
 from mmlitmus.explore.primitives.mutex import Mutex
@@ -155,8 +156,8 @@ def test_where_a_task_is_belongs_to_its_state(what: Callable[[], Any]) -> None:
 
         return Setup({"one": one, "two": two})
 
-    for reduce in ((), REDUCTIONS):
-        want, got = Dpor(setup).run(), Stateful(setup, reduce=reduce).run()
+    for reduce, checked in (((), True), ((), False), (REDUCTIONS, False)):  # checked: each step is run, and compared
+        want, got = Dpor(setup).run(), Stateful(setup, reduce=reduce, checked=checked).run()
         assert _answers(want) == _answers(got)
         assert ("sleep-in-atomic", "sometimes") in {(kind, how) for kind, _, how in _answers(got)[1]}  # type: ignore[attr-defined]
 
@@ -164,7 +165,7 @@ def test_where_a_task_is_belongs_to_its_state(what: Callable[[], Any]) -> None:
 # -- the same on every Python -----------------------------------------------------------------------------------------
 #: states of the first dozen programs of each family
 STATES = {
-    "data": 436, "spinlock": 519, "mutex": 420, "folio": 348, "rwsem": 621, "wait": 524, "rcu": 458, "irq": 496,
+    "data": 436, "spinlock": 519, "mutex": 420, "folio": 348, "rwsem": 621, "wait": 495, "rcu": 458, "irq": 496,
     "choice": 459, "ghost": 613, "lifetime": 188, "spawn": 634, "mixed": 438,
     "balance": 623, "context": 396, "tlb": 752,
 }  # fmt: skip
@@ -673,6 +674,28 @@ def who_has_ended_has_nothing_to_say(patch: Patch) -> None:
 
 
 @mutant
+def where_a_task_is_does_not_matter(patch: Patch) -> None:
+    def local(self: Stateful, t: int) -> int:
+        task = self.tasks[t]
+        where = task.rcu, task.irqs_off, task.waiting
+        task.rcu, task.irqs_off, task.waiting = 0, 0, ""
+        n = _local(self, t)
+        task.rcu, task.irqs_off, task.waiting = where
+        return n
+
+    patch.setattr(Stateful, "_local", local)
+
+
+@mutant
+def what_a_primitive_owns_besides_is_its_state(patch: Patch) -> None:
+    def is_primitive(self: Stateful, at: int) -> bool:
+        return isinstance(self.owners[at][1], Primitive)
+
+    patch.setattr(Stateful, "_is_primitive", is_primitive)
+    patch.setattr(Stateful, "_believed", lambda self: None)
+
+
+@mutant
 def every_finding_can_be_avoided(patch: Patch) -> None:
     patch.setattr(StateGraph, "_avoiding", lambda self, finding: len(self.terminals))
 
@@ -772,6 +795,10 @@ def first_problem() -> str | None:
             check()
         except AssertionError as e:
             return f"{check.__name__} {e}"
+    try:
+        test_where_a_task_is_belongs_to_its_state(lambda: Rcu(2))
+    except (AssertionError, SetupError) as e:
+        return f"where a task is: {e}"
     for name, program in {**RACES, **PROGRAMS}.items():
         try:
             problems = compare_full(program).problems

@@ -49,9 +49,14 @@ class WaitQueue(Primitive):
         self.state = tuple((t, True) for t, _ in self.state)
 
     def wait_event(self, condition: Callable[[], bool]) -> None:
-        """Sleep until ``condition()`` holds, re-checking it each time after having queued."""
+        """Sleep until ``condition()`` holds, re-checking it each time after having queued.
+
+        If it holds at once, the queue is not touched. Source: include/linux/wait.h wait_event, ___wait_event.
+        """
         might_sleep("wait_event")
-        while not condition():
+        if condition():
+            return
+        while True:
             self.prepare_to_wait()
             if condition():
                 break

@@ -16,6 +16,7 @@ from typing import Any
 from mmlitmus.kernel.arch.x86.pgtable import NONE
 from mmlitmus.kernel.mm.mm_types import MmStruct
 from mmlitmus.kernel.mm.pgalloc import pmd_page_alloc
+from mmlitmus.kernel.sync.might import might_sleep
 
 MMU_NOTIFY_UNMAP = 0
 MMU_NOTIFY_CLEAR = 1
@@ -77,13 +78,15 @@ def mmu_notifier_register(subscriber: Any, mm: MmStruct) -> None:
 
 
 def mmu_notifier_invalidate_range_start(range: MmuNotifierRange) -> None:
-    """The translations of the range are about to change: whoever has copies of them drops them now."""
+    """The translations of the range are about to change: whoever has copies of them drops them now, and may sleep."""
+    might_sleep("mmu_notifier_invalidate_range_start")
     for subscriber in range.mm.notifier_subscriptions:
         subscriber.invalidate_range_start(range)
 
 
 def mmu_notifier_invalidate_range_end(range: MmuNotifierRange) -> None:
     """They have changed."""
+    might_sleep("mmu_notifier_invalidate_range_end")
     for subscriber in range.mm.notifier_subscriptions:
         subscriber.invalidate_range_end(range)
 

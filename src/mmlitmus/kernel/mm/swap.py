@@ -15,6 +15,7 @@ from typing import Any
 
 from mmlitmus.explore.state import Model, Once, touch
 from mmlitmus.kernel.mm.page_alloc import ISOLATION, LRU_BATCH, LRU_ISOLATED, LRU_ON, Folio, folio_put
+from mmlitmus.kernel.sync.might import might_sleep
 
 #: how many folios a batch has when it is emptied (31 from 6.9 on; only up to 5.18 does anybody see it who counts)
 PAGEVEC_SIZE = 15
@@ -67,7 +68,8 @@ def lru_add_drain(machine: Any) -> None:
 
 
 def lru_add_drain_all(machine: Any) -> None:
-    """Empty every CPU's batch: each CPU does its own, and the caller waits for them."""
+    """Empty every CPU's batch: each CPU does its own, and the caller waits for them, asleep."""
+    might_sleep("lru_add_drain_all")
     for cpu in sorted(machine.lru_batch):
         drain_batch(machine.lru_batch[cpu])
 

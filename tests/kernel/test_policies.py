@@ -323,6 +323,15 @@ def joined_from_below(w: World) -> Any:
     return w.layout()
 
 
+def between_two(w: World) -> Any:
+    """A mapping between two that have pages of different anon_vmas."""
+    a = w.p.mmap_anon(1)
+    w.p.write(a)
+    w.p.write(w.p.mmap_anon(1, at=a + 2 * PAGE))
+    w.p.mmap_anon(1, at=a + PAGE)
+    return w.layout()
+
+
 def guards_of_a_device(w: World) -> Any:
     """What is said of a guard region where a length is none: 0 where there are guard regions."""
     return w.p.madvise(w.p.mmap(w.dev.file, 1), 0, madvise.MADV_GUARD_REMOVE)
@@ -771,6 +780,8 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("madvise_pageout_young", "kept"): ("v6.12", "cleared", paged_out_and_young),
     ("should_zap_folio", "other-mapping"): ("v5.10", "anon", left_mapped),
     ("should_zap_folio", "anon"): ("v6.12", "other-mapping", left_mapped),
+    ("mmap_expands", "previous"): ("v6.12", "next", between_two),
+    ("mmap_expands", "next"): ("v6.6", "previous", between_two),
     ("is_mergeable_anon_vma", "singular"): ("v6.12", "not-forked", joined_from_below),
     ("is_mergeable_anon_vma", "not-forked"): ("v6.16", "singular", joined_from_below),
     ("mincore_walk", "not-pfnmap"): ("v6.12", "any", in_memory),

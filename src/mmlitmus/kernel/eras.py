@@ -66,6 +66,7 @@ _ROWS = (
             "expand_in_place": "adjust",
             "mincore_walk": "not-pfnmap",
             "is_mergeable_anon_vma": "singular",
+            "mmap_expands": "previous",
             "should_zap_folio": "other-mapping",
             "madvise_pageout_young": "cleared",
             "madvise_dofork": "not-io",
@@ -227,6 +228,7 @@ _ROWS = (
             "do_mremap": "address-first",
             "mremap_dontunmap": "not-pfnmap",
             "expand_in_place": "merge",
+            "mmap_expands": "next",
             "should_zap_folio": "anon",
             "copy_present_page": "exclusive-and-pinned",
             "write_protect_seq": "seqcount",
@@ -331,6 +333,7 @@ _ROWS = (
         "v6.12",
         "v6.10",
         {
+            "mmap_expands": "previous",
             "vfio_pci": "v6.12",
             "copy_huge_pmd": "special",
             "copy_huge_pud": "as-it-is",

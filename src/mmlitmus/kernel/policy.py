@@ -83,6 +83,7 @@ HOMES = {
     "mremap_dontunmap": "mmlitmus.kernel.mm.mremap",
     "madvise_pageout_young": "mmlitmus.kernel.mm.madvise",
     "should_zap_folio": "mmlitmus.kernel.mm.memory_zap",
+    "mmap_expands": "mmlitmus.kernel.mm.vma_merge",
     "is_mergeable_anon_vma": "mmlitmus.kernel.mm.vma_merge",
     "mincore_walk": "mmlitmus.kernel.mm.mincore",
     "expand_in_place": "mmlitmus.kernel.mm.mremap",

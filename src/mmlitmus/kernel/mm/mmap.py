@@ -242,7 +242,7 @@ def map_new(mm: MmStruct, file: File, addr: int, length: int, vm_flags: int, pgo
     if vm_flags & (VM_SHARED | VM_WRITE | VM_NORESERVE) == VM_WRITE:
         vm_flags |= VM_ACCOUNT
     own = file.f_op is ANONYMOUS and not vm_flags & VM_SHARED
-    merged = vma_merge_new_range(mm, addr, end, vm_flags, pgoff) if own else None
+    merged = vma_merge_new_range(mm, addr, end, vm_flags, pgoff, new=True) if own else None
     if merged is not None:
         return mmap_complete(merged, addr, length)
     prot = vm_get_page_prot(vm_flags)

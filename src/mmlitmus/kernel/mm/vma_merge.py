@@ -19,6 +19,8 @@ from mmlitmus.kernel.sync.rwsem import down_write, up_write
 
 is_mergeable_anon_vma = Seam("is_mergeable_anon_vma", "whether a mapping without pages takes one with pages in")
 
+mmap_expands = Seam("mmap_expands", "which neighbour a new mapping joins that can join either, and not both")
+
 
 def own_memory(vma: VmArea) -> bool:
     """Is it private memory without a file? (Mappings of a file that are not special merge, too, in the kernel.)"""
@@ -59,10 +61,10 @@ def either_takes_the_other(target: tuple[str, ...], other: tuple[str, ...]) -> b
 
 
 def vma_merge_new_range(
-    mm: MmStruct, start: int, end: int, flags: int, pgoff: int, anon_vma: tuple[str, ...] = ()
+    mm: MmStruct, start: int, end: int, flags: int, pgoff: int, anon_vma: tuple[str, ...] = (), new: bool = False
 ) -> VmArea | None:
-    """Let a neighbour take in [start, end) bytes, where nothing is mapped: the VMA that has them now, or None. Needs
-    mmap_lock W.
+    """Let a neighbour take in [start, end) bytes, where nothing is mapped: the VMA that has them now, or None. ``new``:
+    for mmap. Needs mmap_lock W.
 
     Source: mm/mmap.c vma_merge (to 6.1), mm/vma.c vma_merge_new_range (from 6.12).
     """
@@ -73,7 +75,7 @@ def vma_merge_new_range(
     if after is not None and (after.vm_pgoff != begins or not can_merge(after, flags, anon_vma)):
         after = None
     if prev is not None and after is not None and not joined(prev, after):
-        after = None
+        prev, after = mmap_expands(prev, after) if new else (prev, None)
     if prev is not None:
         absorbed = [] if after is None else [after]
         commit_merge(prev, prev.vm_start, end if after is None else after.vm_end, prev.vm_pgoff, *absorbed)
@@ -81,6 +83,22 @@ def vma_merge_new_range(
     if after is not None:
         commit_merge(after, start, after.vm_end, pgoff)
     return after
+
+
+@mmap_expands.alternative(
+    "previous",
+    source="mm/mmap.c vma_merge (5.10); mm/vma.c vma_merge_new_range (from 6.12); recorded: 5.10.262, 6.12.117, 7.3.4",
+    releases="<= v6.0, >= v6.12",
+)
+def the_one_before(prev: VmArea, after: VmArea) -> tuple[VmArea | None, VmArea | None]:
+    """The one before it."""
+    return prev, None
+
+
+@mmap_expands.alternative("next", source="mm/mmap.c mmap_region, 6.1.192; recorded: 6.1.192", releases="v6.1 - v6.11")
+def the_one_behind(prev: VmArea, after: VmArea) -> tuple[VmArea | None, VmArea | None]:
+    """The one behind it, which is looked at first."""
+    return None, after
 
 
 def joined(prev: VmArea, after: VmArea) -> bool:

@@ -295,9 +295,9 @@ def test_the_order_is_that_of_the_offsets() -> None:
         order = []
         real = memory.zap_page_range_single
 
-        def zap(vma: object, address: int, size: int) -> None:
+        def zap(vma: object, address: int, size: int, **how: bool) -> None:
             order.append(f"{vma.vm_mm.name}:{w.m.page_label(address)}")  # type: ignore[attr-defined]
-            real(vma, address, size)  # type: ignore[arg-type]
+            real(vma, address, size, **how)  # type: ignore[arg-type]
 
         memory.zap_page_range_single = zap  # type: ignore[assignment]
         unmap_mapping_range(w.char.mapping, 0, 2 * PAGE)

@@ -2,7 +2,7 @@
 
 Source: mm/memory.c, include/linux/mm.h, functions of the same name; where a docstring does not say otherwise. Of the
 model's own: pmd_page, pmd_page_alloc, pmd_page_free, pte_batches, batch_at, Touched, fault_batch, pmd_chunks,
-pmd_batches, pud_chunks, walks_through, no_pte_table.
+pmd_batches, pud_chunks, walks_through.
 """
 
 from __future__ import annotations

@@ -353,7 +353,8 @@ class VfioPci612(VfioPci610):
 
 @vfio_pci.alternative(
     "v6.12",
-    source="f9e54c3a2f5b 'vfio/pci: implement huge_fault support', v6.12",
+    source="f9e54c3a2f5b 'vfio/pci: implement huge_fault support'; drivers/vfio/pci/vfio_pci_core.c "
+    "vfio_pci_mmap_huge_fault, v6.12",
     releases="v6.12",
 )
 class VfioPci612Released(VfioPci612):

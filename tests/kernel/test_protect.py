@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mmlitmus.kernel.arch.x86.pgtable import DIRTY, SAVED_DIRTY, SOFT_DIRTY, pte_pfn
@@ -10,6 +12,7 @@ from mmlitmus.kernel.errno import EACCES, EAGAIN, EINVAL, ENODEV, ENOMEM, EPERM
 from mmlitmus.kernel.mm import madvise
 from mmlitmus.kernel.mm.mm_types import VM_FAULT_SIGBUS, VM_LOCKED
 from mmlitmus.kernel.mm.mmap import PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE
+from mmlitmus.kernel.mm.mmu_notifier import mmu_notifier_register
 from mmlitmus.kernel.mm.page_alloc import is_zero_pfn
 
 from .world import ERAS, INVALID_FREE, NEW, OLD, PAGE, WALK_FAILED, World, only, run
@@ -408,5 +411,37 @@ def test_madv_free_is_for_anonymous_memory(kernel: str) -> None:
         w.p.mmap(w.probe.file("mixed"), 2)
         assert w.p.madvise(w(0), 2, madvise.MADV_COLD) == 0
         assert w.p.madvise(w(0), 2, madvise.MADV_FREE) == -EINVAL
+
+    run(body, kernel)
+
+
+class Listener:
+    """How mmap_lock is held by who takes pages away."""
+
+    def __init__(self, mm: Any) -> None:
+        self.mm = mm
+        self.held: list[Any] = []
+
+    def invalidate_range_start(self, told: Any) -> None:
+        self.held.append(self.mm.mmap_lock.held())
+
+    def invalidate_range_end(self, told: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("kernel", "one"), [("v6.12", "read"), ("v6.16", "read"), ("v6.18", None), ("v7.3", None)])
+@pytest.mark.parametrize("advice", [madvise.MADV_DONTNEED, madvise.MADV_DONTNEED_LOCKED, madvise.MADV_FREE])
+def test_what_is_locked_while_pages_go(kernel: str, one: str | None, advice: int) -> None:
+    """From 6.17 on the VMA's lock alone, if it holds all of the range. Else mmap_lock."""
+
+    def body(w: World) -> None:
+        w.p.mmap_anon(2)
+        w.p.mmap_anon(2, at=w(3))
+        w.p.write(w(0))
+        listener = Listener(w.p.mm)
+        mmu_notifier_register(listener, w.p.mm)
+        assert w.p.madvise(w(0), 2, advice) == 0
+        assert w.p.madvise(w(0), 5, advice) == -ENOMEM
+        assert listener.held == [one, "read", "read"]
 
     run(body, kernel)

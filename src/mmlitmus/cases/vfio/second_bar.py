@@ -14,7 +14,7 @@ from mmlitmus.kernel.drivers.vfio.pci import open_device, vfio_pci_index_to_offs
     asks=("stale-translation", "access-after-disable"),
     reach=("dev is off", "fault got SIGBUS", "fault got through"),
     expect={
-        "v5.10": sometimes("stale-translation", "access-after-disable"),
+        "v5.10": sometimes("stale-translation", "access-after-disable", "untrack-walk-failed"),
         **releases("deb-5.10.262", "deb-7.3.4", never),
         "v6.12 +zap-first-bar": sometimes("stale-translation", "access-after-disable"),
     },

@@ -11,7 +11,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from .compiled import HERE, LIBRARY, MODULES, SUFFIX, built, homes, name
+from .compiled import HERE, LIBRARY, MODULES, SUFFIX, built, foreign, homes, name
 
 #: run in a scratch folder. The sources are named where they are, for that is where a traceback will look for them.
 SETUP = """
@@ -41,19 +41,23 @@ def missing() -> str:
 def build() -> Path:
     """Compile the modules as they are now; returns the folder. BuildError when it cannot be done."""
     where = built()
-    if where is not None:
+    if where is not None and not foreign(where):
         return where
     lacking = missing()
     if lacking:
         raise BuildError(lacking)
     for home in homes():
         try:
-            home.mkdir(parents=True, exist_ok=True)
+            home.mkdir(mode=0o755, parents=True, exist_ok=True)
             scratch = tempfile.TemporaryDirectory(prefix="building-", dir=home)
         except OSError:
             continue
         with scratch as folder:
-            return _build(home, Path(folder))
+            done = _build(home, Path(folder))
+        why_not = foreign(done)
+        if why_not:
+            raise BuildError(f"it would not be run from there: {why_not}")
+        return done
     raise BuildError(f"neither {' nor '.join(map(str, homes()))} can be written")
 
 
@@ -73,11 +77,17 @@ def _build(home: Path, scratch: Path) -> Path:
         raise BuildError("the sources changed meanwhile")
     ready = scratch / "ready"
     ready.mkdir()
+    for folder in (ready, home):
+        if folder.stat().st_uid == os.geteuid():
+            folder.chmod(0o755)
     for library in sorted((scratch / "out").rglob(f"*{SUFFIX}")):
+        library.chmod(0o755)  # whatever the umask: what others may write is not run
         library.rename(ready / library.name)
     for old in sorted(home.glob(f"{called.rpartition('-')[0]}-*")):
         if old != where:
             shutil.rmtree(old, ignore_errors=True)
+    if where.exists() and foreign(where):
+        shutil.rmtree(where, ignore_errors=True)  # another's: not ours to run
     try:
         ready.rename(where)
     except OSError:  # somebody else was faster

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import pwd
 import re
+import stat
 import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +21,11 @@ Stanza = dict[str, str]
 SAY = Callable[[str], None]
 SECURITY = "-security"
 ARCHITECTURE = "amd64"
+#: apt's own user, as which it downloads
+SANDBOX = "_apt"
+#: suites at the end of their life: nobody signs their indices afresh, so their age says nothing. An index of any other
+#: that is older than it says it is good for is refused, for somebody may hold back what is newer.
+ENDED = ("bullseye",)
 
 
 def stanzas(text: str) -> list[Stanza]:
@@ -49,6 +57,8 @@ class Mirror:
     def line(self, suite: str) -> str:
         """A line of sources.list for a suite."""
         options = f"arch={ARCHITECTURE}" + (f" signed-by={self.keyring}" if self.keyring else "")
+        if suite.removesuffix(SECURITY) in ENDED:
+            options += " check-valid-until=no"
         uri = self.security if suite.endswith(SECURITY) else self.archive
         return f"deb [{options}] {uri} {suite} main"
 
@@ -152,13 +162,22 @@ class Apt:
             "-oAPT::Update::Post-Invoke=",
             "-oAcquire::Languages=none",
             "-oAcquire::Retries=2",
-            # a suite at the end of its life is no longer signed afresh; its packages are
-            "-oAcquire::Check-Valid-Until=false",
-            "-oAcquire::Check-Date=false",
-            # apt's own user may not enter a folder of root's
-            "-oAPT::Sandbox::User=root",
+            *self._sandbox(),
             "-q",
         ]
+
+    def _sandbox(self) -> list[str]:
+        """Root's apt downloads as a user of its own, as it always does, where that one can come to the folder."""
+        if os.geteuid() != 0:
+            return []  # as who we are
+        try:
+            pwd.getpwnam(SANDBOX)
+        except KeyError:
+            return ["-oAPT::Sandbox::User=root"]
+        above = [path for path in (self.home, *self.home.resolve().parents) if path.exists()]
+        if all(path.stat().st_mode & stat.S_IXOTH for path in above):
+            return [f"-oAPT::Sandbox::User={SANDBOX}"]
+        return ["-oAPT::Sandbox::User=root"]  # below a folder of root's own, which nobody else may enter
 
     def update(self) -> None:
         """Read the archive's indices afresh. LabError with apt's words if that fails."""
@@ -168,7 +187,14 @@ class Apt:
             (self.home / folder).mkdir(parents=True, exist_ok=True)
         (self.home / "status").touch()
         (self.home / "sources.list").write_text("".join(found.line(suite) + "\n" for suite in self.suites))
+        self._hand_over([self.home / "state/lists/partial", self.home / "cache/archives/partial"])
         run([get, *self.options(), "-oAPT::Update::Error-Mode=any", "update"], "reading the archive's indices")
+
+    def _hand_over(self, folders: Sequence[Path]) -> None:
+        """Give the folders that apt's own user writes to to it."""
+        if f"-oAPT::Sandbox::User={SANDBOX}" in self._sandbox():
+            for path in (path for folder in folders for path in (folder, *folder.iterdir())):
+                os.chown(path, pwd.getpwnam(SANDBOX).pw_uid, -1, follow_symlinks=False)
 
     def names(self, prefix: str) -> list[str]:
         """The names of packages that begin so."""
@@ -229,6 +255,7 @@ class Apt:
         get = program("apt-get", "fetch kernels")
         wanted = [f"{one.name}={one.version}" for one in packages]
         names = " ".join(one.name for one in packages) if len(packages) < 4 else f"{len(packages)} packages"
+        self._hand_over([into])
         run([get, *self.options(), "download", *wanted], f"downloading {names}", cwd=into)
 
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,10 +55,7 @@ class Guest:
         command += ["-serial", "chardev:console", "-serial", "chardev:agent"]
         command += ["-mon", "chardev=monitor,mode=control"]
         command += ["-qtest", "chardev:qtest", "-qtest-log", "none"]
-        # QEMU goes when this process does, however it goes
-        setpriv = shutil.which("setpriv")
-        if setpriv is not None:
-            command = [setpriv, "--pdeathsig", "KILL", *command]
+        command = [*tied(), *command]
         with contextlib.ExitStack() as undo:
             undo.callback(self._hang_up)
             with contextlib.ExitStack() as handed_over:
@@ -249,6 +247,25 @@ class Guest:
                 deadline = time.monotonic() + 0.4
                 while time.monotonic() < deadline and self.pump(0.1):
                     pass
+
+
+#: what Python runs where there is no setpriv: asks the kernel for the signal, looks whether it is too late, and becomes
+#: the program
+TIED = """\
+import ctypes, os, signal, sys
+ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[1]):
+    os._exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def tied() -> list[str]:
+    """What to put before a command, so that it goes when this process does, however it goes."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is not None:
+        return [setpriv, "--pdeathsig", "KILL"]
+    return [sys.executable, "-I", "-c", TIED, str(os.getpid())]
 
 
 def ended_by(guest: Guest) -> str:

@@ -283,7 +283,7 @@ MUTANTS: list[tuple[str, str, Any]] = [
     ("mm.vma", "vma_interval_tree_insert", unordered),
     ("mm.memory_zap", "zap_pte_range", zap_half),
     ("mm.fork", "copy_page_range", copy_nothing),
-    ("mm.mprotect", "isolate_range", one_flag_for_all),
+    ("mm.vma_merge", "isolate_range", one_flag_for_all),
 ]
 NOTICED: list[tuple[Any, ...]] = [
     ("mmap", 0, 0, 6, 0, 3), ("mmap", 0, 8, 2, 0, 3), ("touch", 0, 1, True), ("touch", 0, 2, False),

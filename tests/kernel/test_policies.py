@@ -1191,7 +1191,7 @@ def test_every_public_function_says_what_it_does(module: str) -> None:
 #: operations whose meaning their base class documents
 INHERITED = {
     "fault", "open", "close", "mmap", "object_name", "down_write_memory_lock", "populate", "read_register",
-    "hot_reset_zap", "hot_reset_lock", "hot_reset_unlock", "bar_page_prot", "mmap_disabled",
+    "hot_reset_zap", "hot_reset_lock", "hot_reset_unlock", "bar_page_prot", "mmap_disabled", "fits",
 }  # fmt: skip
 
 

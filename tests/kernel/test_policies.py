@@ -530,6 +530,24 @@ def forced_and_protected(w: World) -> int:
     return w.p.pte(a)
 
 
+def huge_leaf(w: World, *more: Any) -> Any:
+    """A mapping of one leaf by the probe's driver, after a store."""
+    a = w.p.mmap(open_probe(w.m, 512, pfn=0x100000, mkwrite=True).file("huge"), 512)
+    w.p.write(a)
+    return a
+
+
+def shown_of_a_leaf(w: World) -> Any:
+    return w.p.pte(huge_leaf(w))
+
+
+def protected_leaf(w: World) -> Any:
+    a = huge_leaf(w)
+    w.p.mprotect(a, 512, PROT_READ)
+    w.p.mprotect(a, 512, PROT_READ | PROT_WRITE)
+    return w.p.pte(a)
+
+
 def inserted_beside_a_leaf(w: World) -> Any:
     """What vmf_insert_pfn says of a page that a huge leaf maps already."""
     a = w.p.mmap(open_probe(w.m, 512, pfn=0x100000).file("huge"), 512)
@@ -727,7 +745,7 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("pfnmap_flush", "none"): ("v6.12 +no-pfnmap-flush", "end_vma", "tlb/munmap-vs-disable"),
     ("pfnmap_flush", "end_vma"): ("v6.12", "before_unlink", flushes),
     ("pfnmap_flush", "before_unlink"): ("v6.16", "none", "tlb/munmap-vs-disable"),
-    ("fault_lock", "mmap_lock"): ("v6.1", "vma_lock", lock_of_a_huge_fault),
+    ("fault_lock", "mmap_lock"): ("v5.10", "vma_lock", lock_of_a_huge_fault),
     ("fault_lock", "vma_lock"): ("v6.6", "vma_lock-throughout", "vfio/remap-in-fault/vma-lock"),
     ("fault_lock", "vma_lock-throughout"): ("v6.12 +fault-under-vma-lock", "vma_lock", lock_of_a_fault),
     ("split_for_munmap", "removed-is-new"): ("v6.1", "survivors-are-new", opened_by_munmap),
@@ -736,15 +754,21 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("dup_mmap", "open-before-copy"): ("deb-6.1.192", "open-after-copy", "fork/fork-then-disable"),
     ("dup_mmap", "link-after-copy"): ("v6.12 +fork-link-after-copy", "open-before-copy", "fork/fork-vs-disable"),
     ("dup_mmap", "link-before-parent"): ("v6.12 +fork-link-before-parent", "open-before-copy", "fork/fork-vs-disable"),
-    ("pte_offset_map_lock", "through-leaf"): ("v6.1", "none", inserted_beside_a_leaf),
+    ("shown_leaf", "unmarked"): ("v5.10", "special", shown_of_a_leaf),
+    ("shown_leaf", "special"): ("v6.12", "unmarked", shown_of_a_leaf),
+    ("thp_of_special", "any"): ("v6.12", "not-special", shown_of_a_leaf),
+    ("thp_of_special", "not-special"): ("v6.1", "any", shown_of_a_leaf),
+    ("can_change_pmd_writable", "never"): ("v5.10", "shared-and-dirty", protected_leaf),
+    ("can_change_pmd_writable", "shared-and-dirty"): ("v6.12", "never", protected_leaf),
+    ("pte_offset_map_lock", "through-leaf"): ("v5.10", "none", inserted_beside_a_leaf),
     ("pte_offset_map_lock", "none"): ("v6.12", "through-leaf", inserted_beside_a_leaf),
     ("pte_offset_map_lock", "unseen"): ("v6.12 +pte-under-leaf", "none", "vfio/huge-handlers/pin-beside-touch"),
     ("vma_adjust_trans_huge", "pmd-only"): ("v6.12", "pud-too", "vfio/split-1g"),
     ("vma_adjust_trans_huge", "pud-too"): ("v6.12 +split-pud-leaf", "pmd-only", "vfio/split-1g"),
-    ("copy_huge_pmd", "refilled"): ("v6.1", "special", "fork/huge-leaf"),
+    ("copy_huge_pmd", "refilled"): ("v5.10", "special", "fork/huge-leaf"),
     ("copy_huge_pmd", "special"): ("v6.12", "locked", "fork/huge-leaf/vs-disable"),
     ("copy_huge_pmd", "locked"): ("v6.12 +copy-huge-pmd-locked", "special", "fork/huge-leaf/vs-disable"),
-    ("copy_huge_pud", "read-only"): ("v6.1", "as-it-is", "fork/huge-leaf/1g"),
+    ("copy_huge_pud", "read-only"): ("v5.10", "as-it-is", "fork/huge-leaf/1g"),
     ("copy_huge_pud", "as-it-is"): ("v6.12", "read-only", "fork/huge-leaf/1g"),
     ("can_change_pte_writable", "shared"): ("v5.10", "or-exclusive", copied_and_protected),
     ("can_change_pte_writable", "or-exclusive-and-dirty"): ("v6.1", "or-exclusive", forced_and_protected),
@@ -886,7 +910,7 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("gup_fast_fallback", "eoverflow"): ("v6.12", "nothing", wrapped_round),
     ("longterm_unlockable", "refused"): ("v6.1", "allowed", pinned_for_long_unlocked),
     ("longterm_unlockable", "allowed"): ("v6.12", "refused", pinned_for_long_unlocked),
-    ("gup_fast_pmd_leaf", "taken"): ("v6.1", "special", huge_leaf_by_fast_path),
+    ("gup_fast_pmd_leaf", "taken"): ("v5.10", "special", huge_leaf_by_fast_path),
     ("gup_fast_pmd_leaf", "special"): ("v6.12", "taken", huge_leaf_by_fast_path),
     ("gup_fast_folio_allowed", "any"): ("v6.1", "of-a-mapping-longterm", driver_page_by_fast_path),
     ("gup_fast_folio_allowed", "of-a-mapping"): ("v6.12", "any", driver_page_by_fast_path),

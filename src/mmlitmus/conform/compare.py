@@ -176,7 +176,9 @@ def fields_of(
     kept.step(step, seen)
     if observed.entries or observed.pins or observed.iovas:
         recorded = layout.ram_frames(observed.entries) | layout.ram_only(kept.recorded)
-        names.step(recorded, layout.ram_frames(seen.entries) | layout.ram_only(kept.model))
+        # where nobody could look the model's frames have no names either
+        looked = {place: entry for place, entry in seen.entries.items() if observed.entries.get(place) is not None}
+        names.step(recorded, layout.ram_frames(looked) | layout.ram_only(kept.model))
     if step.has_result:
         yield "outcome", "", _outcome(result), seen.outcome
     if result is not None:
@@ -213,7 +215,9 @@ def fields_of(
         yield "iova", iova, said, layout.translation((seen.iovas or {}).get(iova), names.model)
     for process, events in (observed.events or {}).items():
         heard = (seen.events or {}).get(process)
-        yield "events", process, ", ".join(events) or "none", None if heard is None else ", ".join(heard) or "none"
+        lost = any(event.startswith("lost ") for event in events)  # mlockall's, of the process's own memory
+        said = None if lost else ", ".join(events) or "none"
+        yield "events", process, said, None if heard is None else ", ".join(heard) or "none"
     yield from ((name, "", repr(value), None) for name, value in observed.extra.items())
 
 

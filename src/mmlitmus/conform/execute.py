@@ -16,6 +16,7 @@ from mmlitmus.explore.once import Once
 from mmlitmus.explore.scheduler import Results, Setup, SetupError
 from mmlitmus.kernel import eras
 from mmlitmus.kernel.absent import not_modelled
+from mmlitmus.kernel.arch.x86.fault import GAVE_UP
 from mmlitmus.kernel.arch.x86.pgtable import PRESENT, pte_pfn
 from mmlitmus.kernel.drivers.misc.probe import Probe as ProbeModule
 from mmlitmus.kernel.drivers.misc.probe import open_probe
@@ -324,9 +325,11 @@ class Run(Look):
     def touch(self, step: Touch, process: Process) -> Seen:
         """A load or a store."""
         address = self.address(step.slot, step.page)
+        got = process.write(address) if step.access == "write" else process.read(address)
+        if got == GAVE_UP:  # it faults for ever, until somebody kills it
+            return Seen("died: hang")
         if step.access == "write":
-            return result(process.write(address))
-        got = process.read(address)
+            return result(got)
         if isinstance(got, str):
             return Seen(got, code=getattr(got, "si_code", None))
         return Seen("ok", got, off=self._off(process, address))

@@ -217,7 +217,7 @@ class Layout:
             return str(entry)
         pfn, bits = pte_pfn(entry.bits), entry.bits & ~FRAME
         if entry.level in HUGE and pmd_leaf(entry.bits):
-            bits |= (pfn & 1) << PAGE_SHIFT  # bit 12 is the leaf's PAT bit
+            bits |= entry.bits & 1 << PAGE_SHIFT  # the leaf's PAT bit
             pfn = leaf_pfn(entry.bits, HUGE[entry.level])
         name = self.frame_name(pfn, names)
         return str(entry) if name.startswith("0x") else f"{entry.level}:{name}+{bits:#x}"

@@ -332,6 +332,14 @@ class Machine:
         entry = table.peek("entry")
         return entry if pmd_leaf(entry) else table.peek_pte(address) if entry else 0
 
+    def is_leaf(self, mm: MmStruct, address: int) -> bool:
+        """Is it a huge leaf, of 2M or 1G, that maps ``address``? No event."""
+        upper = mm.puds.get(address >> PUD_SHIFT)
+        if upper is not None and pud_leaf(upper.peek("entry")):
+            return True
+        table = mm.pgd.get(address >> PMD_SHIFT)
+        return table is not None and pmd_leaf(table.peek("entry"))
+
     def leaves(self, mm: MmStruct) -> Iterable[tuple[int, int, int]]:
         """Every (address, raw leaf entry, shift of its size) of an mm, without events: 1G leaves first, then by
         address.

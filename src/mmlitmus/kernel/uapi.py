@@ -30,6 +30,7 @@ from mmlitmus.kernel.mm.gup_fast import (
     pin_user_pages_unlocked,
 )
 from mmlitmus.kernel.mm.gup_users import access_process_vm, direct_io, mem_rw, process_vm_rw, vmsplice_to_pipe
+from mmlitmus.kernel.mm.huge_memory import shown_leaf
 from mmlitmus.kernel.mm.madvise import sys_madvise
 from mmlitmus.kernel.mm.mincore import sys_mincore
 from mmlitmus.kernel.mm.mlock import mm_populate, sys_mlock, sys_mlockall, sys_munlockall
@@ -325,7 +326,10 @@ class Process:
     def pte(self, address: int) -> int:
         """The raw leaf entry (what the probe module reads); no event."""
         entry: int = self.machine.translation(self.mm, address)
-        return entry
+        if not self.machine.is_leaf(self.mm, address):
+            return entry
+        shown: int = self.machine.kernel.chosen(shown_leaf)(entry)
+        return shown
 
     def vm_flags(self, address: int) -> str:
         """The VmFlags line of smaps for the VMA at ``address``, in the kernel's letters."""

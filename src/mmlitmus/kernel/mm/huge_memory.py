@@ -17,6 +17,7 @@ from mmlitmus.kernel.arch.x86.pat import pgprot_4k_2_large
 from mmlitmus.kernel.arch.x86.pgtable import (
     ACCESSED,
     DIRTY,
+    DIRTY_BITS,
     NONE,
     PAGE_SHIFT,
     PMD_SHIFT,
@@ -34,9 +35,9 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     may_write,
     mk_pte,
     pmd_leaf,
+    pmd_modify,
     pmd_offset,
     pmdp_huge_get_and_clear,
-    pte_modify,
     stop_writing,
 )
 from mmlitmus.kernel.arch.x86.tlb import flush_tlb_range
@@ -49,6 +50,7 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_MIXEDMAP,
     VM_PFNMAP,
     VM_SHARED,
+    VM_SOFTDIRTY,
     VM_WRITE,
     MmStruct,
     VmArea,
@@ -70,7 +72,11 @@ from mmlitmus.kernel.sync.spinlock import SINGLE_DEPTH_NESTING, spin_lock, spin_
 
 PMD_ORDER = PMD_SHIFT - PAGE_SHIFT
 
+shown_leaf = Seam("shown_leaf", "whether a huge leaf of frames has a bit that says so")
 huge_pgprot = Seam("huge_pgprot", "how a protection in 4K layout gets into a huge leaf")
+can_change_pmd_writable = Seam(
+    "can_change_pmd_writable", "may mprotect make a 2M leaf writable at once, where the VMA's protection does not"
+)
 copy_pmd_leaf = Seam("copy_huge_pmd", "whether fork copies a 2M leaf of device memory, and which one")
 copy_pud_leaf = Seam("copy_huge_pud", "whether fork makes 1G leaves read-only")
 pud_insert_prot = Seam("pud_insert_prot", "the cache type of a 1G leaf: looked up, or what the VMA asks for")
@@ -166,6 +172,27 @@ def do_huge_pmd_anonymous_page(vmf: VmFault, table: PteTable) -> int:
     return 0
 
 
+@shown_leaf.alternative(
+    "unmarked",
+    source="include/linux/huge_mm.h, arch/x86/include/asm/pgtable.h, 5.10.262, which have no pmd_mkspecial; recorded: "
+    "5.10.262",
+    releases="<= v6.11",
+)
+def without_a_mark(entry: int) -> int:
+    """No: pmd_special is of 6.12. (The model marks it all the same, for its own use.)"""
+    return entry & ~SPECIAL
+
+
+@shown_leaf.alternative(
+    "special",
+    source="arch/x86/include/asm/pgtable.h pmd_mkspecial, 6.12.117, 7.3.4; recorded: 6.12.117, 7.3.4",
+    releases=">= v6.12",
+)
+def with_a_mark(entry: int) -> int:
+    """Yes, as a PTE's."""
+    return entry
+
+
 @huge_pgprot.alternative(
     "as-4k", source="mm/huge_memory.c insert_pfn_pmd (to 6.12), insert_pmd, insert_pud (7.3)", releases=">= v6.12"
 )
@@ -221,9 +248,33 @@ def split_huge_pud(mm: MmStruct, pud: PudEntry) -> None:
     _split_leaf(mm, pud)
 
 
-def change_huge_pmd(tlb: MmuGather, table: PteTable, prot: int) -> None:
+def change_huge_pmd(tlb: MmuGather, vma: VmArea, table: PteTable) -> None:
     """mprotect of a whole leaf: like a PTE, in two steps between which it reads as none."""
-    _change_leaf(tlb, table, prot)
+    _change_leaf(tlb, table, vma.vm_page_prot, lambda entry: can_change_pmd_writable(vma, entry))
+
+
+@can_change_pmd_writable.alternative(
+    "never", source="mm/huge_memory.c change_huge_pmd, 5.10.262, 6.1.192; recorded: 5.10.262", releases="<= v6.1"
+)
+def not_before_a_store(vma: VmArea, entry: int) -> bool:
+    """The next store faults, whatever the driver has heard of."""
+    return False
+
+
+@can_change_pmd_writable.alternative(
+    "shared-and-dirty",
+    source="mm/huge_memory.c can_change_pmd_writable, 6.12.117, 7.3.4; recorded: 6.12.117, 7.3.4; 'mm/autonuma: use "
+    "can_change_(pte|pmd)_writable() to replace savedwrite' (6.2)",
+    releases=">= v6.2",
+)
+def if_the_driver_has_heard(vma: VmArea, entry: int) -> bool:
+    """A shared leaf that is dirty, in a VMA that may be written and waits for the first store; where soft-dirty is
+    tracked, only one that is soft-dirty. A private one of device memory is never writable.
+    """
+    waits = vma.vm_flags & VM_WRITE and not vma.vm_page_prot & RW
+    if not waits or (not vma.vm_flags & VM_SOFTDIRTY and not entry & SOFT_DIRTY):
+        return False
+    return bool(vma.has(VM_SHARED) and entry & DIRTY_BITS)
 
 
 def change_huge_pud(tlb: MmuGather, pud: PudEntry, prot: int) -> None:
@@ -231,7 +282,7 @@ def change_huge_pud(tlb: MmuGather, pud: PudEntry, prot: int) -> None:
 
     Source: mm/huge_memory.c change_huge_pud (from 6.12); none (to 6.1).
     """
-    _change_leaf(tlb, pud, prot)
+    _change_leaf(tlb, pud, prot, lambda entry: False)
 
 
 def pud_clear_bad(mm: MmStruct, pud: PudEntry) -> None:
@@ -324,11 +375,12 @@ def _split_leaf(mm: MmStruct, slot: LeafSlot) -> None:
     mmu_notifier_invalidate_range_end(range)
 
 
-def _change_leaf(tlb: MmuGather, slot: LeafSlot, prot: int) -> None:
+def _change_leaf(tlb: MmuGather, slot: LeafSlot, prot: int, writable: Callable[[int], bool]) -> None:
     spin_lock(slot.leaf_lock)
     if pmd_leaf(slot.entry):
         entry = pmdp_huge_get_and_clear(slot)
-        slot.entry = pte_modify(entry & ~PSE, prot) | PSE
+        entry = pmd_modify(entry, prot, slot.leaf_shift)
+        slot.entry = may_write(entry | RW) if not entry & RW and writable(entry) else entry
         tlb_remove_tlb_entries(tlb, slot.address, slot.address + (1 << slot.leaf_shift))
     spin_unlock(slot.leaf_lock)
 

@@ -69,6 +69,7 @@ from mmlitmus.kernel.mm.mm_types import (
     VM_NOHUGEPAGE,
     VM_PFNMAP,
     VM_SHARED,
+    VM_SPECIAL,
     VM_WRITE,
     MmStruct,
     VmArea,
@@ -96,6 +97,7 @@ from mmlitmus.kernel.policy import Seam, running
 #: what remap_pfn_range writes to vm_flags
 REMAP_FLAGS = VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP
 
+thp_of_special = Seam("thp_of_special", "whether ->huge_fault of a mapping of device memory is asked")
 vm_mixed_ok = Seam("vm_mixed_ok", "what vmf_insert_mixed says to a VMA that is no MIXEDMAP, and to the zero page")
 remap_flags = Seam("remap_flags", "when remap_pfn_range writes the VMA's flags, and who checks that it may")
 remap_error = Seam("remap_error", "what becomes of the entries that a failing remap_pfn_range has written already")
@@ -181,7 +183,29 @@ def thp_suitable(vma: VmArea, address: int, shift: int) -> bool:
     """
     start = address & ~((1 << shift) - 1)
     inside: bool = vma.vm_start <= start and start + (1 << shift) <= vma.vm_end
-    return inside and not vma.vm_flags & VM_NOHUGEPAGE
+    return inside and not vma.vm_flags & VM_NOHUGEPAGE and thp_of_special(vma)
+
+
+@thp_of_special.alternative(
+    "any",
+    source="include/linux/huge_mm.h __transparent_hugepage_enabled, 5.10.262; mm/huge_memory.c "
+    "__thp_vma_allowable_orders, 6.12.117, 7.3.4; recorded: 5.10.262, 6.12.117, 7.3.4",
+    releases="<= v5.19, >= v6.12",
+)
+def special_or_not(vma: VmArea) -> bool:
+    """A fault in device memory is one like another."""
+    return True
+
+
+@thp_of_special.alternative(
+    "not-special",
+    source="mm/huge_memory.c hugepage_vma_check, 6.1.192; recorded: 6.1.192; read up to 6.11: 'mm: thp: kill "
+    "__transhuge_page_enabled()' (6.0) to the huge PFN mappings of 6.12",
+    releases="v6.0 - v6.11",
+)
+def not_of_a_special_one(vma: VmArea) -> bool:
+    """What khugepaged leaves alone gets no leaf by a fault either: ->huge_fault is not asked (but for DAX)."""
+    return not vma.vm_flags & VM_SPECIAL
 
 
 def handle_pte_fault(vmf: VmFault, table: PteTable) -> int:
@@ -193,6 +217,8 @@ def handle_pte_fault(vmf: VmFault, table: PteTable) -> int:
         vmf.nr = 1
         if vmf.flags & FAULT_FLAG_WRITE and not pmd & (RW | SPECIAL):
             not_modelled("a store to a huge page of a process's own that is read-only")
+        if vmf.vma.vm_ops.huge_fault is not None:  # a leaf that is there, whatever a new one would need
+            return leaf_fault(vmf, pmd, PMD_SHIFT, lambda: split_huge_pmd(vmf.vma.vm_mm, table))
         reached("the fault was spurious")
         return 0
     entry, nr = pte_run(table, vmf.address, vmf.nr) if pmd != NONE else (NONE, vmf.nr)

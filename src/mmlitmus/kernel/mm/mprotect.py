@@ -176,7 +176,7 @@ def change_pmd_range(tlb: MmuGather, vma: VmArea, start: int, end: int) -> None:
         if pmd_leaf(entry) and stop - addr < PMD_SIZE:
             split_huge_pmd(vma.vm_mm, table)
         elif pmd_leaf(entry):
-            change_huge_pmd(tlb, table, vma.vm_page_prot)
+            change_huge_pmd(tlb, vma, table)
         elif entry != NONE:
             change_pte_range(tlb, vma, table, addr, stop)
     if told is not None:

@@ -8,6 +8,7 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     PAGE_SIZE,
     PMD_SIZE,
     SOFT_DIRTY,
+    TABLE,
     pmd_leaf,
     pmd_offset,
     pmdp_huge_get_and_clear,
@@ -456,9 +457,8 @@ def move_page_tables(vma: VmArea, old_addr: int, new_addr: int, length: int, *, 
     then miss an entry that is under way.
 
     A 2M leaf that cannot be moved whole is cleared, and faulted again where it is needed. A 1G leaf never gets so far:
-    who looks for a table of PMD entries (get_old_pud, get_old_pmd) finds a bad entry, says so, and clears it. Not
-    modelled: moving a whole 2M block's PTE table at once (move_normal_pmd), which leaves the entries' soft-dirty bits
-    alone.
+    who looks for a table of PMD entries (get_old_pud, get_old_pmd) finds a bad entry, says so, and clears it. The table
+    of a whole 2M block goes as it is.
     """
     mm = vma.vm_mm
     if not length:
@@ -478,6 +478,8 @@ def move_page_tables(vma: VmArea, old_addr: int, new_addr: int, length: int, *, 
         if pmd_leaf(entry):
             if step < PMD_SIZE or not move_pgt_entry(vma, old_addr + done, new_addr + done, need_rmap_locks):
                 split_huge_pmd(mm, src)
+        elif entry != NONE and step == PMD_SIZE and move_normal_pmd(vma, old_addr + done, new_addr + done):
+            pass
         elif entry != NONE:
             if pte_alloc(mm, dst) < 0:
                 break
@@ -525,6 +527,32 @@ def move_ptes(vma: VmArea, old_addr: int, new_addr: int, length: int, need_rmap_
     spin_unlock(src.ptl)
     if need_rmap_locks:
         drop_rmap_locks(vma)
+
+
+def move_normal_pmd(vma: VmArea, old_addr: int, new_addr: int) -> bool:
+    """Move the PTE table of a 2M block from one slot to another, under the reverse map's lock: no entry changes, nor
+    becomes soft-dirty. False (nothing done) where there is something already.
+
+    Source: mm/mremap.c move_normal_pmd, move_page_tables (5.10), move_pgt_entry (from 6.1); recorded: 6.1.192.
+    """
+    mm = vma.vm_mm
+    src, dst = pmd_offset(mm, old_addr), pmd_offset(mm, new_addr)
+    take_rmap_locks(vma)
+    if dst.entry != NONE:
+        drop_rmap_locks(vma)
+        return False
+    spin_lock(src.pmd_lock)
+    spin_lock_nested(dst.pmd_lock, SINGLE_DEPTH_NESTING)
+    for offset in range(0, PMD_SIZE, PAGE_SIZE):
+        if src.peek_pte(old_addr + offset) != NONE:
+            set_pte_at(dst, new_addr + offset, ptep_get_and_clear(src, old_addr + offset))
+    src.entry = NONE
+    dst.entry = TABLE
+    flush_tlb_range(mm, old_addr, old_addr + PMD_SIZE)
+    spin_unlock(dst.pmd_lock)
+    spin_unlock(src.pmd_lock)
+    drop_rmap_locks(vma)
+    return True
 
 
 def move_huge_pmd(mm: MmStruct, old_addr: int, new_addr: int) -> bool:

@@ -33,7 +33,7 @@ from mmlitmus.kernel.mm.mm_types import File, MmStruct, VmArea
 from mmlitmus.kernel.mm.mmap_lock import vma_start_write
 from mmlitmus.kernel.mm.mmu_gather import MmuGather, tlb_free_vmas
 from mmlitmus.kernel.mm.pfnmap_track import design as tracking
-from mmlitmus.kernel.mm.pgalloc import pmd_batches, pmd_page_free, pud_chunks, walks_through
+from mmlitmus.kernel.mm.pgalloc import pmd_batches, pmd_page, pmd_page_free, pud_chunks, walks_through
 from mmlitmus.kernel.policy import Seam, running
 from mmlitmus.kernel.sync.might import might_alloc
 from mmlitmus.kernel.sync.rwsem import down_write, up_write
@@ -358,13 +358,19 @@ def vma_expand(vma: VmArea, end: int) -> None:
 def split_huge_pmd_if_needed(vma: VmArea, addr: int) -> None:
     """A 2M leaf of ``vma`` may not lie across two VMAs: clear the one that lies across ``addr``.
 
-    Source: mm/huge_memory.c vma_adjust_trans_huge (5.10), split_huge_pmd_if_needed (from 6.1).
+    Who listens is told of the whole block, be there a leaf or not. (Without listeners only a leaf's is an event.)
+
+    Source: mm/huge_memory.c vma_adjust_trans_huge (5.10), split_huge_pmd_if_needed (from 6.1), __split_huge_pmd;
+    recorded: 5.10.262, 6.1.192, 6.12.117, 7.3.4.
     """
     block = addr & ~(PMD_SIZE - 1)
     if addr == block or block < vma.vm_start or vma.vm_end < block + PMD_SIZE:
         return
     table = mm_find_pmd(vma.vm_mm, addr)
-    if table is not None and pmd_leaf(table.entry):
+    if table is None:
+        return
+    listened = bool(vma.vm_mm.notifier_subscriptions) and pmd_page(vma.vm_mm, addr).there
+    if listened or pmd_leaf(table.entry):
         split_huge_pmd(vma.vm_mm, table)
 
 

@@ -107,6 +107,18 @@ def pte_modify(entry: int, prot: int) -> int:
     return stop_writing(new) if entry & RW and not new & RW else may_write(new)
 
 
+def pmd_modify(entry: int, prot: int, shift: int) -> int:
+    """The same of a huge leaf of 1 << ``shift`` bytes: where its frame is stored inverted, what is below the leaf's
+    size, the PAT bit among it, is not.
+
+    Source: arch/x86/include/asm/pgtable.h pmd_modify; recorded: 5.10.262, 6.12.117, 7.3.4.
+    """
+    small = mk_pte(leaf_pfn(entry, shift), entry & ~(PFN_MASK | PSE))
+    new = pte_modify(small, prot) | PSE
+    inverted = 0 if new & PRESENT else PFN_MASK & (1 << shift) - 1
+    return new ^ inverted | entry & PAT_LARGE
+
+
 def stop_writing(entry: int) -> int:
     """The entry without its write bit (pte_wrprotect).
 

@@ -125,7 +125,7 @@ def pin_beside_touch(m: Machine) -> None:
 
 @case(
     "vfio/huge-handlers/two-touches",
-    asks=("oom-leaked", "access-gave-up", "entry-under-leaf"),
+    asks=("oom-leaked", "entry-under-leaf"),
     reach=("huge leaf inserted", "second got through"),
     expect={
         "v6.12": sometimes("oom-leaked"),

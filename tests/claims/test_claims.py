@@ -11,6 +11,8 @@ from mmlitmus.claims import run as running
 from mmlitmus.claims.claim import says
 from mmlitmus.claims.run import Plan
 from mmlitmus.report.claims import FIELDS, WIDTH
+from mmlitmus.report.schemas import SCHEMAS
+from schema_check import valid
 
 RACE = "vfio/fault-vs-disable"
 STALE = sometimes("stale-translation")
@@ -170,6 +172,7 @@ def test_json(toys, put, make, run):
     )
     code, out, err = run("claims", "--json")
     assert (code, err) == (0, "")
+    valid(json.loads(out), SCHEMAS["claims"])
     one, two, three = json.loads(out)
     assert one == {
         "id": "T-1", "thread": "toy", "claim": "It races.", "source": "2024-01-01", "correction": "no",

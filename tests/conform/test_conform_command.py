@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from mmlitmus.conform.generate import programs
 from mmlitmus.conform.lab import BootError, Lab, LabError
 from mmlitmus.conform.live import text_of
+from mmlitmus.report.schemas import SCHEMAS
+from schema_check import valid
 
 from .test_campaign import MACHINE, MODEL, Echo, Ran, no_unmap
 from .test_live import IDENTITY
@@ -126,6 +128,7 @@ def test_the_model_of_a_users_own_kernel_is_named_with_an_option(conform: Any) -
     assert "; --model names the one to compare with" in result.stderr
     result = conform(*words, "--model", MODEL, "--json", session=Session(ready=ready))
     assert result.return_value == 0
+    valid(json.loads(result.stdout), SCHEMAS["conform"])
     assert json.loads(result.stdout)["./bzImage"]["model"] == MODEL
 
 

@@ -24,6 +24,8 @@ from mmlitmus.conform.generate import MACHINES
 from mmlitmus.conform.live import header_of
 from mmlitmus.conform.schema import Advise, Fork, Map, Remap, Step, Switch, Touch, Unmap
 from mmlitmus.kernel import eras
+from mmlitmus.report.schemas import SCHEMAS
+from schema_check import valid
 
 from .test_campaign import IDENTITY, MACHINE, MODEL
 
@@ -144,6 +146,7 @@ def coverage(*words: str) -> Any:
 
 def test_the_command_counts_what_was_recorded() -> None:
     result = coverage("--kernel", MODEL, "--against", "0", "--json")
+    valid(json.loads(result.stdout), SCHEMAS["coverage"])
     said = json.loads(result.stdout)[MODEL]
     assert said["programs"] >= 100
     assert said["classes"]["touch read remap ok"] >= ENOUGH

@@ -42,6 +42,8 @@ from mmlitmus.conform.store import RECORDINGS, load
 from mmlitmus.kernel import eras
 from mmlitmus.kernel.policy import HOMES
 from mmlitmus.report import kills as report
+from mmlitmus.report.schemas import SCHEMAS
+from schema_check import valid
 
 from .test_campaign import MODEL, Echo, kernel_of
 
@@ -215,6 +217,7 @@ def test_the_report_names_what_survives() -> None:
     assert row.split() == [MODEL, "2", "1", "0", "0", "0", "1"]
     assert len(head) == len(row)
     assert report.survivors(verdicts) == [f"{flip.spec}: {SAME} (asked by 3 programs): whoever asked saw the same"]
+    valid(json.loads(report.as_json(verdicts)), SCHEMAS["kills"])
     assert json.loads(report.as_json(verdicts))[1]["killer"] == "live/x:1"
 
 

@@ -164,7 +164,7 @@ def dump(rows: Sequence[Row], *, timing: bool = False) -> str:
 
 def document() -> str:
     """docs/json.md."""
-    from . import guptable, reviewjson, scalejson
+    from . import guptable, reviewjson, scalejson, schemas
 
     lines = [
         "<!-- made by `python -m mmlitmus.report.jsonout`; a test compares -->",
@@ -202,6 +202,7 @@ def document() -> str:
         *reviewjson.section(),
         *guptable.section(),
         *scalejson.section(),
+        *schemas.section(),
     ]
     return "\n".join(lines) + "\n"
 

@@ -37,7 +37,7 @@ def test_ids():
 
 
 def judged(expectation, *modes, search="exhaustive", **more):
-    row = Row("c", "v1", [], [], search=search, **more)
+    row = Row("c", "v1", [], [], search=search, **{"traces": 1, **more})
     row.violations = [Violation("BUG", name, "", mode) for mode, name in modes]
     row.judge(expectation)
     return row.result, row.ok, row.status
@@ -49,7 +49,7 @@ def judged(expectation, *modes, search="exhaustive", **more):
         (None, [], "exhaustive", ("never", True, "ok")),
         (None, [("sometimes", "a")], "exhaustive", ("sometimes", False, "found")),
         (None, [("seen", "a")], "bounded(1)", ("seen", False, "found")),
-        (None, [], "bounded(1)", ("not-seen", True, "ok")),
+        (None, [], "bounded(1)", ("not-seen", False, "unfinished")),
         (never, [], "bounded(1)", ("not-seen", False, "unfinished")),
         (never, [("seen", "a")], "bounded(1)", ("seen", False, "SURPRISE")),
         (never, [("sometimes", "a")], "exhaustive", ("sometimes", False, "SURPRISE")),
@@ -65,6 +65,20 @@ def judged(expectation, *modes, search="exhaustive", **more):
 )  # fmt: skip
 def test_verdicts(expectation: Expectation | None, modes, search, wanted):
     assert judged(expectation, *modes, search=search) == wanted
+
+
+def test_nothing_that_came_to_its_end_is_no_answer():
+    """An endless loop, say: nothing was seen, because there was nothing to see."""
+    assert judged(None, search="bounded(5000 events in one execution)", traces=0) == ("not-seen", False, "unfinished")
+    assert judged(None, traces=0) == ("never", False, "unfinished")
+    assert judged(never, traces=0) == ("never", False, "unfinished")
+
+
+def test_of_an_inversion_it_does_not_count_how_often():
+    name = "inversion a -> b -> a"
+    assert judged(sometimes(name), ("always", name)) == ("always", True, "ok (expected)")
+    assert judged(always(name), ("sometimes", name)) == ("sometimes", True, "ok (expected)")
+    assert judged(sometimes(name), ("always", "inversion a -> a")) == ("always", False, "SURPRISE")
 
 
 def test_not_applicable():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mmlitmus.explore.limits import Limits, resident
 
 from .case import CaseError
-from .load import shown
+from .load import is_shipped, shown
 from .pool import TRIES, Death
 from .row import Row
 from .run import Builder, ask, limits_of, part, parts_for
@@ -61,6 +61,12 @@ class Task:
     order: Slice | Order | None = None
     parts: Parts | None = None
 
+    @property
+    def alone(self) -> bool:
+        """Does it need a process in which nothing was run before? A stranger's case may keep state in a module, and
+        what it says must not depend on which rows were run before it, and where."""
+        return not is_shipped(self.job.case.file)
+
 
 @dataclass
 class Done:
@@ -74,11 +80,17 @@ _last: tuple[str, str, Builder] | None = None
 
 
 def work(task: Task) -> Row | Parts | Done | CaseError:
-    """Do a task, in whichever process."""
+    """Do a task, in whichever process. Whatever is raised costs this row and no other."""
     try:
         return _part(task, task.order) if task.order is not None else _row(task)
     except CaseError as e:
         return CaseError(str(e))  # without its traceback's frames, which cannot be sent
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:
+        from .many import failed
+
+        return failed(task.job, e)
 
 
 def _part(task: Task, order: Slice | Order) -> Done:

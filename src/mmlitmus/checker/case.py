@@ -7,7 +7,7 @@ it in the module being loaded (``load.py`` reads it from there).
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,16 @@ def answers_text(answers: Sequence[tuple[str, str]]) -> str:
         if names:
             parts.append(f"{mode} {', '.join(names)}")
     return ", ".join(parts) or "never"
+
+
+def same_answers(a: Iterable[tuple[str, str]], b: Iterable[tuple[str, str]]) -> bool:
+    """Are these the same findings, found as often? An inversion is a fact about the search as a whole, so of it only
+    the name counts; *always* is said of it where there is one trace."""
+    return {_told(*one) for one in a} == {_told(*one) for one in b}
+
+
+def _told(mode: str, name: str) -> tuple[str, str]:
+    return ("" if name.startswith("inversion ") else mode), name
 
 
 #: no execution shows a violation
@@ -168,6 +178,12 @@ def case(
     """Declare the decorated function a case; see docs/writing-a-case.md for what the arguments mean."""
     if callable(id):
         raise TypeError("write @case(), with parentheses")
+    for what, text in (("id", id), ("scenario", scenario), ("thread", thread), ("fix", fix), ("engine", engine)):
+        if not isinstance(text, str):
+            raise TypeError(f"{what} is {text!r}; it is a string")
+    for table, texts in (("expect", expect), ("evidence", evidence), ("bounds", bounds)):
+        if not all(isinstance(key, str) for key in texts or ()):
+            raise TypeError(f"{table} has a key that is no string")
 
     def register(build: Callable[[Any], object]) -> Case:
         code = build.__code__

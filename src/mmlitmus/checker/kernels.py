@@ -159,24 +159,32 @@ def use(other: Provider | None) -> None:
 def asked_for(kernels: Sequence[str], patches: Sequence[str]) -> tuple[list[str], list[str]]:
     """The kernels that a command line names, and what is wrong with the others, one line each.
 
-    Patches without kernels are meant for the newest release. Nothing named gives nothing.
+    Patches without kernels are meant for the newest release. Nothing named gives nothing. A patch that applies to none
+    of the kernels that it was named for is wrong; to some, it makes rows that say why not on the others.
     """
     known = provider()
     if patches and not kernels:
         kernels = [known.releases()[-1]]
     good: list[str] = []
     wrong: list[str] = []
+    apply: dict[str, str] = {}  # a patch that was named -> why it does not apply to any kernel; nothing: it does
     for word in kernels:
         for spec in _spread(word):
             whole = spell(with_patches(spec, patches))
+            why = ""
             try:
                 known.kernel(whole)
-            except known.not_applicable:
-                good.append(whole)  # a row of its own, with the reason
+            except known.not_applicable as e:
+                why = str(e)  # a row of its own, with the reason
             except known.spec_error as e:
                 wrong.append(str(e))
-            else:
-                good.append(whole)
+                continue
+            good.append(whole)
+            for name in canonical(whole)[1]:
+                apply[name] = why if apply.get(name, why) else ""
+    nowhere = {name for name, why in apply.items() if why}
+    good = [spec for spec in good if not nowhere & set(canonical(spec)[1])]
+    wrong += [why for name, why in apply.items() if name in nowhere]
     return list(dict.fromkeys(good)), list(dict.fromkeys(wrong))
 
 

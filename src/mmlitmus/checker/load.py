@@ -44,6 +44,11 @@ def shipped(root: Path | None = None) -> list[tuple[str, Path]]:
     return sorted(found)
 
 
+def is_shipped(file: str) -> bool:
+    """Is it a file of the package's own cases?"""
+    return Path(file).resolve().is_relative_to(ROOT)
+
+
 def matches(id: str, pattern: str) -> bool:
     """Does ``pattern`` (an id, a folder of ids, or a shell pattern) name the case ``id``?"""
     pattern = pattern.rstrip("/")
@@ -232,7 +237,9 @@ def _execute(name: str, spec: ModuleSpec, path: Path) -> None:
     except CaseError:
         del sys.modules[name]
         raise
-    except (Exception, SystemExit) as e:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:  # sys.exit, too
         del sys.modules[name]
         raise located(e, path) from e
 

@@ -11,6 +11,7 @@ from mmlitmus.explore.scheduler import collecting_rarely
 
 from .case import Case, CaseError
 from .kernels import specs_for
+from .load import is_shipped, located
 from .pool import Crew
 from .row import Row
 from .run import How, ask, how_for, limits_of, parts_for, run
@@ -54,6 +55,11 @@ class Report:
     outcomes: list[Row | tuple[Job, CaseError]] = field(default_factory=list)
 
 
+def failed(job: Job, e: BaseException) -> CaseError:
+    """What is said of a row that raised something."""
+    return CaseError(str(located(e, job.case.file, f"{job.case.id}: ")))
+
+
 def jobs_for(cases: Sequence[Case], kernels: Sequence[str], how: How) -> list[Job]:
     """Every case on every kernel asked for (or on its own kernels), in the order of the table."""
     return [Job(case, spec, how_for(case, how)) for case in cases for spec in (kernels or specs_for(case))]
@@ -79,10 +85,16 @@ def run_all(
     checkpoint: Checkpoint | None = None,
     cluster: Workers | None = None,
 ) -> Report:
-    """Run the jobs; after Ctrl-C the report says what was not run. One process means this one."""
+    """Run the jobs; after Ctrl-C the report says what was not run.
+
+    Rows of strangers' files are made in processes of their own also where one process was asked for: a case that ends
+    its process ends one row, and what it keeps in a module no other row sees. With ``debug``, or where searches are
+    written down by one process, they are made in this one.
+    """
     report = Report()
-    here = debug or (cluster is None and processes <= 1)
-    if here:
+    outcomes: Iterator[Row | CaseError]
+    alone = cluster is None and processes <= 1
+    if debug or (alone and (checkpoint is not None or all(is_shipped(job.case.file) for job in jobs))):
         outcomes = _here(jobs, debug, each, checkpoint)
     else:
         outcomes = _there(jobs, processes, each, checkpoint, cluster, report)
@@ -112,12 +124,15 @@ def _here(
     jobs: Sequence[Job], debug: bool, each: Callable[[], None], checkpoint: Checkpoint | None
 ) -> Iterator[Row | CaseError]:
     for job in jobs:
+        outcome: Row | CaseError
         try:
-            outcome: Row | CaseError = _one(job, checkpoint)
-        except CaseError as e:
+            outcome = _one(job, checkpoint)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as e:  # whatever it is, it costs this row and no other
             if debug:
                 raise
-            outcome = e
+            outcome = e if isinstance(e, CaseError) else failed(job, e)
         each()
         yield outcome
 

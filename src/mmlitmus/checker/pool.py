@@ -44,6 +44,7 @@ class Crew:
         self.context: Any = multiprocessing.get_context("fork" if self.forked else "spawn")
         self.workers: dict[Connection, BaseProcess] = {}
         self.busy: dict[Connection, int] = {}
+        self.spent: set[Connection] = set()  # have their only task
 
     @property
     def free(self) -> int:
@@ -52,7 +53,8 @@ class Crew:
 
     def give(self, tag: int, task: Any) -> None:
         """Have the task done; ``wait`` will say so by its tag."""
-        idle = next((one for one in self.workers if one not in self.busy), None)
+        alone = getattr(task, "alone", False)  # in a process that has done nothing before, and does nothing after
+        idle = None if alone else next((one for one in self.workers if one not in self.busy), None)
         to = idle or self._hire()
         try:
             to.send((tag, task))
@@ -61,6 +63,8 @@ class Crew:
             to = self._hire()
             to.send((tag, task))
         self.busy[to] = tag
+        if alone:
+            self.spent.add(to)
 
     def wait(self) -> list[tuple[int, Any]]:
         """Some (tag, what came of it), as soon as there are any; ``Death`` where the worker died."""
@@ -74,6 +78,10 @@ class Crew:
                 done.append((tag, one.recv()))
             except (EOFError, OSError):
                 done.append((tag, Death(self._bury(one))))
+            else:
+                if one in self.spent:
+                    self.workers[one].terminate()
+                    self._bury(one)
         return done
 
     def _hire(self) -> Connection:
@@ -88,6 +96,7 @@ class Crew:
 
     def _bury(self, one: Connection) -> int:
         worker = self.workers.pop(one)
+        self.spent.discard(one)
         one.close()
         worker.join()
         return worker.exitcode or 0

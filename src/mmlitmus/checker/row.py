@@ -7,7 +7,7 @@ from typing import Any
 
 from mmlitmus.explore.findings import NOT_MODELLED
 
-from .case import Expectation, answers_text
+from .case import Expectation, answers_text, same_answers
 
 #: kinds of finding that are the case's or the model's own fault: never expected, never a mere note
 OWN_FAULT = ("raised",)
@@ -92,18 +92,23 @@ class Row:
         return answers_text(self.answers) if self.violations else self.result
 
     @property
+    def vacuous(self) -> bool:
+        """Did no execution come to its end, and nothing say why?"""
+        return self.result != "n/a" and self.search is not None and not self.traces and not self.violations
+
+    @property
     def status(self) -> str:
-        """``ok``, ``ok (expected)``, ``no answer`` (of what is not modelled), ``found`` (nothing was expected),
-        ``unfinished`` or ``SURPRISE``.
+        """``ok``, ``ok (expected)``; ``no answer``: the question went where the model has nothing; ``found`` (nothing
+        was expected); ``unfinished``: nothing is wrong with what was seen, and that is not all there is; ``SURPRISE``.
         """
         if self.ok:
             return "ok (expected)" if self.violations else "ok"
         if self.result == NO_ANSWER:
             return "no answer"
         faulty = self.unreached or any(v.kind in OWN_FAULT for v in self.violations)
-        if self.expected is None and not faulty:
-            return "found"
-        return "unfinished" if self.agrees and not self.finished and not faulty else "SURPRISE"
+        if self.agrees and (not self.finished or self.vacuous) and not faulty:
+            return "unfinished"
+        return "found" if self.expected is None and not faulty else "SURPRISE"
 
     def judge(self, expectation: Expectation | None) -> None:
         """Set ``result``, ``ok`` and what was expected, from the violations and the search."""
@@ -125,14 +130,14 @@ class Row:
         if self.unreached or any(v.kind in OWN_FAULT for v in self.violations):
             return False
         if expectation is None:
-            return not self.violations
-        if expectation.reason is not None:
+            self.agrees = not self.violations
+        elif expectation.reason is not None:
             self.agrees = False
         elif self.finished:
-            self.agrees = set(self.answers) == set(expectation.answers)
+            self.agrees = same_answers(self.answers, expectation.answers)
         else:
             self.agrees = {name for _, name in self.answers} <= expectation.names
-        return self.agrees and self.finished
+        return self.agrees and self.finished and not self.vacuous
 
     def as_json(self, timing: bool = False) -> dict[str, Any]:
         """The row as --json prints it; docs/json.md says what each field means."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmlitmus.explore import runtime
-from mmlitmus.explore.findings import LIVELOCK, NO_DEFECT, Finding
+from mmlitmus.explore.findings import LIVELOCK, NO_DEFECT, Abandon, Finding, Oops
 from mmlitmus.explore.scheduler import Found, Results, Scheduler, Setup
 from mmlitmus.explore.verdict import completeness, mode
 from mmlitmus.kernel.findings import complains, never_ignored
@@ -85,9 +85,9 @@ class Builder:
         try:
             self.case.build(machine)
             setup: Setup = machine.setup()
-        except self.not_applicable:
+        except (self.not_applicable, KeyboardInterrupt, Oops, Abandon):  # the last two are the engine's
             raise
-        except Exception as e:
+        except BaseException as e:
             raise located(e, self.case.file, "building the machine: ") from e
         if not setup.tasks:
             raise CaseError(f"{self.case.id} puts no task on the machine", shown(self.case.file), self.case.line)
@@ -250,6 +250,10 @@ def _guarded(do: Callable[[], T], builder: Builder, progress: Callable[[], objec
     except NeverEnds as e:
         file, line = innermost(e, case.file)
         raise CaseError(str(e), shown(file), line) from e
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as e:  # sys.exit, and whatever else would end the whole command
+        raise located(e, case.file, f"checking {case.id}: ") from e
 
 
 def _search(row: Row, case: Case, builder: Builder, how: How, expectation: Expectation | None) -> None:
@@ -292,13 +296,16 @@ def _judge(row: Row, case: Case, builder: Builder, how: How, expectation: Expect
     answered = all(finding.kind != NO_ANSWER for finding in results.found)
     for found in results.found.values():
         f = found.finding
+        if not all(isinstance(text, str) for text in (f.kind, f.name, f.message)):
+            text = f"{case.id} finds {f.name!r} ({f.message!r}); kind, name and message of a finding are strings"
+            raise CaseError(text, shown(case.file), case.line)
         why = passed_over(case, f, tolerated)
         if not answered and f.kind not in (NO_ANSWER, *OWN_FAULT):
             why = "not-modelled"
         if why:
             row.notes.append(Note(f.kind, f.name, f.message, why))
         else:
-            row.violations.append(Violation(f.kind, f.name, f.message, mode(found, results)))
+            row.violations.append(Violation(f.kind, f.name, f.message, _mode(found, results)))
             asked.append(found)
     if results.exhausted:
         told = getattr(builder.context, "told", {})
@@ -313,6 +320,12 @@ def _judge(row: Row, case: Case, builder: Builder, how: How, expectation: Expect
     if how.schedules == "always" or (how.schedules == "failing" and not row.ok):
         for violation, found in zip(row.violations, asked, strict=True):
             shrink(violation, found, builder)
+
+
+def _mode(found: Found, results: Results) -> str:
+    """``mode``; but where there is one trace, it is *always* what is found."""
+    one = results.exhausted and not results.states and results.counts.complete == 1
+    return "always" if one and found.finding.kind == "inversion" else mode(found, results)
 
 
 def is_asked(case: Case, finding: Finding, tolerated: Container[str] = ()) -> bool:

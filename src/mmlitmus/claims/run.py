@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from mmlitmus.checker.case import Case, CaseError
+from mmlitmus.checker.case import Case, CaseError, same_answers
 from mmlitmus.checker.kernels import provider, spell
 from mmlitmus.checker.load import load_shipped, shipped
 from mmlitmus.checker.many import Job, Report, run_all
@@ -109,7 +109,7 @@ def _judge(support: Support, row: Row | str) -> Said:
     if isinstance(row, str):
         return Said(support, row, False)
     faulty = any(violation.kind in OWN_FAULT for violation in row.violations)
-    same = row.result != "n/a" and row.answers == sorted(support.answer.answers)
+    same = row.result != "n/a" and same_answers(row.answers, support.answer.answers)
     result = row.text
     if not row.finished:
         result += f", {row.search}"

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 import click
 
 from .common import (
-    AS_EXPECTED,
     INTERRUPTED,
     MOST,
-    SURPRISE,
     WRONG_USE,
     complain,
     debug_option,
     kernel_options,
     search_options,
     split,
+    status_of,
     width,
 )
 from .parts import checkpoint_for, cluster_at, part_options, walking
@@ -72,7 +71,8 @@ def command(
 
     PATTERN names shipped cases by id, folder or shell pattern (or by scenario, thread or claim); FILE.py is your own.
     Without --kernel a case runs on every kernel that it expects something of. Exit status: 0 as expected; 1 a surprise,
-    or a finding where nothing was expected; 2 wrong use, or something that could not be run.
+    or a finding where nothing was expected; 2 wrong use, or something that could not be run; 3 nothing of that, but not
+    everything was searched; 4 nothing of that, but a case asks for what the model has not got.
     """
     if as_json and as_ktap:
         raise click.UsageError("--json or --ktap, not both")
@@ -126,7 +126,7 @@ def command(
         return INTERRUPTED
     if wrong:
         return WRONG_USE
-    return AS_EXPECTED if all(row.ok for row in report.rows) else SURPRISE
+    return status_of(row.status for row in report.rows)
 
 
 def _print(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from mmlitmus.checker.case import Case
 
-AS_EXPECTED, SURPRISE, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+AS_EXPECTED, SURPRISE, WRONG_USE, UNFINISHED, NO_ANSWER, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 #: seconds that an option may ask for at most: 30 years
 LONGEST = 1_000_000_000
@@ -39,6 +39,16 @@ class NotShown(Stop):
     """Ends the command because what was looked for is not there."""
 
     exit_code = SURPRISE
+
+
+def status_of(statuses: Iterable[str]) -> int:
+    """The exit status for rows of these statuses: a contradiction first, then what is not known."""
+    there = set(statuses)
+    if there & {"SURPRISE", "found"}:
+        return SURPRISE
+    if "no answer" in there:
+        return NO_ANSWER
+    return UNFINISHED if "unfinished" in there else AS_EXPECTED
 
 
 def complain(message: str) -> None:

@@ -29,7 +29,7 @@ def _by_name(values: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": values}
 
 
-_CLAIM = {
+_CLAIM: dict[str, dict[str, Any]] = {
     "id": _TEXT, "thread": _TEXT, "claim": _TEXT, "source": _TEXT, "correction": _MAYBE,
     "verdict": {"type": "string", "enum": ["holds", "fails", "depends", "proposal", "undecided"]},
     "detail": _MAYBE, "because": _TEXT, "design": _list(_TEXT),
@@ -55,16 +55,14 @@ _CAMPAIGN = {
     "differences": _list(_object(_DIFFERENCE, ("reproducer",))),
 }  # fmt: skip
 
-#: by verb
-SCHEMAS: dict[str, dict[str, Any]] = {
-    verb: {"$schema": _DRAFT, "title": f"mmlitmus {verb} --json", **schema}
-    for verb, schema in (
-        ("claims", _list(_object({name: {"description": FIELDS[name], **kind} for name, kind in _CLAIM.items()}))),
-        ("kills", _list(_object(_FLIP))),
-        ("coverage", _by_name(_object(_COVERED))),
-        ("conform", _by_name(_object(_CAMPAIGN))),
-    )
+_BY_VERB: dict[str, dict[str, Any]] = {
+    "claims": _list(_object({name: {"description": FIELDS[name], **kind} for name, kind in _CLAIM.items()})),
+    "kills": _list(_object(_FLIP)),
+    "coverage": _by_name(_object(_COVERED)),
+    "conform": _by_name(_object(_CAMPAIGN)),
 }
+#: by verb
+SCHEMAS = {verb: {"$schema": _DRAFT, "title": f"mmlitmus {verb} --json", **one} for verb, one in _BY_VERB.items()}
 #: what an object of each is
 _ABOUT = {
     "claims": "A list of objects, one a claim; docs/claims.md tells the fields.",

@@ -638,3 +638,17 @@ def test_raw_output_is_what_the_header_says(recorded):
         header = json.loads((VFIOREV / f"{name}.jsonl").read_text().splitlines()[0])
         assert header["source"]["file"] == f"{name}.txt"
         assert loads(dumps(recorded(name)).splitlines()) == recorded(name)
+
+
+# -- huge leaves ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kernel", ["6.12", "7.3"])
+def test_a_store_that_faults_for_ever_is_a_hang_on_both_sides(kernel):
+    """clear_refs, then a store to a block of a BAR that is not mapped: vfio-pci's leaf is read-only, again and again."""
+    name = "q35-2-huge-1-27"
+    found = [store.programs_of(p, (name,)) for p in packaged() if p.name.startswith(f"live-{kernel}-q35-huge")]
+    (part,) = [one for one in found if one.programs]
+    last = part.programs[0].steps[-1].observed.result
+    assert (last.died, last.killed) == ("hang", True)
+    comparison = compare(part)
+    assert comparison.executions[name].steps[-1].outcome == "died: hang"
+    assert comparison.disagreements == []

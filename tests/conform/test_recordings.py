@@ -643,7 +643,7 @@ def test_raw_output_is_what_the_header_says(recorded):
 # -- huge leaves ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kernel", ["6.12", "7.3"])
 def test_a_store_that_faults_for_ever_is_a_hang_on_both_sides(kernel):
-    """clear_refs, then a store to a block of a BAR that is not mapped: vfio-pci's leaf is read-only, again and again."""
+    """clear_refs, then a store to an unmapped block of a BAR: vfio-pci's leaf is read-only, again and again."""
     name = "q35-2-huge-1-27"
     found = [store.programs_of(p, (name,)) for p in packaged() if p.name.startswith(f"live-{kernel}-q35-huge")]
     (part,) = [one for one in found if one.programs]

@@ -9,7 +9,8 @@ from mmlitmus.explore import findings
 from mmlitmus.explore.once import Once
 from mmlitmus.kernel import absent, eras
 from mmlitmus.kernel.arch.x86.pgtable import PMD_SIZE
-from mmlitmus.kernel.drivers.vfio.type1 import VfioIommu, vfio_dma_do_map, vfio_iommu_type1_unmap_dma
+from mmlitmus.kernel.drivers.vfio.type1 import VfioIommu, vfio_dma_do_map
+from mmlitmus.kernel.drivers.vfio.type1_unmap import vfio_iommu_type1_unmap_dma
 from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.mm import mmap
 from mmlitmus.kernel.mm.madvise import MADV_COLD, MADV_COLLAPSE, MADV_FREE, MADV_GUARD_INSTALL, MADV_PAGEOUT
@@ -38,6 +39,8 @@ def map_twice(app):
     iommu, at, last = VfioIommu(app.machine), app.mmap_anon(2), (1 << 64) - 4096
     assert vfio_dma_do_map(iommu, app, last, at, 4096, 3) == 0
     vfio_dma_do_map(iommu, app, last, at + 4096, 4096, 3)
+
+
 def swapped(app):
     app.machine.swapon()
     at = app.mmap_anon(1)
@@ -67,6 +70,10 @@ ASKS = {
 }
 
 
+#: what newer kernels refuse, or do otherwise: the last of the model's that has it
+UNTIL = {"an IOMMU that is told to map what it maps already": "v6.16"}
+
+
 def said(does, spec="v6.12"):
     """The findings of one task that does this."""
 
@@ -85,7 +92,7 @@ def test_it_is_said(what):
     if asks is None:
         assert f'not_modelled("{what}")' in inspect.getsource(execute)
         return
-    assert said(asks, "v7.3") == [f"not modelled: {what}"]
+    assert said(asks, UNTIL.get(what, "v7.3")) == [f"not modelled: {what}"]
 
 
 def test_no_call_is_both_there_and_absent():

@@ -33,7 +33,7 @@ from mmlitmus.kernel.mm.page_alloc import Folio
 from mmlitmus.kernel.mm.rmap_exclusive import give_back, make_device_exclusive
 from mmlitmus.kernel.mm.swap import folio_isolate_lru
 from mmlitmus.kernel.mm.vmscan import reclaim_pages
-from mmlitmus.kernel.sync.folio_lock import folio_lock
+from mmlitmus.kernel.sync.folio_lock import folio_lock, folio_unlock
 
 from .world import ERAS, World, run
 
@@ -256,6 +256,7 @@ def test_fork_does_not_wait(kernel: str) -> None:
         folio_lock(folio.lock)
         assert w.p.fork("child") == -12
         assert swapops.is_device_exclusive_entry(w.p.pte(a))
+        folio_unlock(folio.lock)
         settled(w)
 
     run(body, kernel)

@@ -37,13 +37,8 @@ from mmlitmus.kernel.arch.x86.pat import (
 from mmlitmus.kernel.arch.x86.pgtable import pte_pfn
 from mmlitmus.kernel.drivers.misc.probe import Fill, open_probe
 from mmlitmus.kernel.drivers.vfio import type1
-from mmlitmus.kernel.drivers.vfio.type1 import (
-    IOMMU_READ,
-    IOMMU_WRITE,
-    VfioIommu,
-    vfio_dma_do_map,
-    vfio_dma_do_unmap,
-)
+from mmlitmus.kernel.drivers.vfio.type1 import IOMMU_READ, IOMMU_WRITE, VfioIommu, vfio_dma_do_map
+from mmlitmus.kernel.drivers.vfio.type1_unmap import vfio_dma_do_unmap
 from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.mm import gup_longterm, madvise, mmu_gather, vma
 from mmlitmus.kernel.mm.gates import Gate, listen
@@ -1269,10 +1264,31 @@ def free_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mmap, "remove_vma", remove_vma)
 
 
-def wrong_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmlitmus.kernel.drivers.vfio.pci import VfioPciCoreDevice
+def nobody_is_asked(hook: str, ops: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """Of the operations of a case's driver, one that is not heeded."""
 
-    monkeypatch.setattr(VfioPciCoreDevice, "vma_to_pfn", lambda self, vma: 0xE0000)
+    def ignore(monkeypatch: pytest.MonkeyPatch) -> None:
+        from mmlitmus.cases.pfn import driver_hooks
+
+        monkeypatch.setattr(getattr(driver_hooks, ops), hook, None)
+
+    return ignore
+
+
+def first_stores_unheard(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmlitmus.kernel.mm import memory_mkwrite
+
+    def do_page_mkwrite(vmf: Any, folio: Any) -> int:
+        memory_mkwrite.folio_lock(folio.lock)
+        return int(memory_mkwrite.VM_FAULT_LOCKED)
+
+    monkeypatch.setattr(memory_mkwrite, "do_page_mkwrite", do_page_mkwrite)
+
+
+def access_without_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmlitmus.cases.pfn import debugger
+
+    monkeypatch.setattr(debugger, "generic_access_phys", lambda vma, address, length, write: length)
 
 
 def remap_in_mmap(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1316,7 +1332,10 @@ def put_the_context_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 #: names that no kernel of the cases' own trips: a case, a kernel, and how that kernel is broken
 BROKEN: dict[str, tuple[str, str, Callable[[pytest.MonkeyPatch], None]]] = {
     "double free": ("locks/rmap-zap-vs-munmap", "v6.12", free_twice),
-    "access-to-nowhere": ("vfio/huge-fault/munmap", "v6.12", wrong_frame),
+    "not-heard": ("pfn/page-mkwrite", "v6.12", first_stores_unheard),
+    "split-allowed": ("pfn/driver-hooks/may-split", "v6.12", nobody_is_asked("may_split", "OnePiece")),
+    "moved": ("pfn/driver-hooks/mremap", "v6.12", nobody_is_asked("mremap", "Unmoved")),
+    "read-although-revoked": ("pfn/debugger", "v6.12", access_without_an_entry),
     "vm-pat-in-mmap": ("vfio/vm-pat", "v6.12", remap_in_mmap),
     "wrong-count": ("pat/vfio-cycles", "v6.12", map_the_bar_twice),
     "use-after-free PfnmapTrackCtx": ("locks/untrack-walk/munmap", "v6.16", put_the_context_twice),

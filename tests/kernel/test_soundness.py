@@ -30,7 +30,9 @@ CASES = {case.id: case for case in select([]).cases}
 #: page tables make their slots and the names of their entries on first use; ``test_entries_change_within_their_events``
 #: asks of the entries what the audit cannot. The machine's lists of processes, of anonymous pages and of slots of swap
 #: grow: each task adds its own, and nobody reaches a new one but by an entry or a VMA that was made in an event
-LAZY = re.compile(r"(\.pgd(\.values|\.cells)?|context\.(mms|pages|swap\.slots)) changes but is not declared$")
+LAZY = re.compile(
+    r"(\.(pgd(\.values|\.cells)?|pmd_pages)|context\.(mms|pages|swap\.slots)) changes but is not declared$"
+)
 #: writing vm_flags under mmap_lock R is what VFIO's list of VMAs does, and racy (case vfio/remap-in-fault)
 RACY = {"race on vm_flags"}
 

@@ -12,17 +12,11 @@ from mmlitmus.kernel.arch.x86.fault import Unlocked, fixup_user_fault
 from mmlitmus.kernel.arch.x86.pgtable import pte_pfn
 from mmlitmus.kernel.drivers.misc.probe import open_probe
 from mmlitmus.kernel.drivers.vfio import type1
-from mmlitmus.kernel.drivers.vfio.type1 import (
-    IOMMU_READ,
-    IOMMU_WRITE,
-    VfioIommu,
-    vfio_dma_do_map,
-    vfio_dma_do_unmap,
-    vfio_iommu_type1_unmap_dma,
-)
-from mmlitmus.kernel.drivers.vfio.type1 import VFIO_DMA_UNMAP_FLAG_ALL as ALL
-from mmlitmus.kernel.drivers.vfio.type1 import VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP as DIRTY
-from mmlitmus.kernel.drivers.vfio.type1 import VFIO_DMA_UNMAP_FLAG_VADDR as VADDR
+from mmlitmus.kernel.drivers.vfio.type1 import IOMMU_READ, IOMMU_WRITE, VfioIommu, vfio_dma_do_map
+from mmlitmus.kernel.drivers.vfio.type1_unmap import VFIO_DMA_UNMAP_FLAG_ALL as ALL
+from mmlitmus.kernel.drivers.vfio.type1_unmap import VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP as DIRTY
+from mmlitmus.kernel.drivers.vfio.type1_unmap import VFIO_DMA_UNMAP_FLAG_VADDR as VADDR
+from mmlitmus.kernel.drivers.vfio.type1_unmap import vfio_dma_do_unmap, vfio_iommu_type1_unmap_dma
 from mmlitmus.kernel.errno import EEXIST, EFAULT, EINTR, EINVAL, ENOMEM, ENOSPC, EOVERFLOW
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock

@@ -14,7 +14,8 @@ from mmlitmus.cli.main import main
 from mmlitmus.kernel import eras
 from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, PAGE_SIZE, PMD_SIZE
 from mmlitmus.kernel.drivers.vfio.pci import open_device
-from mmlitmus.kernel.drivers.vfio.type1 import IOMMU_READ, IOMMU_WRITE, vfio_dma_do_map, vfio_dma_do_unmap
+from mmlitmus.kernel.drivers.vfio.type1 import IOMMU_READ, IOMMU_WRITE, vfio_dma_do_map
+from mmlitmus.kernel.drivers.vfio.type1_unmap import vfio_dma_do_unmap
 from mmlitmus.kernel.errno import ENOMEM
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_READ
 from mmlitmus.report.scalejson import SCHEMA

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mmlitmus.kernel.arch.x86.pgtable import PAGE_SHIFT, PAGE_SIZE
-from mmlitmus.kernel.drivers.vfio.type1 import IOMMU_READ, IOMMU_WRITE, VfioIommu, vfio_dma_do_map, vfio_dma_do_unmap
+from mmlitmus.kernel.drivers.vfio.type1 import IOMMU_READ, IOMMU_WRITE, VfioIommu, vfio_dma_do_map
+from mmlitmus.kernel.drivers.vfio.type1_unmap import vfio_dma_do_unmap
 from mmlitmus.kernel.fs.proc import clear_refs
 from mmlitmus.kernel.machine import Machine
 from mmlitmus.kernel.mm import gup

@@ -119,7 +119,7 @@ HOMES = {
     "try_grab_folio": "mmlitmus.kernel.mm.gup",
     "__gup_longterm_locked": "mmlitmus.kernel.mm.gup_longterm",
     "is_longterm_pinnable": "mmlitmus.kernel.mm.gup_longterm",
-    "longterm_unlockable": "mmlitmus.kernel.mm.gup",
+    "longterm_unlockable": "mmlitmus.kernel.mm.gup_fast",
     "gup_fast_fallback": "mmlitmus.kernel.mm.gup_fast",
     "__gup_longterm_unlocked": "mmlitmus.kernel.mm.gup_fast",
     "get_user_pages_fast_only": "mmlitmus.kernel.mm.gup_fast",
@@ -134,8 +134,8 @@ HOMES = {
     "vfio_pin_pages_remote": "mmlitmus.kernel.drivers.vfio.type1",
     "follow_fault_pfn": "mmlitmus.kernel.drivers.vfio.type1",
     "vfio_find_dma": "mmlitmus.kernel.drivers.vfio.type1",
-    "vfio_iommu_type1_unmap_dma": "mmlitmus.kernel.drivers.vfio.type1",
-    "vfio_dma_do_unmap": "mmlitmus.kernel.drivers.vfio.type1",
+    "vfio_iommu_type1_unmap_dma": "mmlitmus.kernel.drivers.vfio.type1_unmap",
+    "vfio_dma_do_unmap": "mmlitmus.kernel.drivers.vfio.type1_unmap",
     "vfio_pci": "mmlitmus.kernel.drivers.vfio.posted",
 }
 

@@ -28,13 +28,8 @@ from mmlitmus.kernel.arch.x86.pgtable import (
     RW,
 )
 from mmlitmus.kernel.drivers.vfio.pci import open_device
-from mmlitmus.kernel.drivers.vfio.type1 import (
-    IOMMU_READ,
-    IOMMU_WRITE,
-    VfioIommu,
-    vfio_dma_do_map,
-    vfio_dma_do_unmap,
-)
+from mmlitmus.kernel.drivers.vfio.type1 import IOMMU_READ, IOMMU_WRITE, VfioIommu, vfio_dma_do_map
+from mmlitmus.kernel.drivers.vfio.type1_unmap import vfio_dma_do_unmap
 from mmlitmus.kernel.mm.mm_types import FAULT_FLAG_WRITE
 from mmlitmus.kernel.mm.pgalloc import Touched, batch_at
 from mmlitmus.kernel.policy import Kernel

@@ -19,13 +19,8 @@ from mmlitmus.api import (
     releases,
 )
 from mmlitmus.kernel.drivers.vfio.pci import open_device
-from mmlitmus.kernel.drivers.vfio.type1 import (
-    IOMMU_READ,
-    IOMMU_WRITE,
-    VfioIommu,
-    vfio_dma_do_map,
-    vfio_dma_do_unmap,
-)
+from mmlitmus.kernel.drivers.vfio.type1 import IOMMU_READ, IOMMU_WRITE, VfioIommu, vfio_dma_do_map
+from mmlitmus.kernel.drivers.vfio.type1_unmap import vfio_dma_do_unmap
 
 RECORDED = dict.fromkeys(("deb-5.10.262", "deb-6.1.192", "deb-6.12.117", "deb-7.3.4"), "recorded")
 SOURCE = dict.fromkeys(("deb-5.10.262", "deb-6.1.192", "deb-6.12.117", "deb-7.3.4"), "source")

@@ -7,14 +7,8 @@ same, with 0 bytes, and the device goes on reaching the pages. Up to 5.19 only t
 """
 
 from mmlitmus.api import PAGE_SIZE, Machine, Process, always, case, folios_at_rest, never, releases
-from mmlitmus.kernel.drivers.vfio.type1 import (
-    IOMMU_READ,
-    IOMMU_WRITE,
-    VFIO_DMA_UNMAP_FLAG_ALL,
-    VfioIommu,
-    vfio_dma_do_map,
-    vfio_iommu_type1_unmap_dma,
-)
+from mmlitmus.kernel.drivers.vfio.type1 import IOMMU_READ, IOMMU_WRITE, VfioIommu, vfio_dma_do_map
+from mmlitmus.kernel.drivers.vfio.type1_unmap import VFIO_DMA_UNMAP_FLAG_ALL, vfio_iommu_type1_unmap_dma
 
 SOURCE = dict.fromkeys(("deb-5.10.262", "deb-6.1.192", "deb-6.12.117", "deb-7.3.4"), "source")
 RW = IOMMU_READ | IOMMU_WRITE

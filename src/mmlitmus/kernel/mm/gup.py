@@ -86,7 +86,6 @@ writable_file_mapping_allowed = Seam(
 gup_must_unshare = Seam("gup_must_unshare", "which read-only pages a pin for reading has made the process's own first")
 can_follow_write_pte = Seam("can_follow_write_pte", "how a forced write knows that it may write to a read-only entry")
 follow_pfn_pte = Seam("follow_pfn_pte", "what becomes of an entry that maps a frame and no page")
-longterm_unlockable = Seam("longterm_unlockable", "may mmap_lock be dropped while pages are pinned for long")
 zero_page_pin = Seam("try_grab_folio", "is a pin of the zero page counted")
 
 
@@ -580,24 +579,3 @@ def refused_flags(what: str) -> None:
     """Who asks like this gets a warning, and no page."""
     at_gate(Gate.FLAGS, what)
     report("WARN", "gup-flags", f"{current().name} asks for pages with {what}")
-
-
-@longterm_unlockable.alternative(
-    "refused",
-    source="mm/gup.c __get_user_pages_remote, get_user_pages_unlocked, v5.10, 6.1.192",
-    releases="<= v6.1",
-)
-def refuses_longterm_unlockable(flags: int) -> bool:
-    """No: mmap_lock has to be held throughout. A warning, and -EINVAL."""
-    if not flags & FOLL_LONGTERM:
-        return True
-    refused_flags("FOLL_LONGTERM, and mmap_lock may be dropped")
-    return False
-
-
-@longterm_unlockable.alternative(
-    "allowed", source="mm/gup.c pin_user_pages_remote, pin_user_pages_unlocked, 6.12.117", releases=">= v6.2"
-)
-def allows_longterm_unlockable(flags: int) -> bool:
-    """Yes."""
-    return True

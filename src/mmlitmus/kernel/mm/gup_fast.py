@@ -48,7 +48,6 @@ from mmlitmus.kernel.mm.gup import (
     gup_must_unshare,
     gup_put_folio,
     is_valid_gup_args,
-    longterm_unlockable,
     refused_flags,
     release,
 )
@@ -63,6 +62,7 @@ from mmlitmus.kernel.sync.might import might_fault
 #: flags that the fast functions take
 FAST_FLAGS = FOLL_WRITE | FOLL_LONGTERM | FOLL_FORCE | FOLL_PIN | FOLL_GET | FOLL_FAST_ONLY | FOLL_NOFAULT
 
+longterm_unlockable = Seam("longterm_unlockable", "may mmap_lock be dropped while pages are pinned for long")
 gup_fast_rest = Seam("__gup_longterm_unlocked", "whether the fast functions' slow part touches what it finds")
 gup_fast_only = Seam("get_user_pages_fast_only", "what the function that never sleeps says of wrong arguments")
 gup_fast_folio_allowed = Seam("gup_fast_folio_allowed", "which pages the fast path takes")
@@ -127,6 +127,27 @@ def unlocked(mm: MmStruct, start: int, nr_pages: int, flags: int, pages: Pages) 
     if not is_valid_gup_args(flags, pages) or not longterm_unlockable(flags):
         return -EINVAL
     return gup_longterm_locked(mm, start & ~(PAGE_SIZE - 1), nr_pages, flags | FOLL_TOUCH, pages, Locked(False))
+
+
+@longterm_unlockable.alternative(
+    "refused",
+    source="mm/gup.c __get_user_pages_remote, get_user_pages_unlocked, v5.10, 6.1.192",
+    releases="<= v6.1",
+)
+def refuses_longterm_unlockable(flags: int) -> bool:
+    """No: mmap_lock has to be held throughout. A warning, and -EINVAL."""
+    if not flags & FOLL_LONGTERM:
+        return True
+    refused_flags("FOLL_LONGTERM, and mmap_lock may be dropped")
+    return False
+
+
+@longterm_unlockable.alternative(
+    "allowed", source="mm/gup.c pin_user_pages_remote, pin_user_pages_unlocked, 6.12.117", releases=">= v6.2"
+)
+def allows_longterm_unlockable(flags: int) -> bool:
+    """Yes."""
+    return True
 
 
 # -- without ----------------------------------------------------------------------------------------------------------

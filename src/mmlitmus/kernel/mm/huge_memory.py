@@ -174,8 +174,7 @@ def do_huge_pmd_anonymous_page(vmf: VmFault, table: PteTable) -> int:
 
 @shown_leaf.alternative(
     "unmarked",
-    source="include/linux/huge_mm.h, arch/x86/include/asm/pgtable.h, 5.10.262, which have no pmd_mkspecial; recorded: "
-    "5.10.262",
+    source="mm/huge_memory.c insert_pfn_pmd, 5.10.262, 6.1.192; recorded: 5.10.262",
     releases="<= v6.11",
 )
 def without_a_mark(entry: int) -> int:

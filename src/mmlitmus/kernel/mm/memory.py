@@ -188,8 +188,8 @@ def thp_suitable(vma: VmArea, address: int, shift: int) -> bool:
 
 @thp_of_special.alternative(
     "any",
-    source="include/linux/huge_mm.h __transparent_hugepage_enabled, 5.10.262; mm/huge_memory.c "
-    "__thp_vma_allowable_orders, 6.12.117, 7.3.4; recorded: 5.10.262, 6.12.117, 7.3.4",
+    source="include/linux/huge_mm.h __transparent_hugepage_enabled (5.10); mm/huge_memory.c "
+    "__thp_vma_allowable_orders (from 6.12); recorded: 5.10.262, 6.12.117, 7.3.4",
     releases="<= v5.19, >= v6.12",
 )
 def special_or_not(vma: VmArea) -> bool:

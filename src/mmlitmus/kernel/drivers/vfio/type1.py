@@ -4,8 +4,9 @@ MAP_DMA pins the range in runs of consecutive frames, and maps each run. What ca
 is a VM_PFNMAP: device memory is mapped by its frame number, without a reference; nobody tells the IOMMU when the CPU's
 mapping goes. Reserved frames, the zero page's among them, are neither accounted nor unpinned.
 
-Sizes and addresses are bytes, limits are pages. Source: drivers/vfio/vfio_iommu_type1.c, functions of the same name. Of
-the model's own: VfioIommu, VfioDma, fill_run, limit_of, charge, whole_rounds, continues, pinned_run.
+``type1_unmap`` is UNMAP_DMA. Sizes and addresses are bytes, limits are pages. Source: drivers/vfio/vfio_iommu_type1.c,
+functions of the same name. Of the model's own: VfioIommu, VfioDma, fill_run, limit_of, charge, whole_rounds, continues,
+pinned_run.
 """
 
 from __future__ import annotations
@@ -55,7 +56,6 @@ from mmlitmus.api import (
 from mmlitmus.kernel.mm.gates import Gate, at_gate, stopped
 
 IOMMU_READ, IOMMU_WRITE = 1, 2
-VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP, VFIO_DMA_UNMAP_FLAG_ALL, VFIO_DMA_UNMAP_FLAG_VADDR = 1, 2, 4
 
 U64_MAX = (1 << 64) - 1
 
@@ -71,8 +71,6 @@ BATCH = PAGE_SIZE // 8
 zero_pins = Seam("vaddr_get_pfns", "what becomes of pins of the zero page, which are not given back later")
 pin_pages = Seam("vfio_pin_pages_remote", "how many pages are pinned at a time")
 dma_ranges = Seam("vfio_find_dma", "what a range of IOVAs ends with, and what is said of one that wraps round")
-unmap_flags = Seam("vfio_iommu_type1_unmap_dma", "which flags UNMAP_DMA has")
-may_unmap = Seam("vfio_dma_do_unmap", "whose mappings UNMAP_DMA unmaps")
 follow_fault_writable = Seam("follow_fault_pfn", "may a read-only entry of device memory be mapped for writing")
 
 
@@ -452,7 +450,7 @@ def vfio_lock_acct(iommu: VfioIommu, dma: VfioDma, npage: int) -> int:
     return error
 
 
-# -- MAP_DMA, UNMAP_DMA -----------------------------------------------------------------------------------------------
+# -- MAP_DMA ----------------------------------------------------------------------------------------------------------
 @dma_ranges.alternative(
     "exclusive-end",
     source="drivers/vfio/vfio_iommu_type1.c vfio_find_dma, vfio_dma_do_map, vfio_dma_do_unmap (5.10), "
@@ -543,85 +541,3 @@ def vfio_remove_dma(iommu: VfioIommu, dma: VfioDma) -> None:
     vfio_lock_acct(iommu, dma, -unlocked)
     iommu.dma_list = tuple(one for one in iommu.dma_list if one is not dma)
     iommu.dma_avail = iommu.dma_avail + 1
-
-
-@unmap_flags.alternative(
-    "dirty-bitmap", source="drivers/vfio/vfio_iommu_type1.c vfio_iommu_type1_unmap_dma, v5.10", releases="<= v5.11"
-)
-def knows_the_dirty_bitmap() -> int:
-    """Only to be told what was written to."""
-    return VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP
-
-
-@unmap_flags.alternative(
-    "all-and-vaddr",
-    source="drivers/vfio/vfio_iommu_type1.c vfio_iommu_type1_unmap_dma (from 6.1)",
-    releases=">= v5.12",
-)
-def knows_all_and_vaddr() -> int:
-    """To unmap all there is, or to keep it with addresses that are no longer good."""
-    return VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP | VFIO_DMA_UNMAP_FLAG_ALL | VFIO_DMA_UNMAP_FLAG_VADDR
-
-
-def vfio_iommu_type1_unmap_dma(
-    iommu: VfioIommu, iova: int, size: int, flags: int = 0, process: Process | None = None
-) -> int:
-    """VFIO_IOMMU_UNMAP_DMA by ``process`` (default: by who has mapped): the bytes that were unmapped, or an errno.
-
-    With VFIO_DMA_UNMAP_FLAG_ALL all there is goes, and ``iova`` and ``size`` are 0. Dirty tracking is never on here, so
-    who asks for the bitmap is refused.
-    """
-    if flags & ~unmap_flags():
-        return -EINVAL
-    others = VFIO_DMA_UNMAP_FLAG_ALL | VFIO_DMA_UNMAP_FLAG_VADDR
-    if flags & VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP and flags & others:
-        return -EINVAL
-    if flags & VFIO_DMA_UNMAP_FLAG_VADDR:
-        not_modelled("VFIO_DMA_UNMAP_FLAG_VADDR")
-    return vfio_dma_do_unmap(iommu, iova, size, flags, process)
-
-
-def vfio_dma_do_unmap(iommu: VfioIommu, iova: int, size: int, flags: int = 0, process: Process | None = None) -> int:
-    """What is inside of a range goes: the bytes that were unmapped; -EINVAL if the range cuts a mapping in two."""
-    ranges = dma_ranges()
-    everything = flags & VFIO_DMA_UNMAP_FLAG_ALL
-    if iova & PAGE_SIZE - 1 or (everything and (iova or size)):
-        return -EINVAL
-    if not everything and (not size or size & PAGE_SIZE - 1):
-        return -EINVAL
-    if iova + size - 1 > U64_MAX:
-        return -int(ranges.wrapped)
-    if flags & VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP:
-        return -EINVAL
-    size = U64_MAX if everything else size
-    mutex_lock(iommu.lock)
-    edges = () if everything else (iova, iova + size - 1)
-    at_edges = [one for one in iommu.dma_list if any(ranges.overlap(one, edge, 1) for edge in edges)]
-    if any(one.iova < iova or one.iova + one.size > iova + size for one in at_edges):
-        mutex_unlock(iommu.lock)
-        return -EINVAL
-    inside = [one for one in iommu.dma_list if ranges.overlap(one, iova, size)]
-    unmapped = 0
-    for dma in sorted(inside, key=lambda one: one.iova):
-        if process is not None and not may_unmap(dma.mm is process.mm):
-            break
-        unmapped += dma.size
-        vfio_remove_dma(iommu, dma)
-    mutex_unlock(iommu.lock)
-    return unmapped
-
-
-@may_unmap.alternative(
-    "who-mapped", source="drivers/vfio/vfio_iommu_type1.c vfio_dma_do_unmap, v5.10, 5.10.262", releases="<= v5.19"
-)
-def only_who_has_mapped(own: bool) -> bool:
-    """Only who has mapped it. At the first mapping of another's it ends, without an error."""
-    return own
-
-
-@may_unmap.alternative(
-    "anybody", source="drivers/vfio/vfio_iommu_type1.c vfio_dma_do_unmap (from 6.1)", releases=">= v6.0"
-)
-def anybody_with_the_container(own: bool) -> bool:
-    """Whoever has the container."""
-    return True

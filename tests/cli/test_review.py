@@ -311,6 +311,7 @@ def test_the_half_that_is_there(capsys):
 
 def test_what_the_distribution_changed(real):
     made = real("--from", "v6.1", "--to", "deb-6.1.192", "--cases", "fork")
-    assert [(one["case"], one["before"], one["after"], one["change"]) for one in made] == [
+    assert [(one["case"], one["before"], one["after"], one["change"]) for one in made if one["change"] != "same"] == [
         (FORK, "never", HOLE, "broken")
     ]
+    assert len(made) > 1

@@ -310,7 +310,8 @@ def test_what_is_left_out_is_said(run, write):
     short, full = run("show", file)[1], run("show", file, "--full")[1]
     assert "READ_ONCE" not in short
     assert "(1 event left out that no other task interferes with; --full has all)\n" in short
-    assert "t()\n READ_ONCE(dev.on)\n down_read(memory_lock)\n(ends, holding memory_lock:r)\n" in full
+    assert "t()\n READ_ONCE(dev.on)\n down_read(memory_lock)\n>>> held-at-end lock held" in full
+    assert "t ends holding\n    memory_lock (read)\n(ends, holding memory_lock:r)\n" in full
     assert "left out" not in full
 
 

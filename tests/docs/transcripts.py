@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 #: a row of a table that says what a case answers on a kernel
 ANSWER = re.compile(r"^\| (?P<asked>[^|]+) \| `(?P<case>[^`|]+)` \| `(?P<kernel>[^`|]+)` \| (?P<answer>[^|]+) \|$")
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: what such a search may say of itself: everything was searched, in the bounds of the case
+SEARCHED = ("exhaustive", "exhaustive, gave up")
 PROMPT = "$ "
 
 
@@ -72,7 +74,7 @@ def wrong_answer(row: dict[str, str]) -> str:
         return f"{case.id} expects nothing of {row['kernel']}"
     answer = ask(case, row["kernel"])
     got = (answer.text, answer.search, answer.ok)
-    return "" if got == (row["answer"].strip(), "exhaustive", True) else f"{got}"
+    return "" if got in [(row["answer"].strip(), search, True) for search in SEARCHED] else f"{got}"
 
 
 def run(words: list[str]) -> tuple[int, list[str]]:

@@ -153,7 +153,7 @@ def test_a_bar_by_1g_leaves() -> None:
 def test_what_a_bar_is_told() -> None:
     """One look-up a leaf, and one a page; a page's fault comes twice, for the first is under the VMA lock alone."""
     for leaf, leaves, faults in (("4K", 1 << 18, None), ("PMD", 512, 512), ("PUD", 1, 1)):
-        run = bar("v6.12", 1 << 30, leaf)
+        run = bar("v6.14", 1 << 30, leaf)
         first = run.steps[0].counts
         assert first["memtype_lookups"] == leaves
         assert [n for n in run.translations.values() if n] == [leaves]

@@ -5,7 +5,7 @@ Needs numpy. Each run in a process of its own, so that its memory is its own; se
 =============== =============================================================================================
 guest 4K        VFIO type1 maps a guest's memory, untouched, which faults it in and pins it (v6.12)
 guest 2M        ... with huge pages
-bar 4K, 2M, 1G  a BAR is mapped and each page of it touched (v6.12)
+bar 4K, 2M, 1G  a BAR is mapped and each page of it touched (deb-6.12.117)
 unmap           ... and all that was mapped is unmapped and freed
 =============== =============================================================================================
 
@@ -59,7 +59,7 @@ def one(kind: str, gib: int) -> dict[str, Any]:
 
     what, leaf = kind.split()
     size = gib * GIB
-    done = guest("v6.12", size, huge=leaf == "2M") if what == "guest" else bar("v6.12", size, LEAF[leaf])
+    done = guest("v6.12", size, huge=leaf == "2M") if what == "guest" else bar("deb-6.12.117", size, LEAF[leaf])
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     mapped = done.steps[0].counts
     entries = mapped["ptes_set"] + mapped["pmd_leaves_set"] + mapped["pud_leaves_set"]

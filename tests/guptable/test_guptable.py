@@ -106,7 +106,7 @@ ELSEWHERE = [
     ("deb-6.1.192", "mixed-ram-shared", "pin-lw", "-EEXIST"),
     ("deb-6.1.192", "page-shared", "fast-only", "page"),
     ("deb-5.10.262", "pfn-huge", "fast-only-w", "oops"),
-    ("deb-6.1.192", "pfn-huge", "fast-only-w", "none"),  # of entries: from 6.0 to 6.11 the driver is not asked for a leaf
+    ("deb-6.1.192", "pfn-huge", "fast-only-w", "none"),  # PTEs: from 6.0 to 6.11 the driver is not asked for a leaf
     ("v6.12", "pfn-huge", "fast-only-w", "none"),
     ("deb-6.1.192", "pfn-huge", "get", "-EFAULT"),
     ("deb-6.1.192", "pfn-huge", "dma-rw", "not modelled"),

@@ -153,7 +153,7 @@ def test_a_bar_by_1g_leaves() -> None:
 def test_what_a_bar_is_told() -> None:
     """One look-up a leaf, and one a page; a page's fault comes twice, for the first is under the VMA lock alone."""
     for leaf, leaves, faults in (("4K", 1 << 18, None), ("PMD", 512, 512), ("PUD", 1, 1)):
-        run = bar("v6.14", 1 << 30, leaf)
+        run = bar("deb-6.12.117", 1 << 30, leaf)
         first = run.steps[0].counts
         assert first["memtype_lookups"] == leaves
         assert [n for n in run.translations.values() if n] == [leaves]
@@ -161,6 +161,14 @@ def test_what_a_bar_is_told() -> None:
             assert first["faults"] == faults
         assert run.steps[1].counts["notifier_calls"] == 1
         assert run.steps[3].counts == {**first, "pte_tables": 0, "pmd_tables": 0}
+        assert not run.findings
+
+
+def test_what_6_12_looked_at() -> None:
+    """As released it asks where the address is, and not the frame: of 512 blocks one is in two halves."""
+    run = bar("v6.12", 1 << 30, "4K")
+    assert run.steps[0].counts["pmd_leaves_set"] == 511
+    assert run.findings == ["unaligned-leaf"]
 
 
 # -- any shape --------------------------------------------------------------------------------------------------------

@@ -33,7 +33,9 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/json.md).")
 timing_option = click.option("--timing", is_flag=True, help="Also tell the CPU time of each step.")
-kernel_option = click.option("--kernel", default="v6.12", show_default=True, metavar="SPEC", help="The kernel to run.")
+kernel_option = click.option(
+    "--kernel", default="deb-6.12.117", show_default=True, metavar="SPEC", help="The kernel to run."
+)
 
 
 @click.group()

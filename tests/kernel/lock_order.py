@@ -64,17 +64,20 @@ def tour(kernel: Kernel) -> Edges:
 
 
 def calls(w: World) -> None:
-    """Every call of the syscall surface and of the device, on small pages, on a 2M and on a 1G leaf."""
+    """Every call of the syscall surface and of the device, on small pages, 2M and 1G leaves if there are any."""
     w.bar(8, touch=True)
     huge = w.dev.huge_fault is not None
     if huge:
         w.p.mmap(w.dev.file, 512, at="h")
         w.p.read(w(0, "h"))
         w.p.mprotect(w(0, "h"), 512, 1)
-        giant = open_probe(w.m, pages=GIANT, pfn=4 * GIANT)
-        w.p.mmap(giant.file("huge"), GIANT, at=GIANT_AT)
-        w.p.read(GIANT_AT)
+    giant = open_probe(w.m, pages=GIANT, pfn=4 * GIANT)
+    w.p.mmap(giant.file("huge"), GIANT, at=GIANT_AT)
+    w.p.read(GIANT_AT)
+    if huge:
         w.p.mprotect(GIANT_AT, GIANT, 1)
+    else:
+        w.p.munmap(GIANT_AT, GIANT)  # 512 tables are too many to walk again and again
     w.p.mmap(w.dev.file, 4, at=w(510, "g"))  # across two tables
     w.p.read(w(510, "g"))
     w.p.mprotect(w(1), 1, 1)

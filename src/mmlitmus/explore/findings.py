@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -88,3 +89,11 @@ def reached(what: str) -> None:
 def describe(value: Any) -> str:
     """A deterministic one-word rendering of a value for messages (never an address)."""
     return getattr(value, "name", None) or str(value)
+
+
+def where_raised(e: BaseException) -> str:
+    """The exception in one line: what, and the innermost file and line outside the engine."""
+    frames = traceback.extract_tb(e.__traceback__)
+    own = [f for f in frames if "/mmlitmus/explore/" not in f.filename] or frames
+    last = own[-1]
+    return f"{type(e).__name__}: {e} at {last.filename}:{last.lineno} in {last.name}"

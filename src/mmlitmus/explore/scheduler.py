@@ -27,7 +27,7 @@ from mypy_extensions import mypyc_attr
 
 from . import runtime as rt
 from .contexts import leaves
-from .findings import Abandon, Finding, Oops
+from .findings import Abandon, Finding, Oops, where_raised
 from .limits import Limits
 from .lockdep import Lockdep
 from .ops import BLOCKS, DONE, DOWN_WRITE_ACQUIRE, NAME, TASK_START
@@ -564,14 +564,6 @@ def lock_class(prim: Any, what: str) -> str:
 def raised_by_engine(e: BaseException) -> bool:
     """Did the exception come out of the explorer's own code, which runs inside the task's scheduling points?"""
     return any(f.f_code.co_name == "_pick" for f, _ in traceback.walk_tb(e.__traceback__))
-
-
-def where_raised(e: BaseException) -> str:
-    """The exception in one line: what, and the innermost file and line outside the engine."""
-    frames = traceback.extract_tb(e.__traceback__)
-    own = [f for f in frames if "/mmlitmus/explore/" not in f.filename] or frames
-    last = own[-1]
-    return f"{type(e).__name__}: {e} at {last.filename}:{last.lineno} in {last.name}"
 
 
 class Watchdog:

@@ -46,6 +46,7 @@ from mmlitmus.kernel.mm.gup import FOLL_FORCE, FOLL_LONGTERM, FOLL_WRITE, Locked
 from mmlitmus.kernel.mm.gup_fast import pin_user_pages_remote
 from mmlitmus.kernel.mm.memory import remap_pfn_range, vmf_insert_mixed, vmf_insert_pfn
 from mmlitmus.kernel.mm.memory_pages import vm_insert_page
+from mmlitmus.kernel.mm.mlock import MLOCK_ONFAULT
 from mmlitmus.kernel.mm.mm_types import VM_ACCOUNT, VM_MIXEDMAP, AddressSpace, File, VmFault, VmOperations
 from mmlitmus.kernel.mm.mmap import MAP_PRIVATE, PROT_READ, PROT_WRITE
 from mmlitmus.kernel.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
@@ -263,6 +264,13 @@ def populated_behind_a_hole(w: World) -> Any:
     return w.p.munmap(a, 1), w.p.madvise(a, 2, madvise.MADV_POPULATE_READ)
 
 
+def smaps_of_lock_on_fault(w: World) -> str:
+    """VmFlags of what is locked as it is touched."""
+    a = w.p.mmap_anon(1)
+    w.p.mlock(a, 1, MLOCK_ONFAULT)
+    return w.p.vm_flags(a)
+
+
 def populated_in_a_hole(w: World) -> int:
     return w.p.madvise(w.m.slot("a"), 1, madvise.MADV_POPULATE_READ)
 
@@ -270,6 +278,17 @@ def populated_in_a_hole(w: World) -> int:
 def inherited_again(w: World) -> int:
     """MADV_DOFORK of a VM_MIXEDMAP."""
     return w.p.madvise(w.p.mmap(open_probe(w.m).file("mixed", "", "hole"), 1), 1, madvise.MADV_DOFORK)
+
+
+def left_and_forked(w: World) -> Any:
+    """What a child has of the zero page, where the parent's own page has moved away and left its mapping."""
+    a = w.p.mmap_anon(1)
+    w.p.write(a)
+    w.p.mremap(a, 1, 1, to="b", flags=MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP)
+    w.p.read(a)
+    child = w.p.fork("child")
+    assert not isinstance(child, int)
+    return child.pte(a)
 
 
 def moved_and_left(w: World) -> Any:
@@ -823,6 +842,8 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("do_mremap", "target-first"): ("v5.10", "address-first", moved_from_nowhere),
     ("do_mremap", "address-first"): ("v6.12", "target-first", moved_from_nowhere),
     ("do_mremap", "all-first"): ("v6.18", "address-first", moved_onto_itself_from_nowhere),
+    ("mremap_dontunmap_anon_vma", "kept"): ("v5.10", "unlinked", left_and_forked),
+    ("mremap_dontunmap_anon_vma", "unlinked"): ("v6.1", "kept", left_and_forked),
     ("mremap_dontunmap", "anonymous"): ("v5.10", "not-pfnmap", moved_and_left),
     ("mremap_dontunmap", "not-pfnmap"): ("v6.1", "anonymous", moved_and_left),
     ("madvise_dofork", "not-io"): ("v6.12", "not-special", inherited_again),
@@ -932,6 +953,8 @@ WITNESS: dict[tuple[str, str], Witness] = {
     ("generic_access_phys", "unlocked"): ("v5.10", "looked-at-again", "pfn/debugger"),
     ("generic_access_phys", "looked-at-again"): ("v6.1", "unlocked", "pfn/debugger"),
     ("generic_access_phys", "one-page"): ("v7.3", "looked-at-again", "pfn/debugger/next-frame"),
+    ("show_smap_vma_flags", "nameless"): ("v6.1", "lf", smaps_of_lock_on_fault),
+    ("show_smap_vma_flags", "lf"): ("v6.6", "nameless", smaps_of_lock_on_fault),
     ("smaps_account", "as-mapped"): ("v6.1", "maybe-shared", smaps_of_what_migrates),
     ("smaps_account", "maybe-shared"): ("v6.12", "as-mapped", smaps_of_what_migrates),
     ("vfio_pci", "v5.8"): ("v5.10", "v5.14", listed_twice),

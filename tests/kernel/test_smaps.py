@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from errno import ENOMEM
 
 import pytest
 
@@ -199,3 +200,17 @@ def test_not_writable() -> None:
         assert numbers(w.p) == {"Rss": 4, "Pss": 4, "Private_Dirty": 4, "Anonymous": 4}
 
     run(body)
+
+
+@pytest.mark.parametrize("kernel", [k for k in ERAS if k not in ("v5.10", "deb-5.10.262")])
+def test_what_is_populated_around_a_hole(kernel: str) -> None:
+    """Up to 6.8 what is behind the hole, too (6.12.117 and 7.3.4: recorded)."""
+
+    def body(w: World) -> None:
+        a = w.p.mmap_anon(3)
+        w.p.munmap(a + PAGE, 1)
+        assert w.p.madvise(a, 3, MADV_POPULATE_WRITE) == -ENOMEM
+        assert w.p.pte(a)
+        assert bool(w.p.pte(a + 2 * PAGE)) == (kernel in ERAS[: ERAS.index("v6.9")])
+
+    run(body, kernel)

@@ -11,10 +11,24 @@ from .common import AS_EXPECTED, MOST, SURPRISE, WRONG_USE, Stop, complain, debu
 @click.option("--kernel", "kernels", multiple=True, metavar="KERNEL", help="Recorded kernels (default: all).")
 @click.option("--all", "everything", is_flag=True, help="Also list the flips that are killed, with the program.")
 @click.option("--write", is_flag=True, help="Keep the programs that kill beside the recordings, for the tests.")
+@click.option(
+    "--some",
+    type=click.IntRange(1, MOST),
+    metavar="N",
+    help="Believe the kept killers that still kill, and ask of the rest N programs of each recording.",
+)
 @click.option("-j", "--jobs", type=click.IntRange(1, MOST), default=1, metavar="N", help="Run on N processes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
-def command(kernels: tuple[str, ...], everything: bool, write: bool, jobs: int, as_json: bool, debug: bool) -> int:
+def command(
+    kernels: tuple[str, ...],
+    everything: bool,
+    write: bool,
+    some: int | None,
+    jobs: int,
+    as_json: bool,
+    debug: bool,
+) -> int:
     """Flip every choice of each recorded kernel, and replay the recordings on the flipped model.
 
     A flip that no program notices survives, with the reason. Exit status: 0: every flip that one task can see is
@@ -30,7 +44,10 @@ def command(kernels: tuple[str, ...], everything: bool, write: bool, jobs: int, 
             raise Stop(f"nothing was recorded on {name!r}; there are recordings of {', '.join(known)}")
     if write and chosen != known:
         raise click.UsageError("--write is of all kernels")
-    verdicts = matrix(chosen, jobs=jobs)
+    try:
+        verdicts = matrix(chosen, jobs=jobs, most=some, known=None if some is None else Killers.load())
+    except (OSError, ValueError, KeyError) as e:
+        raise Stop(f"the kept killers cannot be read: {e}") from None
     if write:
         try:
             Killers.of(verdicts).dump()

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -337,14 +337,35 @@ def survivor(flip: Flip, asked: int, probe: bool) -> Verdict:
     return Verdict(flip, SAME, why="whoever asked saw the same", asked=asked)
 
 
-def derive(kernel: str, programs: Sequence[Recorded]) -> list[Verdict]:
-    """The verdict on every flip of a kernel, from its recorded programs."""
+def some_of(programs: Sequence[Recorded], most: int) -> list[Recorded]:
+    """At most so many of each recording, from all over it, in the order given."""
+    files: dict[str, list[Recorded]] = {}
+    for one in programs:
+        files.setdefault(one.file, []).append(one)
+    return [one for whole in files.values() for one in whole[:: max(1, -(-len(whole) // most))]]
+
+
+def derive(kernel: str, programs: Sequence[Recorded], known: Killers | None = None) -> list[Verdict]:
+    """The verdict on every flip of a kernel, from its recorded programs.
+
+    With what is ``known``, a flip is asked of them only where its killer kills no more, or where it survived with no
+    rule to say why.
+    """
     seams = [consulted(one, kernel) for one in programs]
     count = Counter(seam for asked in seams for seam in asked)
     probe = any(one.header.regions for one in programs)
     own: dict[int, str] = {}
     verdicts = []
+    killers = {} if known is None else named(name for flip, name in known.killed.items() if flip.kernel == kernel)
     for flip in flips(kernel):
+        before = None if known is None else killers.get(known.killed.get(flip, ""))
+        if before is not None and (how := kills(before, flip)):
+            verdicts.append(Verdict(flip, KILLED, before.name, how, asked=max(1, count[flip.seam])))
+            continue
+        said = survivor(flip, count[flip.seam], probe)
+        if known is not None and known.survived.get(flip) == said.reason in (OTHERS, UNREACHABLE):
+            verdicts.append(said)
+            continue
         found = None
         for n, one in enumerate(programs):
             if flip.seam not in seams[n]:
@@ -355,20 +376,27 @@ def derive(kernel: str, programs: Sequence[Recorded]) -> list[Verdict]:
             if how:
                 found = Verdict(flip, KILLED, one.name, how, asked=count[flip.seam])
                 break
-        verdicts.append(found or survivor(flip, count[flip.seam], probe))
+        verdicts.append(found or said)
     return verdicts
 
 
-def _derive(kernel: str) -> list[Verdict]:
-    return derive(kernel, recorded(kernel))
+def _derive(kernel: str, most: int | None = None, known: Killers | None = None) -> list[Verdict]:
+    programs = recorded(kernel)
+    return derive(kernel, programs if most is None else some_of(programs, most), known)
 
 
-def matrix(kernels: Sequence[str], jobs: int = 1) -> list[Verdict]:
-    """The verdicts of several recorded kernels, on ``jobs`` processes."""
+def matrix(
+    kernels: Sequence[str], jobs: int = 1, most: int | None = None, known: Killers | None = None
+) -> list[Verdict]:
+    """The verdicts of several recorded kernels, on ``jobs`` processes.
+
+    ``most``: programs of each recording that are asked (None: all). ``known``: as in ``derive``.
+    """
+    one = partial(_derive, most=most, known=known)
     if jobs == 1 or len(kernels) == 1:
-        return [verdict for kernel in kernels for verdict in _derive(kernel)]
+        return [verdict for kernel in kernels for verdict in one(kernel)]
     with ProcessPoolExecutor(jobs) as pool:
-        return [verdict for verdicts in pool.map(_derive, kernels) for verdict in verdicts]
+        return [verdict for verdicts in pool.map(one, kernels) for verdict in verdicts]
 
 
 # -- the killers in a file --------------------------------------------------------------------------------------------

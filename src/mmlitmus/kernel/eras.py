@@ -117,10 +117,12 @@ _ROWS = (
             "vfio_find_dma": "exclusive-end",
             "vfio_iommu_type1_unmap_dma": "dirty-bitmap",
             "vfio_dma_do_unmap": "who-mapped",
+            "mremap_dontunmap_anon_vma": "kept",
             "prep_move_vma": "not-asked",
             "do_mprotect_pkey": "not-asked",
             "generic_access_phys": "unlocked",
             "smaps_account": "as-mapped",
+            "show_smap_vma_flags": "nameless",
         },
         "dossier",
         "abafbc551fdd (5.8) VFIO memory_lock and vma_list; fork opens after the copy; no PFNMAP flush at VMA end yet; "
@@ -163,6 +165,7 @@ _ROWS = (
             "vfio_pin_pages_remote": "batches",
             "follow_fault_pfn": "writable",
             "vfio_iommu_type1_unmap_dma": "all-and-vaddr",
+            "mremap_dontunmap_anon_vma": "unlinked",
             "prep_move_vma": "may_split",
             "do_mprotect_pkey": "asked",
             "generic_access_phys": "looked-at-again",
@@ -230,6 +233,7 @@ _ROWS = (
             "can_change_pte_writable": "or-exclusive-and-dirty",
             "madvise_behavior_valid": "to-collapse",
             "do_mremap": "address-first",
+            "mremap_dontunmap_anon_vma": "unlinked",
             "mremap_dontunmap": "not-pfnmap",
             "expand_in_place": "merge",
             "mmap_expands": "next",
@@ -288,6 +292,7 @@ _ROWS = (
             "split_for_munmap": "survivors-are-new",
             "saved_dirty": "saved",
             "pud_insert_prot": "vma",
+            "show_smap_vma_flags": "lf",
             "pte_offset_map_lock": "none",
             "fault_unshare": "any",
             "can_change_pte_writable": "or-exclusive",
@@ -305,7 +310,7 @@ _ROWS = (
         "dossier",
         "vm_flags wrappers (6.3), per-VMA locks (6.4), munmap's splits turned round with the maple-tree munmap (6.3), "
         "a 1G leaf's type no longer looked up (between 6.1 and 6.12), who locks a PTE table asks whether there is one "
-        "(6.5), shadow stacks (6.6)",
+        "(6.5), shadow stacks (6.6); VM_LOCKONFAULT has a name in smaps (8614d6c5eda0, 6.2)",
         frozenset({"PER_VMA_LOCK"}),
     ),
     Release(

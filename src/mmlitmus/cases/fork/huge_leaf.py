@@ -31,13 +31,18 @@ PSE = 1 << 7
 RW = 1 << 1
 ADDRESS = 0x7F80_0000_0000
 SOURCE = dict.fromkeys(("deb-6.12.117", "deb-7.3.4"), "source")
-SOURCE_ALL = {**SOURCE, **dict.fromkeys(("deb-5.10.262",), "source")}
+SOURCE_ALL = {**SOURCE, **dict.fromkeys(("deb-5.10.262", "deb-6.1.192"), "source")}
 
 
 @case(
     "fork/huge-leaf",
-    reach=("forked",),
-    expect={**releases("v5.10", "deb-5.10.262", never), **releases("v6.12", "deb-7.3.4", always("child-has-leaf"))},
+    reach=("touched",),
+    expect={
+        **releases("v5.10", "deb-5.10.262", never),
+        "v5.14": never,
+        **releases("v6.1", "v6.10", always("no-leaf")),
+        **releases("v6.12", "deb-7.3.4", always("child-has-leaf")),
+    },
     evidence=SOURCE_ALL,
 )
 def leaf_of_2m(m: Machine) -> None:
@@ -45,22 +50,27 @@ def leaf_of_2m(m: Machine) -> None:
     probe = open_probe(m, pages=PMD_SIZE // PAGE_SIZE)
     app = m.process("app")
     a = app.mmap(probe.file("huge"), PMD_SIZE // PAGE_SIZE)
-    app.read(a)
-    assert app.pte(a) & PSE
 
     @m.task
     def fork() -> None:
+        app.read(a)
+        m.reached("touched")
+        m.require(bool(app.pte(a) & PSE), "no-leaf", f"the parent has {app.pte(a):#x}")
         child = app.fork("child")
         assert isinstance(child, Process)
-        m.reached("forked")
         m.require(not child.pte(a) & PSE, "child-has-leaf", f"the child has {child.pte(a):#x}")
         m.require(not isinstance(child.read(a), str), "child-cannot-read", "the child's access fails")
 
 
 @case(
     "fork/huge-leaf/1g",
-    reach=("forked",),
-    expect={**releases("v5.10", "deb-5.10.262", always("write-protected")), **releases("v6.12", "deb-7.3.4", never)},
+    reach=("touched",),
+    expect={
+        **releases("v5.10", "deb-5.10.262", always("write-protected")),
+        "v5.14": always("write-protected"),
+        **releases("v6.1", "v6.10", always("no-leaf")),
+        **releases("v6.12", "deb-7.3.4", never),
+    },
     evidence=SOURCE_ALL,
 )
 def leaf_of_1g(m: Machine) -> None:
@@ -69,14 +79,15 @@ def leaf_of_1g(m: Machine) -> None:
     probe = open_probe(m, pages=pages, pfn=4 * pages)
     app = m.process("app")
     a = app.mmap(probe.file("huge"), pages, at=ADDRESS)
-    app.write(a)
-    assert app.pte(a) & PSE and app.pte(a) & RW
 
     @m.task
     def fork() -> None:
+        app.write(a)
+        m.reached("touched")
+        entry = app.pte(a)
+        m.require(bool(entry & PSE and entry & RW), "no-leaf", f"the parent has {entry:#x}")
         child = app.fork("child")
         assert isinstance(child, Process)
-        m.reached("forked")
         for one in (app, child):
             entry = one.pte(a)
             m.require(bool(entry & RW), "write-protected", f"{one.name} has {entry:#x}")

@@ -118,7 +118,7 @@ madvise_behavior_valid = Seam("madvise_behavior_valid", "which advice the kernel
 madvise_lock = Seam("madvise_lock", "what is locked while pages are taken away, and when the TLBs are flushed")
 madvise_dofork = Seam("madvise_dofork", "which mappings MADV_DOFORK refuses")
 madvise_pageout_young = Seam("madvise_pageout_young", "whether MADV_PAGEOUT makes the entries old")
-madvise_populate = Seam("madvise_populate", "what MADV_POPULATE says of a range that begins in a hole")
+madvise_populate = Seam("madvise_populate", "what MADV_POPULATE does where there is a hole")
 
 
 def sys_madvise(mm: MmStruct, start: int, length: int, advice: int) -> int:
@@ -239,8 +239,17 @@ def populate_each_vma(mm: MmStruct, start: int, end: int, advice: int) -> int:
 
 @madvise_populate.alternative("from-start", source="mm/madvise.c madvise_populate, 6.12.117", releases=">= v6.9")
 def populate_from_start(mm: MmStruct, start: int, end: int, advice: int) -> int:
-    """From the range's first page on, up to the first that cannot be populated: a hole is -ENOMEM at once."""
-    return -ENOMEM if vma_lookup(mm, start) is None else madvise_walk_vmas(mm, start, end, advice)
+    """From the range's first page on, up to the first that cannot be populated: behind a hole nothing is."""
+    while start < end:
+        vma = vma_lookup(mm, start)
+        if vma is None:
+            return -ENOMEM
+        upto = min(end, vma.vm_end)
+        error = populate_vma(vma, start, upto, advice)
+        if error:
+            return error
+        start = upto
+    return 0
 
 
 @madvise_dofork.alternative(

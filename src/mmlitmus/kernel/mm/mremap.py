@@ -68,6 +68,7 @@ MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
 mremap_dontunmap = Seam("mremap_dontunmap", "which mappings MREMAP_DONTUNMAP refuses")
 prep_move_vma = Seam("prep_move_vma", "what mremap asks a driver before it moves part of his mapping")
 unlock_source = Seam("mremap_dontunmap_locked", "what MREMAP_DONTUNMAP unlocks where a part of locked memory moves")
+unlink_source = Seam("mremap_dontunmap_anon_vma", "whether what MREMAP_DONTUNMAP leaves has an anon_vma still")
 move_back = Seam("move_vma", "how a move that fails is taken back")
 expand_in_place = Seam("expand_in_place", "which mappings mremap grows where they are")
 do_mremap = Seam("do_mremap", "what mremap looks at before it takes away what is mapped at its target")
@@ -335,13 +336,29 @@ def move_vma(vma: VmArea, old_addr: int, length: int, new_len: int, new_addr: in
         tracking().moved(gone)
     if flags & MREMAP_DONTUNMAP and not error:
         vm_flags_clear(vma, VM_LOCKED | VM_LOCKONFAULT)
-        if vma.anon_vma and vma.vm_start == old_addr and vma.vm_end == old_addr + length:
-            vma.anon_vma = ()  # no page of a process's own is left in it (mm/rmap.c unlink_anon_vmas)
+        unlink_source(vma, old_addr, length)
         return new_addr
     do_munmap(mm, at, size, downgrade=False)
     if locked:
         mm.locked_vm = mm.locked_vm + (new_len >> PAGE_SHIFT)
     return error or new_addr
+
+
+@unlink_source.alternative("kept", source="mm/mremap.c move_vma, 5.10.262; recorded", releases="<= v5.11")
+def source_stays_linked(vma: VmArea, old_addr: int, length: int) -> None:
+    """It has: fork copies what is mapped there later, be it the zero page only."""
+
+
+@unlink_source.alternative(
+    "unlinked",
+    source="'mm: mremap: unlink anon_vmas when mremap with MREMAP_DONTUNMAP success'; mm/rmap.c unlink_anon_vmas; "
+    "mm/mremap.c move_vma (6.1 - 6.12), dontunmap_complete (7.3)",
+    releases=">= v5.12",
+)
+def source_is_unlinked(vma: VmArea, old_addr: int, length: int) -> None:
+    """Not where all of the VMA has moved: no page of a process's own is left in it."""
+    if vma.anon_vma and vma.vm_start == old_addr and vma.vm_end == old_addr + length:
+        vma.anon_vma = ()
 
 
 @prep_move_vma.alternative("not-asked", source="mm/mremap.c move_vma, v5.10, 5.10.262", releases="<= v5.10")

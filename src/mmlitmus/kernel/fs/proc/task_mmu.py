@@ -15,6 +15,7 @@ from mmlitmus.kernel.fs.proc.smaps import lines as smap_lines
 from mmlitmus.kernel.mm.memory_pages import vm_normal_page
 from mmlitmus.kernel.mm.mm_types import (
     VM_EXEC,
+    VM_LOCKONFAULT,
     VM_MAYSHARE,
     VM_PFNMAP,
     VM_READ,
@@ -24,13 +25,18 @@ from mmlitmus.kernel.mm.mm_types import (
     VmArea,
 )
 from mmlitmus.kernel.mm.swapops import SWP_SOFT_DIRTY, TYPE_BITS, TYPE_SHIFT, swp_offset
+from mmlitmus.kernel.policy import Seam
+
+name_of_lock_on_fault = Seam("show_smap_vma_flags", "what smaps calls VM_LOCKONFAULT")
 
 #: two-letter names by bit, include/linux/mm.h order
 MNEMONICS = {
     0: "rd", 1: "wr", 2: "ex", 3: "sh", 4: "mr", 5: "mw", 6: "me", 7: "ms", 8: "gd", 10: "pf", 13: "lo", 14: "io",
-    15: "sr", 16: "rr", 17: "dc", 18: "de", 19: "lf", 20: "ac", 21: "nr", 22: "ht", 23: "sf", 24: "ar", 25: "wf",
+    15: "sr", 16: "rr", 17: "dc", 18: "de", 20: "ac", 21: "nr", 22: "ht", 23: "sf", 24: "ar", 25: "wf",
     26: "dd", 27: "sd", 28: "mm", 29: "hg", 30: "nh", 31: "mg",
 }  # fmt: skip
+
+NAMELESS = "??"
 
 PM_FRAME = (1 << 55) - 1
 PM_SOFT_DIRTY, PM_MMAP_EXCLUSIVE, PM_UFFD_WP, PM_GUARD_REGION = 1 << 55, 1 << 56, 1 << 57, 1 << 58
@@ -55,13 +61,31 @@ def vm_flags_letters(mm: MmStruct, address: int) -> str:
     vma = find(mm, address)
     if vma is None:
         return ""
-    return letters(vma.peek("vm_flags"))
+    flags = vma.peek("vm_flags")
+    return letters(flags, name_of_lock_on_fault() if flags & VM_LOCKONFAULT else NAMELESS)
 
 
 @cache
-def letters(vm_flags: int) -> str:
-    """The mnemonics of a VMA's flags; ``??`` for a bit that has none."""
-    return " ".join(MNEMONICS.get(bit, "??") for bit in range(64) if vm_flags >> bit & 1)
+def letters(vm_flags: int, lock_on_fault: str) -> str:
+    """The mnemonics of a VMA's flags; ``??`` for a bit that has none. ``lock_on_fault``: VM_LOCKONFAULT's."""
+    names = {**MNEMONICS, VM_LOCKONFAULT.bit_length() - 1: lock_on_fault}
+    return " ".join(names.get(bit, NAMELESS) for bit in range(64) if vm_flags >> bit & 1)
+
+
+@name_of_lock_on_fault.alternative(
+    "nameless", source="fs/proc/task_mmu.c show_smap_vma_flags, 5.10.262, 6.1.192", releases="<= v6.1"
+)
+def lock_on_fault_has_no_name() -> str:
+    """As any bit that nobody has given a name."""
+    return NAMELESS
+
+
+@name_of_lock_on_fault.alternative(
+    "lf", source="8614d6c5eda0 (6.2); fs/proc/task_mmu.c show_smap_vma_flags, 6.12.117", releases=">= v6.2"
+)
+def lock_on_fault_has_one() -> str:
+    """It has one."""
+    return "lf"
 
 
 def smaps(mm: MmStruct) -> str:

@@ -85,3 +85,39 @@ def test_not_applicable():
     assert judged(na("x"), result="n/a") == ("n/a", True, "ok")
     assert judged(None, result="n/a") == ("n/a", True, "ok")
     assert judged(never, result="n/a") == ("n/a", False, "SURPRISE")
+
+
+def declared(**words):
+    """A case of this module's, taken out of the list of its cases again."""
+    from mmlitmus.checker.case import REGISTRY, case
+
+    try:
+        return case("toy/one", **words)(lambda m: None)
+    finally:
+        globals().pop(REGISTRY, None)
+
+
+@pytest.mark.parametrize("control", ["", "toy/two", "Nobody can break it, for it asks nothing."])
+def test_a_control_is_an_id_or_a_sentence(control):
+    made = declared(control=control, expect={"v6.12": never, "v6.1": na("no such thing")})
+    assert not made.fails
+    assert made.uncontrolled == (control if " " in control else "")
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ({"control": "because it is so"}, "ends with a period"),
+        ({"control": "toy/two\ntoy/three"}, "ends with a period"),
+        ({"control": 1}, "is a string"),
+        ({"control": "toy/one"}, "is this case"),
+        ({"control": "No patch does it.", "expect": {"v6.12 +a": sometimes("use-after-free VmArea")}}, "where it does"),
+    ],
+)
+def test_what_is_no_control(words, complaint):
+    with pytest.raises(TypeError, match=complaint):
+        declared(**words)
+
+
+def test_a_case_that_fails_somewhere_is_its_own_control():
+    assert declared(expect={"v6.12": never, "v6.12 +a": always("use-after-free VmArea")}).fails

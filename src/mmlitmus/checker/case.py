@@ -127,11 +127,22 @@ class Case:
     evidence: Mapping[str, str] = field(default_factory=dict)
     bounds: Mapping[str, int | str] = field(default_factory=dict)
     engine: str = ""  # the search that it needs, where the ordinary one would not come to an end
+    control: str = ""  # the id of a case that shows that it can fail, or a sentence why there is none
     names: tuple[str, ...] = ()  # findings and marks that it makes, where its file does not say them literally
     source: str = ""  # what a command line calls it: the id of a shipped case, else its file; the loader says
 
     def __call__(self, machine: Any) -> object:
         return self.build(machine)
+
+    @property
+    def fails(self) -> bool:
+        """Does it expect a violation anywhere? Then that row shows that it can fail."""
+        return any(answer.answers for answer in self.expect.values())
+
+    @property
+    def uncontrolled(self) -> str:
+        """The sentence that says why nothing shows that it can fail."""
+        return self.control if " " in self.control else ""
 
     def expected(self, spec: str) -> Expectation | None:
         """The expectation for a kernel, however its spec is spelt."""
@@ -173,12 +184,14 @@ def case(
     evidence: Mapping[str, str] | None = None,
     bounds: Mapping[str, int | str] | None = None,
     engine: str = "",
+    control: str = "",
     names: Sequence[str] | Mapping[str, str] = (),
 ) -> Callable[[Callable[[Any], object]], Case]:
     """Declare the decorated function a case; see docs/writing-a-case.md for what the arguments mean."""
     if callable(id):
         raise TypeError("write @case(), with parentheses")
-    for what, text in (("id", id), ("scenario", scenario), ("thread", thread), ("fix", fix), ("engine", engine)):
+    words = {"id": id, "scenario": scenario, "thread": thread, "fix": fix, "engine": engine, "control": control}
+    for what, text in words.items():
         if not isinstance(text, str):
             raise TypeError(f"{what} is {text!r}; it is a string")
     for table, texts in (("expect", expect), ("evidence", evidence), ("bounds", bounds)):
@@ -205,6 +218,7 @@ def case(
             evidence=dict(evidence or {}),
             bounds=dict(bounds or {}),
             engine=engine,
+            control=control,
             names=tuple(names) if isinstance(names, Mapping) else _strings("names", names),
         )
         if engine and engine not in ENGINES:
@@ -217,11 +231,22 @@ def case(
                 raise TypeError(f"evidence[{spec!r}] is {what!r}; it is one of {', '.join(EVIDENCE)}")
             if made.expected(spec) is None:
                 raise TypeError(f"evidence[{spec!r}] speaks of a kernel that is not in expect")
+        _check_control(made)
         _check_names(made)
         vars(sys.modules[build.__module__]).setdefault(REGISTRY, []).append(made)
         return made
 
     return register
+
+
+def _check_control(made: Case) -> None:
+    """TypeError for a control that is neither a case's id nor a sentence, and for an excuse that none is needed for."""
+    if any(c.isspace() for c in made.control) and not (made.uncontrolled and made.control.endswith(".")):
+        raise TypeError(f"control={made.control!r}; it is the id of a case, or one sentence that ends with a period")
+    if made.uncontrolled and made.fails:
+        raise TypeError("control says why nothing shows that this can fail, and expect names a kernel where it does")
+    if made.control and made.control == made.id:
+        raise TypeError(f"control={made.control!r} is this case")
 
 
 def _check_names(made: Case) -> None:

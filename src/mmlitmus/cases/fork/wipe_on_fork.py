@@ -36,6 +36,7 @@ def program(m: Machine, wiped: bool) -> None:
 
 @case(
     "fork/wipe-on-fork",
+    control="fork/wipe-on-fork/kept",
     reach=("the child has a page of its own",),
     expect=releases("v5.10", "deb-7.3.4", never),
 )

@@ -21,6 +21,7 @@ from mmlitmus.api import (
     Once,
     Pages,
     Process,
+    always,
     case,
     device_has_its_pages,
     folios_at_rest,
@@ -123,12 +124,24 @@ class Device(Model):
         return sure
 
 
-def scene(m: Machine, watchful: bool = False) -> tuple[Process, int, Device]:
+class Deaf(Device):
+    """... whose driver does nothing when its notifier is called."""
+
+    __slots__ = ()
+
+    def invalidate_range_start(self, range: MmuNotifierRange) -> None:
+        """The device keeps what it has."""
+
+    def release(self, mm: Any) -> None:
+        """Even then."""
+
+
+def scene(m: Machine, watchful: bool = False, kind: type[Device] = Device) -> tuple[Process, int, Device]:
     """A process with a page of its own, and a device that has the process's notifier."""
     app = m.process("app")
     a = app.mmap_anon(1)
     app.write(a)
-    device = Device(app, watchful)
+    device = kind(app, watchful)
     m.check(lambda: folios_at_rest(m, ("pin",)))
     m.check(lambda: device_has_its_pages(m, app.mm, device.peek("has")))
     return app, a, device
@@ -136,6 +149,7 @@ def scene(m: Machine, watchful: bool = False) -> tuple[Process, int, Device]:
 
 @case(
     "gup/device-exclusive",
+    control="gup/device-exclusive/deaf",
     scenario="X24",
     reach=("a device's page was restored", "the page was written"),
     expect=everywhere(never),
@@ -145,7 +159,23 @@ def pin_of_a_devices_page(m: Machine) -> None:
     """A device has a page for itself; it is pinned for writing, and written: is it the same page, and does the device
     know?
     """
-    app, a, device = scene(m, watchful=True)
+    pin_and_write(m, *scene(m, watchful=True))
+
+
+@case(
+    "gup/device-exclusive/deaf",
+    scenario="X24",
+    reach=("a device's page was restored", "the page was written"),
+    expect=everywhere(always("cpu-and-device")),
+    evidence=SOURCE,
+)
+def pin_of_a_deaf_devices_page(m: Machine) -> None:
+    """... and if its driver does nothing when it is told?"""
+    pin_and_write(m, *scene(m, kind=Deaf))
+
+
+def pin_and_write(m: Machine, app: Process, a: int, device: Device) -> None:
+    """The device has the page; then it is pinned, and written."""
     device.take(app, a)
 
     @m.task
@@ -160,6 +190,7 @@ def pin_of_a_devices_page(m: Machine) -> None:
 
 @case(
     "gup/device-exclusive/pinned",
+    control="gup/device-exclusive/deaf",
     scenario="X24",
     reach=("a device's page was restored", "a device has a page for itself"),
     expect=everywhere(never),
@@ -194,6 +225,7 @@ def zap_beside_the_driver(m: Machine) -> None:
 
 @case(
     "gup/device-exclusive/zapped/watchful",
+    control="gup/device-exclusive/zapped",
     scenario="X13",
     reach=("a device has a page for itself",),
     expect=everywhere(never),
@@ -232,6 +264,7 @@ def fork_beside_the_driver(m: Machine) -> None:
 
 @case(
     "gup/device-exclusive/exit",
+    control="gup/device-exclusive/exit/deaf",
     scenario="X21",
     reach=("the process is gone", "a page was freed"),
     expect=everywhere(never),
@@ -239,7 +272,23 @@ def fork_beside_the_driver(m: Machine) -> None:
 )
 def exit_with_a_devices_page(m: Machine) -> None:
     """The process exits while the device has its page: is everything given back?"""
-    app, a, device = scene(m)
+    exit_with_it(m, *scene(m))
+
+
+@case(
+    "gup/device-exclusive/exit/deaf",
+    scenario="X21",
+    reach=("the process is gone", "a page was freed"),
+    expect=everywhere(always("stale-device-mapping")),
+    evidence=SOURCE,
+)
+def exit_with_a_deaf_devices_page(m: Machine) -> None:
+    """... and if its driver does nothing when it is told?"""
+    exit_with_it(m, *scene(m, kind=Deaf))
+
+
+def exit_with_it(m: Machine, app: Process, a: int, device: Device) -> None:
+    """The device gets the page, and the process exits."""
 
     @m.task
     def leave() -> None:

@@ -57,6 +57,7 @@ def fork_and_write(m: Machine, pinned: bool, release: bool) -> None:
 
 @case(
     "gup/fork",
+    control="gup/fork/get",
     scenario="F2",
     reach=("the child is gone", "fork copied a pinned page"),
     expect={**releases("v5.10", "deb-7.3.4", never), **dict.fromkeys(APART, never)},

@@ -77,6 +77,7 @@ def ask(m: Machine, flags: int, get: tuple[int, ...], pin: tuple[int, ...]) -> N
 
 @case(
     "gup/special-entry",
+    control="gup/special-entry/mixed",
     scenario="Z9",
     thread="001",
     reach=("everything was asked",),
@@ -90,6 +91,7 @@ def pfnmap(m: Machine) -> None:
 
 @case(
     "gup/special-entry/io",
+    control="gup/special-entry/mixed",
     scenario="Z10",
     reach=("everything was asked",),
     expect={**releases("v5.10", "deb-7.3.4", never)},

@@ -67,6 +67,7 @@ def pin_of_a_swapped_page(m: Machine) -> None:
 
 @case(
     "gup/swapped/for-writing",
+    control="gup/swapped",
     reach=("a page was paged out", "the page was written"),
     expect={**dict.fromkeys(TO_5_18, never), **FROM_5_19},
     evidence=SOURCE,

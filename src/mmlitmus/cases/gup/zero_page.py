@@ -110,6 +110,7 @@ def for_reading(m: Machine) -> None:
 
 @case(
     "gup/zero-page/write",
+    control="gup/zero-page",
     scenario="Z1w",
     thread="001",
     reach=(f"{PAGES} pages of its own",),
@@ -165,6 +166,7 @@ def by_the_fast_path(m: Machine) -> None:
 
 @case(
     "gup/zero-page/forced",
+    control="gup/zero-page",
     scenario="Z1w",
     thread="001",
     reach=("1 pages of its own", "a shared mapping is refused"),
@@ -199,6 +201,7 @@ def forced(m: Machine) -> None:
 
 @case(
     "gup/zero-page/killed",
+    control="gup/zero-page",
     engine="auto",
     scenario="Z1",
     thread="001",
@@ -269,6 +272,7 @@ def in_an_isolated_block(m: Machine) -> None:
 
 @case(
     "gup/zero-page/isolated-block/for-a-while",
+    control="gup/zero-page/isolated-block",
     engine="auto",
     scenario="Z3i",
     thread="001",

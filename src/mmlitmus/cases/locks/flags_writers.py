@@ -40,6 +40,7 @@ SOURCE = dict.fromkeys(("deb-6.1.192", "deb-6.12.117"), "source")
         "v6.12 lockdep": never,
         **releases("v6.10", "deb-6.12.117", never, "+untrack-in-unmap-vmas"),
         **releases("v6.10", "deb-6.12.117", never, "+pfnmap-track-ctx"),
+        "v6.12 +untrack-asserts": ASSERTED,
     },
     evidence=SOURCE,
 )
@@ -104,6 +105,7 @@ def fault(m: Machine) -> None:
 
 @case(
     "locks/flags-writers/insert",
+    control="locks/flags-writers/fault",
     scenario="S-LOCK-01",
     thread="004",
     claims=("C004-06",),

@@ -198,6 +198,7 @@ def freed_again(m: Machine) -> None:
 
 @case(
     "locks/lost-flags-update/vfio",
+    control="locks/lost-flags-update",
     scenario="S-LOCK-05",
     thread="000",
     claims=("C000-11",),

@@ -75,6 +75,7 @@ def exit_mmap(m: Machine) -> None:
 
 @case(
     "locks/unmap-without-write-lock/map-over",
+    control="locks/unmap-without-write-lock",
     scenario="S-LOCK-03",
     thread="000",
     claims=("C000-42",),

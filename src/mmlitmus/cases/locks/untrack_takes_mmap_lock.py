@@ -110,6 +110,7 @@ def munmap_vs_mmap(m: Machine) -> None:
 
 @case(
     "locks/untrack-takes-mmap-lock/fork",
+    control="locks/untrack-takes-mmap-lock/munmap",
     scenario="S-LOCK-04",
     thread="000",
     claims=("C000-43",),

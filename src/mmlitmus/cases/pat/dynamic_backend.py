@@ -60,6 +60,7 @@ def dynamic_backend(m: Machine) -> None:
 
 @case(
     "pat/dynamic-backend/driver-reserves",
+    control="pat/dynamic-backend",
     scenario="S-PAT-10",
     thread="000",
     claims=("C000-26", "C000-35", "C000-37"),

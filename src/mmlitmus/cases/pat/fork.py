@@ -12,6 +12,7 @@ RECORDED = dict.fromkeys(("deb-5.10.262", "deb-6.1.192", "deb-6.12.117", "deb-7.
 
 @case(
     "pat/fork",
+    control="pat/fork-copy-fails",
     scenario="S-PAT-14",
     thread="000",
     reach=("forked",),
@@ -41,6 +42,7 @@ def fork(m: Machine) -> None:
 
 @case(
     "pat/fork/parent-first",
+    control="pat/fork-copy-fails",
     scenario="S-PAT-14",
     thread="000",
     reach=("the child has it",),
@@ -71,6 +73,7 @@ def parent_first(m: Machine) -> None:
 
 @case(
     "pat/fork/both-exit",
+    control="pat/fork-copy-fails",
     scenario="S-PAT-14",
     thread="000",
     asks=("freeing-invalid-memtype", "memtype-double-free", "memtype-leak", "memtype-steal", "untrack-walk-failed"),

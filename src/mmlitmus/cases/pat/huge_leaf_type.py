@@ -69,6 +69,7 @@ def huge_leaf_of_wp(m: Machine) -> None:
 
 @case(
     "pat/huge-leaf-type/others",
+    control="pat/huge-leaf-type",
     scenario="S-PAT-11",
     thread="004",
     claims=("C004-11",),
@@ -90,6 +91,7 @@ def huge_leaves_of_other_types(m: Machine) -> None:
 
 @case(
     "pat/huge-leaf-type/pages",
+    control="pat/huge-leaf-type",
     scenario="S-PAT-11",
     thread="004",
     claims=("C004-11",),

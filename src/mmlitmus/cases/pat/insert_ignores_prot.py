@@ -38,6 +38,7 @@ def touch(m: Machine, app: Process, address: int, expected: CacheMode) -> None:
 
 @case(
     "pat/insert-ignores-prot",
+    control="pat/insert-ignores-prot/vfio",
     scenario="S-PAT-04",
     thread="000",
     claims=("C000-07", "C000-14", "C000-21", "C000-22", "C000-35"),
@@ -66,6 +67,7 @@ def insert_ignores_prot(m: Machine) -> None:
 
 @case(
     "pat/insert-ignores-prot/reserved",
+    control="pat/insert-ignores-prot/vfio",
     scenario="S-PAT-04",
     thread="000",
     claims=("C000-35",),

@@ -25,6 +25,7 @@ SOURCE = dict.fromkeys(("deb-6.1.192", "deb-6.12.117"), "source")
 
 @case(
     "pat/ioremap-same-range",
+    control="pat/ioremap-same-range/zapped",
     scenario="S-PAT-13",
     thread="000",
     claims=("C000-18", "C000-28"),

@@ -50,6 +50,7 @@ def manual_track(m: Machine) -> None:
 
 @case(
     "pat/manual-track/touched",
+    control="pat/manual-track",
     scenario="S-PAT-12",
     thread="000",
     claims=("C000-30",),

@@ -10,6 +10,7 @@ from mmlitmus.kernel.drivers.misc.probe import open_probe
 
 @case(
     "pat/mremap-move",
+    control="pat/mremap-part",
     scenario="S-PAT-13",
     thread="000",
     reach=("moved", "all is unmapped"),

@@ -10,6 +10,7 @@ from mmlitmus.kernel.drivers.misc.probe import open_probe
 
 @case(
     "pat/mremap-shrink",
+    control="pat/split-head-first",
     scenario="S-PAT-13",
     thread="000",
     claims=("N7",),

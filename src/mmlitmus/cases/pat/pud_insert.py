@@ -57,6 +57,7 @@ def pud_insert(m: Machine) -> None:
 
 @case(
     "pat/pud-insert/pmd",
+    control="pat/pud-insert",
     scenario="S-PAT-04",
     thread="000",
     reach=("2M leaf",),

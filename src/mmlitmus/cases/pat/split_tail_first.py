@@ -11,6 +11,7 @@ from mmlitmus.kernel.drivers.misc.probe import open_probe
 
 @case(
     "pat/split-tail-first",
+    control="pat/split-head-first",
     scenario="S-PAT-13",
     thread="000",
     claims=("C000-01", "N7"),

@@ -104,6 +104,7 @@ def vfio_cycles_unpopulated(m: Machine) -> None:
 
 @case(
     "pat/vfio-cycles/closed",
+    control="pat/vfio-cycles",
     scenario="S-PAT-09",
     thread="000",
     claims=("C000-22",),

@@ -86,6 +86,7 @@ def copied_then_unmapped(m: Machine) -> None:
 
 @case(
     "pfn/cow-remap/shared",
+    control="pfn/cow-remap",
     scenario="S-PFN-03",
     expect={**releases("v5.10", "deb-7.3.4", never)},
     evidence=dict.fromkeys(("deb-6.1.192", "deb-6.12.117"), "source"),
@@ -103,17 +104,33 @@ def shared_remap(m: Machine) -> None:
 
 @case(
     "pfn/cow-remap/partial",
+    control="pfn/cow-remap/partial-shared",
     scenario="S-PFN-03",
     expect={**releases("v5.10", "deb-7.3.4", never)},
     evidence=dict.fromkeys(RECORDED, "recorded"),
 )
 def partial_cow_remap(m: Machine) -> None:
     """Can a private mapping be filled in parts?"""
+    fill_half(m, MAP_PRIVATE)
+
+
+@case(
+    "pfn/cow-remap/partial-shared",
+    scenario="S-PFN-03",
+    expect=releases("v5.10", "deb-7.3.4", always("wrong-errno")),
+)
+def partial_shared_remap(m: Machine) -> None:
+    """... and a shared one? (It can: the control.)"""
+    fill_half(m, MAP_SHARED)
+
+
+def fill_half(m: Machine, flags: int) -> None:
+    """Map four pages, of which the driver fills two."""
     m.check(lambda: memtypes_at_rest(m))
     probe = open_probe(m, pages=4)
     app = m.process("app")
 
     @m.task
     def mmap() -> None:
-        got = app.mmap(probe.file("remap_partial", "wc"), 4, flags=MAP_PRIVATE)
-        m.require(got == -EINVAL, "wrong-errno", f"half a private mapping is filled: {got}")
+        got = app.mmap(probe.file("remap_partial", "wc"), 4, flags=flags)
+        m.require(got == -EINVAL, "wrong-errno", f"half a mapping is filled: {got}")

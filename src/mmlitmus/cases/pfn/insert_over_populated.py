@@ -6,24 +6,33 @@ cannot exchange a frame without zapping the old one.
 """
 
 from mmlitmus.api import (
+    DRIVER,
     VM_DONTDUMP,
     VM_DONTEXPAND,
     VM_FAULT_NOPAGE,
+    VM_FAULT_SIGBUS,
     VM_IO,
+    VM_MIXEDMAP,
     VM_PFNMAP,
     AddressSpace,
     File,
     Finding,
     Machine,
+    Process,
     VmArea,
     VmFault,
     VmOperations,
+    always,
     case,
     current,
     never,
+    new_folio,
     pte_pfn,
     releases,
+    sometimes,
+    unmap_mapping_range,
     vm_flags_set,
+    vm_insert_page,
     vmf_insert_pfn,
 )
 
@@ -57,8 +66,36 @@ class InsertTwice(Undecided):
         return result
 
 
+class ZapsBetween(InsertTwice):
+    """... and takes the first away before it inserts the second."""
+
+    def fault(self, vmf: VmFault) -> int:
+        vmf_insert_pfn(vmf.vma, vmf.address, self.bar.pfn)
+        unmap_mapping_range(self.file.f_mapping, 0, 0)
+        return vmf_insert_pfn(vmf.vma, vmf.address, self.bar.pfn + 1)
+
+
+class OfAPage(Undecided):
+    """A driver that has a page with a count, which vm_insert_page refuses to put where something is."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine)
+        self.folio = new_folio(machine, DRIVER, "the driver")
+
+    def mmap(self, file: File, vma: VmArea) -> int:
+        vm_flags_set(vma, VM_MIXEDMAP)
+        vma.vm_ops = self
+        return 0
+
+    def fault(self, vmf: VmFault) -> int:
+        error = vm_insert_page(vmf.vma, vmf.address, self.folio)
+        self.machine.require(not error, "wrong-result", f"vm_insert_page gives {error}")
+        return VM_FAULT_SIGBUS if error else VM_FAULT_NOPAGE
+
+
 @case(
     "pfn/insert-over-populated",
+    control="pfn/insert-over-populated/zapped",
     scenario="S-PFN-01",
     thread="000",
     claims=("C000-35",),
@@ -68,7 +105,23 @@ class InsertTwice(Undecided):
 )
 def insert_over_populated(m: Machine) -> None:
     """What does vmf_insert_pfn say to an entry that is there already, of another frame?"""
-    dev = InsertTwice(m)
+    touch_once(m, InsertTwice(m))
+
+
+@case(
+    "pfn/insert-over-populated/zapped",
+    scenario="S-PFN-01",
+    thread="000",
+    reach=("touch got through",),
+    expect=releases("v5.10", "deb-7.3.4", always("replaced")),
+)
+def zapped_in_between(m: Machine) -> None:
+    """... and if the driver has taken that away? (Then the other is there: the control.)"""
+    touch_once(m, ZapsBetween(m))
+
+
+def touch_once(m: Machine, dev: Undecided) -> None:
+    """One thread reads one page: which frame is it?"""
     app = m.process("app")
     a = app.mmap(dev.file, 1)
 
@@ -80,6 +133,7 @@ def insert_over_populated(m: Machine) -> None:
 
 @case(
     "pfn/insert-over-populated/concurrent",
+    control="pfn/insert-over-populated/page",
     scenario="S-PFN-01",
     thread="000",
     claims=("C000-15", "C004-06"),
@@ -89,8 +143,31 @@ def insert_over_populated(m: Machine) -> None:
 )
 def concurrent_inserts(m: Machine) -> None:
     """... and if two threads fault on it at once, each with a frame of its own?"""
+    dev, app, a = two_faults(m, Undecided)
+
+    @m.check
+    def one_of_them() -> list[Finding]:
+        pfn = pte_pfn(app.pte(a))
+        m.reached("the first frame stayed" if pfn == dev.bar.pfn else "the second frame stayed")
+        return []
+
+
+@case(
+    "pfn/insert-over-populated/page",
+    scenario="S-PFN-01",
+    thread="000",
+    reach=("one got through", "two got SIGBUS"),
+    expect=releases("v5.10", "deb-7.3.4", sometimes("wrong-result")),
+)
+def concurrent_inserts_of_a_page(m: Machine) -> None:
+    """... and if each inserts a page, with vm_insert_page? (It says -EBUSY to the second: the control.)"""
+    two_faults(m, OfAPage)
+
+
+def two_faults(m: Machine, driver: type[Undecided]) -> tuple[Undecided, Process, int]:
+    """Two threads read one page at once."""
     m.faults = 1
-    dev = Undecided(m)
+    dev = driver(m)
     app = m.process("app")
     a = app.mmap(dev.file, 1)
 
@@ -102,8 +179,4 @@ def concurrent_inserts(m: Machine) -> None:
     def two() -> None:
         m.saw(app.read(a))
 
-    @m.check
-    def one_of_them() -> list[Finding]:
-        pfn = pte_pfn(app.pte(a))
-        m.reached("the first frame stayed" if pfn == dev.bar.pfn else "the second frame stayed")
-        return []
+    return dev, app, a

@@ -113,6 +113,7 @@ def private(m: Machine) -> None:
 
 @case(
     "pfn/insert-rules/private-mixed",
+    control="pfn/insert-rules/private",
     scenario="S-PFN-07",
     reach=("touch got through",),
     expect={**releases("v5.10", "deb-7.3.4", never)},
@@ -136,6 +137,7 @@ def page(m: Machine) -> None:
 
 @case(
     "pfn/insert-rules/page-pfnmap",
+    control="pfn/insert-rules/page",
     scenario="S-PFN-07",
     reach=("touch got through",),
     expect={**releases("v5.10", "deb-7.3.4", never)},
@@ -148,6 +150,7 @@ def page_into_pfnmap(m: Machine) -> None:
 
 @case(
     "pfn/insert-rules/mixed",
+    control="pfn/insert-rules/mixed-into-pfnmap",
     scenario="S-PFN-07",
     reach=("touch got through",),
     expect={**releases("v5.10", "deb-7.3.4", never)},
@@ -181,6 +184,7 @@ def mixed_into_pfnmap(m: Machine) -> None:
 
 @case(
     "pfn/insert-rules/outside",
+    control="pfn/insert-rules/remap-outside",
     scenario="S-PFN-07",
     reach=("touch got SIGBUS",),
     expect={**releases("v5.10", "deb-7.3.4", never)},

@@ -14,6 +14,7 @@ from mmlitmus.api import (
     MADV_DONTFORK,
     MADV_DONTNEED,
     Machine,
+    always,
     case,
     memtypes_at_rest,
     never,
@@ -44,6 +45,7 @@ REFUSED_TOO = (MADV_DONTNEED_LOCKED, MADV_PAGEOUT, MADV_POPULATE_READ, MADV_WIPE
 
 @case(
     "pfn/madvise",
+    control="pfn/madvise/of-a-mixedmap",
     scenario="S-PFN-05",
     thread="000",
     claims=("C000-04",),
@@ -57,13 +59,29 @@ REFUSED_TOO = (MADV_DONTNEED_LOCKED, MADV_PAGEOUT, MADV_POPULATE_READ, MADV_WIPE
 )
 def madvise(m: Machine) -> None:
     """Can MADV_DONTNEED and its like take the translations away, and the reservation with them?"""
+    advise_all(m, "remap")
+
+
+@case(
+    "pfn/madvise/of-a-mixedmap",
+    scenario="S-PFN-05",
+    thread="000",
+    expect=releases("v5.10", "deb-7.3.4", always("changed")),
+)
+def madvise_of_a_mixedmap(m: Machine) -> None:
+    """... and of a VM_MIXEDMAP that maps the same frames? (They do: the control.)"""
+    advise_all(m, "mixed")
+
+
+def advise_all(m: Machine, insert: str) -> None:
+    """A mapping of four pages is read, and all advice is given."""
     m.check(lambda: memtypes_at_rest(m))
     probe = open_probe(m, pages=4)
     app = m.process("app")
 
     @m.task
     def advise() -> None:
-        a = app.mmap(probe.file("remap"), 4)
+        a = app.mmap(probe.file(insert), 4)
         app.read(a)
         before = [app.pte(a + n * 0x1000) for n in range(4)], pat_memtype_list(m)
         results = [app.madvise(a, pages, advice) for advice, pages in REFUSED]
@@ -78,6 +96,7 @@ def madvise(m: Machine) -> None:
 
 @case(
     "pfn/madvise/others",
+    control="pfn/madvise/others/mixedmap",
     scenario="S-PFN-05",
     thread="000",
     claims=("C000-04",),
@@ -86,12 +105,29 @@ def madvise(m: Machine) -> None:
 )
 def others(m: Machine) -> None:
     """... and MADV_DONTNEED_LOCKED, PAGEOUT, POPULATE_READ, WIPEONFORK?"""
+    advise_others(m, "remap")
+
+
+@case(
+    "pfn/madvise/others/mixedmap",
+    scenario="S-PFN-05",
+    thread="000",
+    expect=releases("v6.1", "deb-7.3.4", always("wrong-errno")),
+)
+def others_of_a_mixedmap(m: Machine) -> None:
+    """... and those of a VM_MIXEDMAP that maps the same frames? (The control.)"""
+    advise_others(m, "mixed")
+
+
+def advise_others(m: Machine, insert: str) -> None:
+    """A page is mapped and read, and the other advice is given."""
     probe = open_probe(m, pages=1)
     app = m.process("app")
 
     @m.task
     def advise() -> None:
-        a = app.mmap(probe.file("remap"), 1)
+        a = app.mmap(probe.file(insert), 1)
+        app.read(a)
         before = app.pte(a)
         for advice in REFUSED_TOO:
             got = app.madvise(a, 1, advice)
@@ -101,6 +137,7 @@ def others(m: Machine) -> None:
 
 @case(
     "pfn/madvise/mixedmap",
+    control="pfn/madvise/mixedmap/pfnmap",
     scenario="S-PFN-05",
     reach=("the page is gone", "again got through"),
     expect={**releases("v5.10", "deb-7.3.4", never)},
@@ -108,15 +145,31 @@ def others(m: Machine) -> None:
 )
 def mixedmap(m: Machine) -> None:
     """... and of a VM_MIXEDMAP that maps the same frames?"""
+    empty_and_touch(m, "mixed")
+
+
+@case(
+    "pfn/madvise/mixedmap/pfnmap",
+    scenario="S-PFN-05",
+    reach=("again got through",),
+    expect=releases("v5.10", "deb-7.3.4", always("wrong-errno")),
+)
+def emptied_pfnmap(m: Machine) -> None:
+    """... and of a VM_PFNMAP whose faults would bring them back? (It is refused all the same: the control.)"""
+    empty_and_touch(m, "fault_pfn")
+
+
+def empty_and_touch(m: Machine, insert: str) -> None:
+    """MADV_DONTNEED of a page, and another touch."""
     probe = open_probe(m, pages=1)
     app = m.process("app")
 
     @m.task
     def again() -> None:
-        a = app.mmap(probe.file("mixed"), 1)
+        a = app.mmap(probe.file(insert), 1)
         app.read(a)
         got = app.madvise(a, 1, MADV_DONTNEED)
-        m.require(got == 0, "wrong-errno", f"MADV_DONTNEED of a VM_MIXEDMAP gives {got}")
+        m.require(got == 0, "wrong-errno", f"MADV_DONTNEED gives {got}")
         if not app.pte(a):
             m.reached("the page is gone")
         m.saw(app.read(a))
@@ -124,6 +177,7 @@ def mixedmap(m: Machine) -> None:
 
 @case(
     "pfn/madvise/dontfork",
+    control="pfn/madvise/dontfork/mixedmap",
     scenario="S-PFN-05",
     reach=("the child has no mapping",),
     expect={**releases("v5.10", "deb-7.3.4", never)},
@@ -131,13 +185,28 @@ def mixedmap(m: Machine) -> None:
 )
 def dontfork(m: Machine) -> None:
     """... and is MADV_DONTFORK taken, which MADV_DOFORK cannot take back?"""
+    fork_without(m, "remap")
+
+
+@case(
+    "pfn/madvise/dontfork/mixedmap",
+    scenario="S-PFN-05",
+    expect={**releases("v5.10", "deb-6.18.15", always("wrong-errno")), **releases("v7.3", "deb-7.3.4", never)},
+)
+def dontfork_of_a_mixedmap(m: Machine) -> None:
+    """... and of a VM_MIXEDMAP, which is no VM_IO? (It can, up to 6.18: the control.)"""
+    fork_without(m, "mixed")
+
+
+def fork_without(m: Machine, insert: str) -> None:
+    """A mapping is not to be inherited, then it is, and the process forks."""
     m.check(lambda: memtypes_at_rest(m))
     probe = open_probe(m, pages=1)
     app = m.process("app")
 
     @m.task
     def fork() -> None:
-        a = app.mmap(probe.file("remap"), 1)
+        a = app.mmap(probe.file(insert), 1)
         m.require(app.madvise(a, 1, MADV_DONTFORK) == 0, "wrong-errno", "MADV_DONTFORK is refused")
         m.require(app.madvise(a, 1, MADV_DOFORK) == -EINVAL, "wrong-errno", "MADV_DOFORK is taken")
         child = app.fork("child")

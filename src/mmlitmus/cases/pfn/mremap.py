@@ -12,6 +12,7 @@ from mmlitmus.api import (
     MREMAP_MAYMOVE,
     SIGSEGV,
     Machine,
+    always,
     case,
     memtypes_at_rest,
     never,
@@ -24,38 +25,70 @@ from mmlitmus.kernel.drivers.misc.probe import BAR_PFN, open_probe
 
 @case(
     "pfn/mremap",
+    control="pfn/mremap/mixedmap",
     scenario="S-PFN-06",
     expect={**releases("v5.10", "deb-7.3.4", never)},
     evidence=dict.fromkeys(("deb-5.10.262", "deb-6.1.192", "deb-6.12.117", "deb-7.3.4"), "recorded"),
 )
 def grow(m: Machine) -> None:
     """May a mapping of frame numbers grow?"""
+    grow_it(m, "remap")
+
+
+@case(
+    "pfn/mremap/mixedmap",
+    scenario="S-PFN-06",
+    expect=releases("v5.10", "deb-7.3.4", always("wrong-errno")),
+)
+def grow_a_mixedmap(m: Machine) -> None:
+    """... and a VM_MIXEDMAP of the same frames? (It may: the control.)"""
+    grow_it(m, "mixed")
+
+
+def grow_it(m: Machine, insert: str) -> None:
+    """Four pages are to become eight."""
     m.check(lambda: memtypes_at_rest(m))
     probe = open_probe(m, pages=8)
     app = m.process("app")
 
     @m.task
     def mremap() -> None:
-        a = app.mmap(probe.file("remap"), 4)
+        a = app.mmap(probe.file(insert), 4)
         got = app.mremap(a, 4, 8, flags=MREMAP_MAYMOVE)
         m.require(got == -EFAULT, "wrong-errno", f"growing gives {got}")
 
 
 @case(
     "pfn/mremap/second",
+    control="pfn/mremap/second/mixedmap",
     scenario="S-PFN-06",
     expect={**releases("v5.10", "deb-7.3.4", never)},
     evidence=dict.fromkeys(("deb-6.1.192", "deb-6.12.117"), "source"),
 )
 def second(m: Machine) -> None:
     """... or be mapped a second time, or be left behind empty?"""
+    map_again(m, "remap")
+
+
+@case(
+    "pfn/mremap/second/mixedmap",
+    scenario="S-PFN-06",
+    expect=releases("v5.10", "deb-7.3.4", always("wrong-errno")),
+)
+def second_of_a_mixedmap(m: Machine) -> None:
+    """... and a VM_MIXEDMAP of the same frames? (It may: the control.)"""
+    map_again(m, "mixed")
+
+
+def map_again(m: Machine, insert: str) -> None:
+    """mremap with an old length of 0, and MREMAP_DONTUNMAP."""
     m.check(lambda: memtypes_at_rest(m))
     probe = open_probe(m, pages=4)
     app = m.process("app")
 
     @m.task
     def mremap() -> None:
-        a = app.mmap(probe.file("remap"), 4)
+        a = app.mmap(probe.file(insert), 4)
         got = app.mremap(a, 0, 4, to="b")
         m.require(got == -EFAULT, "wrong-errno", f"an old length of 0 gives {got}")
         got = app.mremap(a, 4, 4, flags=MREMAP_MAYMOVE | MREMAP_DONTUNMAP)
@@ -64,6 +97,7 @@ def second(m: Machine) -> None:
 
 @case(
     "pfn/mremap/move",
+    control="pat/mremap-part",
     scenario="S-PFN-06",
     reach=("moved got through", "the old place is empty"),
     expect={
@@ -96,6 +130,7 @@ def move(m: Machine) -> None:
 
 @case(
     "pfn/mremap/shrink",
+    control="pat/split-head-first",
     scenario="S-PFN-06",
     reach=("shrunk got through", "the tail is gone"),
     expect={

@@ -130,6 +130,7 @@ def store(m: Machine, display: type[Display], faults: int = 3) -> None:
 
 @case(
     "pfn/page-mkwrite",
+    control="pfn/page-mkwrite/no-mapping",
     asks=("store-never-ends", "not-heard"),
     reach=("touch got through",),
     expect={**releases("v5.10", "deb-7.3.4", never)},
@@ -142,6 +143,7 @@ def locked(m: Machine) -> None:
 
 @case(
     "pfn/page-mkwrite/unlocked",
+    control="pfn/page-mkwrite/no-mapping",
     asks=("store-never-ends", "not-heard"),
     reach=("touch got through",),
     expect={**releases("v5.10", "deb-7.3.4", never)},
@@ -165,6 +167,7 @@ def no_mapping(m: Machine) -> None:
 
 @case(
     "pfn/page-mkwrite/refused",
+    control="pfn/page-mkwrite/no-mapping",
     asks=("store-never-ends", "not-heard"),
     reach=("touch got SIGBUS",),
     expect={**releases("v5.10", "deb-7.3.4", never)},
@@ -199,6 +202,7 @@ def send_beside(m: Machine, display: type[Display]) -> None:
 
 @case(
     "pfn/page-mkwrite/send",
+    control="pfn/page-mkwrite/send-first",
     asks=("store-unnoticed",),
     reach=("touch got through",),
     expect={**releases("v5.10", "deb-7.3.4", never)},

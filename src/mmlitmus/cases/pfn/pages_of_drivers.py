@@ -100,6 +100,7 @@ def inserted_too_late(m: Machine) -> None:
 
 @case(
     "pfn/pages-of-drivers/mixed",
+    control="pfn/pages-of-drivers",
     reach=("unmapped",),
     expect=releases("v5.10", "deb-7.3.4", never),
     evidence=SOURCE,
@@ -111,6 +112,7 @@ def inserted_in_time(m: Machine) -> None:
 
 @case(
     "pfn/pages-of-drivers/mkwrite",
+    control="pfn/pages-of-drivers/mkwrite-of-a-frame",
     reach=("unmapped",),
     expect=releases("v5.10", "deb-7.3.4", never),
     evidence=SOURCE,
@@ -154,6 +156,7 @@ def stored_to_a_frame(m: Machine) -> None:
 
 @case(
     "pfn/pages-of-drivers/answer",
+    control="pfn/pages-of-drivers/no-reference",
     reach=("unmapped",),
     expect=releases("v5.10", "deb-7.3.4", never),
     evidence=SOURCE,

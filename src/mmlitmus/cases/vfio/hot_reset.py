@@ -11,6 +11,7 @@ from mmlitmus.kernel.drivers.vfio.pci import open_device, share_dev_set, vfio_pc
 
 @case(
     "vfio/hot-reset",
+    control="vfio/hot-reset/blocking",
     scenario="S-VFIO-12",
     thread="004",
     reach=("hot reset was busy", "hot reset went through"),
@@ -52,6 +53,7 @@ def cross(m: Machine) -> None:
 
 @case(
     "vfio/hot-reset/busy",
+    control="vfio/hot-reset/busy/blocking",
     scenario="S-VFIO-12",
     thread="004",
     asks=("stale-translation", "access-after-disable", "deadlock mmap_lock / vma_lock"),

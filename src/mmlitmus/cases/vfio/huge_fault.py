@@ -4,14 +4,16 @@ From 6.12 a fault in a BAR of 2M or more inserts a PMD leaf, and does so under t
 mmap_lock. memory_lock is what it shares with a disable; the VMA's write lock is what it shares with a munmap.
 """
 
-from mmlitmus.api import Machine, case, never, releases
-from mmlitmus.kernel.drivers.vfio.pci import open_device
+from mmlitmus.api import Machine, case, never, releases, sometimes, stale_translations
+from mmlitmus.kernel.drivers.vfio.designs import VfioPci612
+from mmlitmus.kernel.drivers.vfio.pci import VfioPciCoreDevice, open_device
 
 PMD_PAGES = 512
 
 
 @case(
     "vfio/huge-fault",
+    control="vfio/huge-fault/not-zapped",
     scenario="S-VFIO-01",
     thread="004",
     claims=("C004-11",),
@@ -20,7 +22,32 @@ PMD_PAGES = 512
     expect={**releases("v6.12", "deb-7.3.4", never)},
 )
 def huge_fault_vs_disable(m: Machine) -> None:
-    dev = open_device(m, pages=PMD_PAGES)
+    touch_beside_disable(m, open_device(m, pages=PMD_PAGES))
+
+
+class Forgets(VfioPci612):
+    """VFIO, with a disable that leaves the translations where they are."""
+
+    def zap_bars(self) -> None:
+        """Nothing."""
+
+
+@case(
+    "vfio/huge-fault/not-zapped",
+    scenario="S-VFIO-01",
+    thread="004",
+    asks=("stale-translation", "access-after-disable"),
+    reach=("huge leaf inserted", "dev is off", "touch got through", "touch got SIGBUS"),
+    expect=releases("v6.12", "deb-7.3.4", sometimes("stale-translation", "access-after-disable")),
+)
+def huge_fault_vs_disable_without_a_zap(m: Machine) -> None:
+    """... and if the disable zaps nothing?"""
+    m.check(lambda: stale_translations(m))
+    touch_beside_disable(m, Forgets(m, PMD_PAGES, "dev"))
+
+
+def touch_beside_disable(m: Machine, dev: VfioPciCoreDevice) -> None:
+    """A touch of a BAR that a huge leaf fits, beside a disable."""
     qemu = m.process("qemu")
     bar = qemu.mmap(dev.file, PMD_PAGES)
 
@@ -35,6 +62,7 @@ def huge_fault_vs_disable(m: Machine) -> None:
 
 @case(
     "vfio/huge-fault/munmap",
+    control="vfio/write-lock-in-fault",
     scenario="S-VFIO-01",
     thread="004",
     asks=("use-after-free VmArea", "populated-table-freed", "access-to-nowhere", "stale-translation"),

@@ -89,7 +89,13 @@ def dontfork(m: Machine) -> None:
     scene(m, lambda qemu, bar: qemu.madvise(part(bar), 1, MADV_DONTFORK))
 
 
-@case("vfio/split-1g/whole", reach=("huge leaf inserted", "went on"), expect=NEVER, evidence=OBSERVED)
+@case(
+    "vfio/split-1g/whole",
+    control="vfio/split-1g",
+    reach=("huge leaf inserted", "went on"),
+    expect=NEVER,
+    evidence=OBSERVED,
+)
 def whole(m: Machine) -> None:
     """All of it is unmapped, and mapped again."""
 
@@ -100,7 +106,13 @@ def whole(m: Machine) -> None:
     dev, _ = scene(m, again)
 
 
-@case("vfio/split-1g/protect-whole", reach=("huge leaf inserted", "went on"), expect=NEVER, evidence=SOURCE)
+@case(
+    "vfio/split-1g/protect-whole",
+    control="vfio/split-1g/mprotect",
+    reach=("huge leaf inserted", "went on"),
+    expect=NEVER,
+    evidence=SOURCE,
+)
 def protect_whole(m: Machine) -> None:
     """All of it becomes read-only: nothing is split. Can it still be written?"""
 
@@ -112,13 +124,19 @@ def protect_whole(m: Machine) -> None:
     scene(m, protect)
 
 
-@case("vfio/split-1g/aligned", reach=("huge leaf inserted", "went on"), expect=NEVER, evidence=OBSERVED)
+@case(
+    "vfio/split-1g/aligned",
+    control="vfio/split-1g",
+    reach=("huge leaf inserted", "went on"),
+    expect=NEVER,
+    evidence=OBSERVED,
+)
 def aligned(m: Machine) -> None:
     """2M at a multiple of 2M are unmapped: the leaf goes with them, and is faulted again in smaller ones."""
     scene(m, lambda qemu, bar: qemu.munmap(bar + 2 * PMD_SIZE, PMD_PAGES))
 
 
-@case("vfio/split-1g/nohugepage", reach=("went on",), expect=NEVER, evidence=OBSERVED)
+@case("vfio/split-1g/nohugepage", control="vfio/split-1g", reach=("went on",), expect=NEVER, evidence=OBSERVED)
 def nohugepage(m: Machine) -> None:
     """MADV_NOHUGEPAGE before the first touch: one page is unmapped."""
     dev = open_device(m, pages=PAGES)

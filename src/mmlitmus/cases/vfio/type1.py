@@ -133,6 +133,7 @@ def written(m: Machine) -> None:
 
 @case(
     "vfio/type1/unmapped",
+    control="vfio/type1/unmapped/dma-first",
     scenario="S-PIN",
     reach=("the device still gets there",),
     expect={**releases("v5.10", "deb-7.3.4", never), **dict.fromkeys(("v5.14", "v5.19", "v6.0"), never)},
@@ -140,6 +141,21 @@ def written(m: Machine) -> None:
 )
 def unmapped(m: Machine) -> None:
     """RAM is mapped for a device, then the process unmaps it: is the page kept as long as the device has it?"""
+    unmap_both(m, dma_first=False)
+
+
+@case(
+    "vfio/type1/unmapped/dma-first",
+    scenario="S-PIN",
+    expect=releases("v5.10", "deb-7.3.4", always("iova-lost", "not-accounted", "page-freed-under-dma")),
+)
+def dma_unmapped_first(m: Machine) -> None:
+    """... and if it is unmapped for the device before? (Then it is not: the control.)"""
+    unmap_both(m, dma_first=True)
+
+
+def unmap_both(m: Machine, dma_first: bool) -> None:
+    """Two pages are mapped for a device; the process unmaps them."""
     app = m.process("qemu")
     iommu = container(m, app)
     a = app.mmap_anon(2)
@@ -148,6 +164,8 @@ def unmapped(m: Machine) -> None:
     def qemu() -> None:
         vfio_dma_do_map(iommu, app, 0, a, 2 * PAGE_SIZE, RW)
         frames = [pte_pfn(app.pte(a + n * PAGE_SIZE)) for n in range(2)]
+        if dma_first:
+            vfio_dma_do_unmap(iommu, 0, 2 * PAGE_SIZE)
         app.munmap(a, 2)
         m.require(app.locked() == 2, "not-accounted", f"{app.locked()} pages are accounted for")
         for n, frame in enumerate(frames):
@@ -186,6 +204,7 @@ def bar_off(m: Machine) -> None:
 
 @case(
     "vfio/type1/bar-disabled",
+    control="vfio/type1/bar-disabled/enabled",
     scenario="S-PIN",
     reach=("MAP_DMA was refused",),
     expect={**releases("v5.10", "deb-7.3.4", never)},
@@ -193,6 +212,21 @@ def bar_off(m: Machine) -> None:
 )
 def bar_disabled(m: Machine) -> None:
     """... and if decode is off before it is mapped? (The fault is SIGBUS, and MAP_DMA -EFAULT.)"""
+    map_bar(m, memory=False)
+
+
+@case(
+    "vfio/type1/bar-disabled/enabled",
+    scenario="S-PIN",
+    expect=releases("v5.10", "deb-7.3.4", always("wrong-errno")),
+)
+def bar_enabled(m: Machine) -> None:
+    """... and if it is on? (The control.)"""
+    map_bar(m, memory=True)
+
+
+def map_bar(m: Machine, memory: bool) -> None:
+    """A BAR with its memory decode on or off is mapped for another device."""
     app = m.process("qemu")
     iommu = container(m, app)
     dev = open_device(m)
@@ -200,7 +234,7 @@ def bar_disabled(m: Machine) -> None:
 
     @m.task
     def qemu() -> None:
-        dev.write_command(memory=False)
+        dev.write_command(memory=memory)
         got = vfio_dma_do_map(iommu, app, BAR_AT, a, PAGE_SIZE, RW)
         m.require(got == EFAULT, "wrong-errno", f"MAP_DMA gives {got}")
         m.reached("MAP_DMA was refused")
@@ -208,6 +242,7 @@ def bar_disabled(m: Machine) -> None:
 
 @case(
     "vfio/type1/limit",
+    control="vfio/type1/limit/enough",
     scenario="S-PIN",
     reach=("MAP_DMA was refused",),
     expect={**releases("v5.10", "deb-7.3.4", never), **dict.fromkeys(("v5.14", "v5.19", "v6.0"), never)},
@@ -215,8 +250,23 @@ def bar_disabled(m: Machine) -> None:
 )
 def limit(m: Machine) -> None:
     """RLIMIT_MEMLOCK ends in the middle of a range: is anything left of it?"""
+    map_four(m, 3)
+
+
+@case(
+    "vfio/type1/limit/enough",
+    scenario="S-PIN",
+    expect=releases("v5.10", "deb-7.3.4", always("left-mapped", "not-accounted", "wrong-errno")),
+)
+def enough(m: Machine) -> None:
+    """... and if it does not? (It is mapped: the control.)"""
+    map_four(m, 4)
+
+
+def map_four(m: Machine, pages: int) -> None:
+    """Four pages are to be mapped for a device, with a limit of ``pages``."""
     app = m.process("qemu")
-    iommu = container(m, app, limit=3)
+    iommu = container(m, app, limit=pages)
     a = app.mmap_anon(4)
 
     @m.task

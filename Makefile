@@ -21,7 +21,7 @@ PYTEST      = $(BIN)/python -m pytest
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help check compile test fuzz slow lint types imports bench peers clean
+.PHONY: help check compile test fuzz slow mutants lint types imports bench peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,9 @@ fuzz: $(TEST) compile ## random programs, engine against enumeration (N=10000; M
 slow: $(TEST) compile ## the tests that the default suite leaves out for their time
 	@$(PYTEST) -n 2 --dist worksteal -m slow $(ARGS)
 
+mutants: $(TEST) ## which of a sample of small changes nothing notices (ARGS="kernel --sample 40"); hours, goes on where it was
+	@$(BIN)/python tools/mutants.py $(ARGS)
+
 lint: $(LINT) ## ruff
 	@$(BIN)/ruff check . $(ARGS)
 
@@ -62,7 +65,7 @@ peers: $(TEST) ## the same small programs in SPIN, Nidhugg and frontrun, where t
 	@$(BIN)/python bench/peers.py $(ARGS)
 
 clean: ## remove .venv, the caches and whatever was built
-	@rm -rf $(VENV) src/mmlitmus/explore/_compiled build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) src/mmlitmus/explore/_compiled build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .mutants
 	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE): pyproject.toml

@@ -20,9 +20,11 @@ from mmlitmus.conform.coverage import (
     rare,
     unnamed,
 )
+from mmlitmus.conform.execute import execute
 from mmlitmus.conform.generate import MACHINES
 from mmlitmus.conform.live import header_of
-from mmlitmus.conform.schema import Advise, Fork, Map, Remap, Step, Switch, Touch, Unmap
+from mmlitmus.conform.rules import sensible
+from mmlitmus.conform.schema import Advise, Fork, Limit, Map, Program, Remap, Step, Switch, Touch, Unmap
 from mmlitmus.kernel import eras
 from mmlitmus.report.schemas import SCHEMAS
 from schema_check import valid
@@ -114,6 +116,12 @@ def test_a_few_programs_reach_every_errno_that_is_not_named_unreachable() -> Non
     for machine, header in (("pc", header_of(MACHINE, IDENTITY)), ("q35", q35())):
         for language in ("mapping", "gup"):
             found += modelled(MODEL, header, MACHINES[machine], 5, 60, language)
+    assert unnamed(found, MODEL) == [("remap", "-EAGAIN")], "memory grows in the language calls only"
+    memory = Map(slot="a", pages=2, backing="anonymous", sharing="private", flags=("locked",))
+    steps = (memory, Limit(locked=2), Remap(slot="a", pages=2, new_pages=3))
+    assert sensible(steps, "calls") == steps
+    execution = execute(Program(id="calls", steps=steps), header_of(MACHINE, IDENTITY), MODEL)
+    found.update(classes(zip(steps, (seen.outcome for seen in execution.steps), strict=True)))
     assert unnamed(found, MODEL) == []
     assert {"SIGBUS", "SIGSEGV", "ok"} <= {one.outcome for one in found if one.operation.startswith("touch")}
 

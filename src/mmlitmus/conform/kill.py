@@ -273,10 +273,22 @@ RULES = (
         lambda flip, own, probe: flip.seam == "mmap_replace" and own["pfnmap_track"] == "vm_pat",
     ),
     Rule(
-        "no-huge-leaf",
+        "no-leaf-of-1g",
         UNREACHABLE,
-        "slots are of eight pages: no huge leaf fits",
-        _seam("huge_pgprot", "pud_insert_prot"),
+        "slots are of 16 MiB at most: no leaf of 1 GiB fits",
+        _seam("pud_insert_prot", "copy_huge_pud", "vma_adjust_trans_huge"),
+    ),
+    Rule(
+        "leaf-gone-while-copied",
+        OTHERS,
+        "a leaf goes while fork copies it by a zap of somebody else's only",
+        _between("copy_huge_pmd", "special", "locked"),
+    ),
+    Rule(
+        "nothing-to-ask-a-driver",
+        UNREACHABLE,
+        "neither VFIO nor the probe has a ->may_split or a ->mprotect",
+        _seam("prep_move_vma", "do_mprotect_pkey"),
     ),
     Rule(
         "vfio-locks",

@@ -190,7 +190,8 @@ UNMODELLED = (
     ),
     Rule(
         "anonymous-moves",
-        "mremap of anonymous memory depends on which mappings have been merged, and may grow it: not modelled",
+        "mremap of anonymous memory comes in the younger languages (huge, calls); here a number of a seed stays the "
+        "program that was recorded",
         _grows,
     ),
     Rule(
@@ -202,7 +203,7 @@ UNMODELLED = (
     Rule(
         "mixed-expanded",
         "a VM_MIXEDMAP may grow where it is, and stay mapped while it is moved (MREMAP_DONTUNMAP), and so may what is "
-        "filled with counted pages: not modelled",
+        "filled with counted pages: it comes in the younger languages, and a seed's programs stay as recorded",
         _expands_mixed,
     ),
     Rule(
@@ -253,12 +254,13 @@ OF_PAGES = (
     Rule(
         "merged-mappings",
         "neighbouring mappings of anonymous memory become one, and share what is kept of a mapping (its anon_vma, "
-        "VM_SOFTDIRTY): not modelled",
+        "VM_SOFTDIRTY): a seed's programs stay as recorded, from before the model had that",
         _joins,
     ),
     Rule(
         "reclaim",
-        "what MADV_COLD, MADV_PAGEOUT, MADV_FREE, KSM and huge pages make of pages that are counted is not modelled",
+        "what MADV_COLD, MADV_PAGEOUT, MADV_FREE, KSM and huge pages make of pages that are counted comes in the "
+        "younger languages; here a seed's programs stay as recorded",
         lambda world, step: (
             isinstance(step, Advise) and step.advice in RECLAIMS and world.counted(step.slot, step.page, step.pages)
         ),

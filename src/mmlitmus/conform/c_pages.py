@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .c_text import at, pages
-from .schema import CLEARED, Clear, Dma, Limit, Pin, Step, Transfer, Unpin
+from .schema import CLEARED, Clear, Dma, Limit, Lockall, Pin, Step, Transfer, Unlockall, Unpin
 
 if TYPE_CHECKING:
     from .c_program import Writer
@@ -90,6 +90,17 @@ def limit(writer: Writer, n: int, step: Limit) -> None:
     writer.say(n, "setrlimit", f"limit_locked({pages(step.locked)})")
 
 
+def lockall(writer: Writer, n: int, step: Lockall) -> None:
+    """mlockall."""
+    flags = writer.one_of([f"MCL_{flag.upper()}" for flag in step.flags])
+    writer.say(n, "mlockall", f"mlockall({flags})")
+
+
+def unlockall(writer: Writer, n: int, step: Unlockall) -> None:
+    """munlockall."""
+    writer.say(n, "munlockall", "munlockall()")
+
+
 EMIT: dict[type[Step], Callable[..., None]] = {
     Pin: pin,
     Unpin: unpin,
@@ -97,4 +108,6 @@ EMIT: dict[type[Step], Callable[..., None]] = {
     Dma: dma,
     Clear: clear,
     Limit: limit,
+    Lockall: lockall,
+    Unlockall: unlockall,
 }

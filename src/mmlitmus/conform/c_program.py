@@ -14,6 +14,7 @@ from .c_text import (
     ACTIONS,
     CACHE_NAMES,
     KEPT_BACK,
+    LOCKS,
     PLACES,
     REGIONS,
     WIDTH,
@@ -505,9 +506,9 @@ class Writer:
     def advise(self, n: int, step: Advise) -> None:
         """madvise, mlock, munlock."""
         where = f"{at(step.slot, step.page)}, {pages(step.pages)}"
-        call = {"lock": "mlock", "unlock": "munlock"}.get(step.advice)
+        call = LOCKS.get(step.advice)
         if call is not None:
-            self.say(n, call, f"{call}({where})")
+            self.say(n, call.partition("(")[0], call.format(where))
         else:
             self.say(n, "madvise", f"madvise({where}, {self.one_of([f'MADV_{step.advice.upper()}'])})")
 

@@ -13,6 +13,8 @@ from .schema import Header
 SOURCE = Path(__file__).with_name("reproducer.c")
 #: columns of a line of C, a tab taken for eight
 WIDTH = 110
+#: advice that is a system call of its own
+LOCKS = {"lock": "mlock({})", "unlock": "munlock({})", "lock_onfault": "mlock2({}, MLOCK_ONFAULT)"}
 #: younger than some C libraries
 YOUNG = {
     "MAP_FIXED_NOREPLACE": "0x100000",
@@ -22,6 +24,10 @@ YOUNG = {
     "MADV_POPULATE_READ": "22",
     "MADV_POPULATE_WRITE": "23",
     "MADV_DONTNEED_LOCKED": "24",
+    "MADV_COLLAPSE": "25",
+    "MADV_GUARD_INSTALL": "102",
+    "MADV_GUARD_REMOVE": "103",
+    "MCL_ONFAULT": "4",
 }
 CACHE_NAMES = {"": "DEFAULT", "uc-": "UC_MINUS"}
 #: what a device does: the parts that it takes, what to print, the call

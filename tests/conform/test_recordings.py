@@ -339,6 +339,9 @@ def test_every_verb_runs(recording_of, header):
         step("dma", action="map", slot="e", pages=1, offset=3, result=ok),
         step("dma", action="unmap", pages=4, result={"ok": True, "count": 1}),
         step("clear", result=ok, vm_flags={"0:e0": "rd wr mr mw me ac"}, entries={"0:e5": "pte:0x0"}),
+        step("limit", locked=64, result=ok),
+        step("lockall", flags=["current"], result=ok, vm_flags={"0:e0": "rd wr mr mw me lo ac"}),
+        step("unlockall", result=ok, vm_flags={"0:e0": "rd wr mr mw me ac"}),
     )
     comparison = compare(recording)
     assert comparison.stopped == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mmlitmus.kernel import eras
 from mmlitmus.kernel.arch.x86.pgtable import ACCESSED, DIRTY, DIRTY_BITS, SOFT_DIRTY
 from mmlitmus.kernel.drivers.misc.probe import open_probe
 from mmlitmus.kernel.errno import EACCES, EAGAIN, EBUSY, EINVAL, ENODEV, ENOMEM, EPERM
@@ -134,6 +135,11 @@ def test_guard_regions_are_not_modelled(kernel: str) -> None:
     run(body, kernel, finds=["not modelled: guard regions"] if kernel in GUARDS else [])
 
 
+def onfault_word(kernel: str) -> str:
+    """What smaps says of VM_LOCKONFAULT: up to 6.1 it has no letters for it."""
+    return "??" if eras.kernel(kernel).choices["show_smap_vma_flags"] == "nameless" else "lf"
+
+
 @everywhere
 def test_mlock2(kernel: str) -> None:
     def body(w: World) -> None:
@@ -141,16 +147,16 @@ def test_mlock2(kernel: str) -> None:
         assert w.p.mlock(a, 2, 2) == -EINVAL
         assert w.p.mlock(a, 2, mlock.MLOCK_ONFAULT) == 0
         assert "lo" in w.p.vm_flags(a).split()
-        assert "lf" in w.p.vm_flags(a).split()
+        assert onfault_word(kernel) in w.p.vm_flags(a).split()
         assert w.p.locked() == 2
         assert w.populated() == ""
         assert w.p.mlock(a, 1) == 0
         assert w.p.locked() == 2  # once
         assert w.populated() == "a0"
-        assert "lf" not in w.p.vm_flags(a).split()
+        assert onfault_word(kernel) not in w.p.vm_flags(a).split()
         assert w.p.munlock(a, 2) == 0
         assert w.p.locked() == 0
-        assert "lf" not in w.p.vm_flags(w(1)).split()
+        assert onfault_word(kernel) not in w.p.vm_flags(w(1)).split()
 
     run(body, kernel)
 
@@ -176,8 +182,8 @@ def test_mlockall(kernel: str) -> None:
         assert w.p.locked() == 3
         assert w.p.mlockall(current | future | onfault) == 0
         e = w.p.mmap_anon(1, at="e")
-        assert "lf" in w.p.vm_flags(e).split()
-        assert "lf" in w.p.vm_flags(a).split()
+        assert onfault_word(kernel) in w.p.vm_flags(e).split()
+        assert onfault_word(kernel) in w.p.vm_flags(a).split()
         assert w.populated() == "a0 a1 d0"
         assert w.p.locked() == 5
         w.p.limit_locked(5)

@@ -1360,7 +1360,6 @@ BROKEN: dict[str, tuple[str, str, Callable[[pytest.MonkeyPatch], None]]] = {
     "moved": ("pfn/driver-hooks/mremap", "v6.12", nobody_is_asked("mremap", "Unmoved")),
     "read-although-revoked": ("pfn/debugger", "v6.12", access_without_an_entry),
     "vm-pat-in-mmap": ("vfio/vm-pat", "v6.12", remap_in_mmap),
-    "wrong-count": ("pat/vfio-cycles", "v6.12", map_the_bar_twice),
     "use-after-free PfnmapTrackCtx": ("locks/untrack-walk/munmap", "v6.16", put_the_context_twice),
 }
 

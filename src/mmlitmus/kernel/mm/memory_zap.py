@@ -191,14 +191,18 @@ def unmap_single_vma(tlb: MmuGather, vma: VmArea, start_addr: int, end_addr: int
 
 
 def unmap_vmas(tlb: MmuGather, vmas: list[VmArea], start_addr: int, end_addr: int, mm_wr_locked: bool) -> None:
-    """Unmap every VMA of a teardown. mmap_lock W, or R after a downgrade and in exit (``mm_wr_locked`` False)."""
+    """Unmap every VMA of a teardown. mmap_lock W, or R after a downgrade and in exit (``mm_wr_locked`` False). In exit
+    notifiers' subscribers have been taken off already.
+    """
     range = mmu_notifier_range_init(tlb.mm, MMU_NOTIFY_UNMAP, start_addr, end_addr)
-    mmu_notifier_invalidate_range_start(range)
+    if not tlb.fullmm:
+        mmu_notifier_invalidate_range_start(range)
     for vma in vmas:
         if vma.has(VM_PFNMAP):
             tracking().unmapping(vma, "unmap_vmas", mm_wr_locked)
         unmap_single_vma(tlb, vma, start_addr, end_addr, mm_wr_locked)
-    mmu_notifier_invalidate_range_end(range)
+    if not tlb.fullmm:
+        mmu_notifier_invalidate_range_end(range)
 
 
 def zap_page_range_single(

@@ -93,7 +93,9 @@ def mmu_notifier_invalidate_range_end(range: MmuNotifierRange) -> None:
 
 def mmu_notifier_release(mm: MmStruct) -> None:
     """The address space goes. Its subscribers are told so, and then are none any more: of the unmapping that comes
-    they hear nothing.
+    (a gather of the whole mm) they hear nothing.
+
+    Not modelled: that they hear nothing either of who zaps through the reverse map meanwhile.
 
     Source: include/linux/mmu_notifier.h mmu_notifier_release; mm/mmu_notifier.c mn_hlist_release.
     """
@@ -101,4 +103,3 @@ def mmu_notifier_release(mm: MmStruct) -> None:
         release = getattr(subscriber, "release", None)
         if release is not None:
             release(mm)
-    mm.notifier_subscriptions = ()

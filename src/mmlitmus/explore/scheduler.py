@@ -291,12 +291,9 @@ class Scheduler:
                 self.tasks[t].dead = True
                 message = f"{self.tasks[t].name} computes without a scheduling point at {stuck}"
                 self.found(Finding("never-ends", "never-ends", message))
-            except SetupError as wrong:  # a clause: compiled, isinstance would not know a class derived from it
-                self.crash = wrong
-                self.main.switch()
-                continue
             except Exception as e:
-                if raised_by_engine(e):
+                # compiled, isinstance would not know a class that is derived from it elsewhere
+                if SetupError in type(e).__mro__ or raised_by_engine(e):
                     self.crash = e
                     self.main.switch()
                     continue

@@ -125,6 +125,7 @@ def pageout_of_a_held_page(m: Machine) -> None:
     "gup/swapped/beside",
     reach=("a page was paged out", "the page was written"),
     expect={**dict.fromkeys(TO_5_18, sometimes("pin-diverged")), **FROM_5_19},
+    engine="stateful",  # too many traces up to 5.18
     evidence=SOURCE,
 )
 def pageout_beside_a_pin(m: Machine) -> None:

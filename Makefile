@@ -44,7 +44,7 @@ fuzz: $(TEST) compile ## random programs, engine against enumeration (N=10000; M
 slow: $(TEST) compile ## the tests that the default suite leaves out for their time
 	@$(PYTEST) -n 2 --dist worksteal -m slow $(ARGS)
 
-mutants: $(TEST) ## which of a sample of small changes nothing notices (ARGS="kernel --sample 40"); hours, goes on where it was
+mutants: $(TEST) ## which of a sample of small changes nothing notices (ARGS="kernel --sample 40"); long, goes on where it was
 	@$(BIN)/python tools/mutants.py $(ARGS)
 
 lint: $(LINT) ## ruff

@@ -1327,19 +1327,6 @@ def remap_in_mmap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(VfioPciCoreDevice, "mmap", mmap)
 
 
-def map_the_bar_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmlitmus.kernel.arch.x86.ioremap import pci_iomap
-    from mmlitmus.kernel.drivers.vfio.pci import VfioPciCoreDevice
-
-    real = VfioPciCoreDevice.setup_barmap
-
-    def setup_barmap(self: Any, index: int = 0) -> int:
-        pci_iomap(self.machine, self.pdev, index)
-        return real(self, index)
-
-    monkeypatch.setattr(VfioPciCoreDevice, "setup_barmap", setup_barmap)
-
-
 def put_the_context_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     from mmlitmus.kernel.mm import pfnmap_track
 

@@ -7,8 +7,7 @@ Findings of ``leaves_are_sound``, which asks when everything has ended:
 
 Reported where they happen, in every case: ``unaligned-leaf``, a huge leaf for frames that do not begin at a multiple of
 its size (``vmf_insert_pfn_pmd``, ``vmf_insert_pfn_pud``: the CPU refuses it, or takes another frame);
-``walk-through-leaf``, somebody who takes a leaf for a table; ``access-gave-up``, an access that has taken as many
-faults as the machine allows, and was left alone (``machine.faults``).
+``walk-through-leaf``, somebody who takes a leaf for a table.
 """
 
 from __future__ import annotations
